@@ -1,0 +1,30 @@
+"""slugdemo: make CLIP forget one thing by moving one layer once (SLUG, Cai, Tan, Asif, ICML 2025).
+
+The map of the house. Imports only point down; siblings never import each other.
+
+    app.py         the page: options -> World -> ui
+    ui/            one file per question; the only place that knows gradio
+    __main__.py    the same job on the command line
+    evaluate.py    hosts x edits x judge -> rows
+    catalog.py     which models and concepts there are, and where
+    judge.py       a classifier that shares no weight with what it judges
+    methods/       slug.py: which layer, how far; METHODS is a dict of functions of one signature
+    hosts/         who reads CLIP: zero_shot.py, diffusion.py (diffusers), vlm.py
+    search.py      Point; the sweep; the step search; which point to keep
+    layers.py      what may be edited; LayerScore; the Pareto front
+    gradients.py   two losses, one gradient each, cached by content
+    edit.py        Edit: w <- w + step * direction; the one function that applies edits
+    clip.py        Clip: two towers, tokenizer and transform as one value
+    towers.py      a tower as a chain of stages, so that a pass can start in the middle
+    hosts/names.py the names of one CLIP in open_clip and transformers
+    metrics.py     accuracy, intervals, UA / IRA / CRA: arrays in, floats out
+    concept.py     Concept, Example: strings and paths
+    weights.py     named tensors: twins, norms, files
+    errors.py      SlugError: its message is a sentence for the visitor
+    pocket/        beside the house: makes the pocket models; nobody imports it
+
+A step is a fraction of the edited layer's norm, accuracies lie in [0, 1], seeds are explicit,
+and the shared model never changes: every edit is a twin that shares all but one layer with it.
+"""
+
+from slugdemo import torchvision_ops  # noqa: F401  (before anything imports open_clip)

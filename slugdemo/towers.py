@@ -1,0 +1,158 @@
+"""A CLIP tower as a chain of stages, so that a pass can start in the middle.
+
+Knows open_clip's blocks and nothing of edits or concepts. Two facts save work and change no
+answer: causal attention makes everything after a prompt's end token void, so prompts are cut
+there; and a tower reads one token in the end, so its last block need not finish the others.
+Towers of other builds are one single stage: just as right, without the savings.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import open_clip
+import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+TOWERS = ("vision", "text")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a tower: (x, rows) -> x, where `rows` (N,) is the token that is read at last.
+
+    `prefixes` are the beginnings of the names of the tensors that it uses.
+    """
+
+    prefixes: tuple[str, ...]
+    run: Callable[[Tensor, Tensor], Tensor]
+
+
+def chain(model: nn.Module, tower: str) -> list[Stage]:
+    """The stages of one tower ("vision" or "text") of an open_clip model, in order.
+
+    Each block is two stages, attention and MLP; the last one yields features (N, D), not yet of
+    unit norm. Raises ValueError for another tower.
+    """
+    if tower not in TOWERS:
+        raise ValueError(f"tower {tower!r} is none of {TOWERS}")
+    if tower == "vision":
+        return _vision(model) if _plain_vision(model) else [_whole(model.encode_image)]
+    return _text(model) if _plain_text(model) else [_whole(model.encode_text)]
+
+
+def prepare(model: nn.Module, tower: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What the chain starts from: pixels (N, 3, H, W) or tokens (N, T), and the rows (N,)."""
+    if tower == "vision" or not _plain_text(model):
+        return inputs, inputs.new_zeros(len(inputs), dtype=torch.long)
+    largest = model.text_pool_type == "argmax"  # the end token has the largest id, or is named
+    ends = inputs if largest else (inputs == model.text_eos_id).int()
+    rows = ends.argmax(-1)  # the first of equals, as in open_clip
+    return inputs[:, : int(rows.max()) + 1], rows
+
+
+def advance(stages: Iterable[Stage], x: Tensor, rows: Tensor) -> Tensor:
+    """`x` after all of `stages`."""
+    for stage in stages:
+        x = stage.run(x, rows)
+    return x
+
+
+def first_reader(stages: Sequence[Stage], names: Iterable[str]) -> int:
+    """The index of the first stage that uses one of the tensors; len(stages) when none does."""
+    names = tuple(names)
+    for index, stage in enumerate(stages):
+        if any(name.startswith(stage.prefixes) for name in names):
+            return index
+    return len(stages)
+
+
+def _whole(encode: Callable[[Tensor], Tensor]) -> Stage:
+    return Stage(("",), lambda x, rows: encode(x))  # noqa: ARG005
+
+
+def _plain_vision(model: nn.Module) -> bool:
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
+        return False
+    return visual.pool_type == "tok" and _plain(visual.transformer)
+
+
+def _plain_text(model: nn.Module) -> bool:
+    if not isinstance(model, open_clip.CLIP) or model.attn_mask is None:
+        return False
+    return model.text_pool_type in ("argmax", "eos") and _plain(model.transformer)
+
+
+def _plain(transformer: nn.Module) -> bool:
+    blocks = transformer.resblocks
+    return transformer.batch_first and all(
+        type(block) is ResidualAttentionBlock for block in blocks
+    )
+
+
+def _vision(model: nn.Module) -> list[Stage]:
+    visual = model.visual
+    stem = Stage(
+        (
+            "visual.conv1.",
+            "visual.class_embedding",
+            "visual.positional_embedding",
+            "visual.ln_pre.",
+        ),
+        lambda pixels, rows: visual._embeds(pixels),  # noqa: ARG005
+    )
+
+    def head(x: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG001
+        pooled = visual.ln_post(x[:, 0])  # (N, 1, W) -> (N, W)
+        return pooled if visual.proj is None else pooled @ visual.proj
+
+    blocks = _blocks(visual.transformer, "visual.", None)
+    return [stem, *blocks, Stage(("visual.ln_post.", "visual.proj"), head)]
+
+
+def _text(model: nn.Module) -> list[Stage]:
+    def stem(tokens: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG001
+        return model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]
+
+    def head(x: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG001
+        pooled, projection = model.ln_final(x[:, 0]), model.text_projection
+        if isinstance(projection, nn.Linear):
+            return projection(pooled)
+        return pooled if projection is None else pooled @ projection
+
+    blocks = _blocks(model.transformer, "", model.attn_mask)
+    first = Stage(("token_embedding.", "positional_embedding"), stem)
+    return [first, *blocks, Stage(("ln_final.", "text_projection"), head)]
+
+
+def _blocks(transformer: nn.Module, prefix: str, mask: Tensor | None) -> list[Stage]:
+    stages, last = [], len(transformer.resblocks) - 1
+    for index, block in enumerate(transformer.resblocks):
+        name = f"{prefix}transformer.resblocks.{index}."
+        attend = _attend_from_one if index == last else _attend
+        parts = tuple(name + part for part in ("ln_1.", "attn.", "ls_1."))
+        stages.append(Stage(parts, partial(attend, block, mask)))
+        parts = tuple(name + part for part in ("ln_2.", "mlp.", "ls_2."))
+        stages.append(Stage(parts, partial(_think, block)))
+    return stages
+
+
+def _attend(block: nn.Module, mask: Tensor | None, x: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG001
+    if mask is not None:
+        mask = mask[: x.shape[1], : x.shape[1]]
+    return x + block.ls_1(block.attention(block.ln_1(x), attn_mask=mask))  # (N, T, W)
+
+
+def _attend_from_one(block: nn.Module, mask: Tensor | None, x: Tensor, rows: Tensor) -> Tensor:
+    """Attention of the last block, for the one token of each item that is read: (N, 1, W)."""
+    each, seen = torch.arange(len(x), device=x.device), block.ln_1(x)
+    if mask is not None:
+        mask = mask[rows, : x.shape[1]].repeat_interleave(block.attn.num_heads, 0)[:, None]
+    out = block.attention(seen[each, rows][:, None], seen, seen, attn_mask=mask)
+    return x[each, rows][:, None] + block.ls_1(out)
+
+
+def _think(block: nn.Module, x: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG001
+    return x + block.ls_2(block.mlp(block.ln_2(x)))  # (N, T, W)

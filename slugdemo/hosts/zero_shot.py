@@ -1,0 +1,182 @@
+"""The zero-shot host: pictures sorted into classes that are prompts, in CLIP itself.
+
+Computes only what an edit can have changed: an edit of the text tower re-encodes the prompts, one
+of the vision tower the pictures, and both start at the edited stage, from activations that are
+computed once and shared by all edited versions. Knows nothing of how an edit was found.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from slugdemo import edit as edits_
+from slugdemo import layers, metrics, towers
+from slugdemo.clip import Clip, tower
+from slugdemo.edit import Edit
+from slugdemo.errors import SlugError
+from slugdemo.search import Evaluate, Exam, Point
+
+CHUNK = 64  # items at once: activations that stay near the processor
+
+
+class Memory:
+    """What the unedited tower makes of some inputs, kept for all edited versions of it.
+
+    Holds the final features and the activations at one stage, the last one asked for; going on
+    to a later stage starts there. Threads may share it: at worst one computes what another just
+    forgot.
+    """
+
+    def __init__(self, clip: Clip, tower: str, inputs: Tensor) -> None:
+        self.clip, self.tower = clip, tower
+        self.inputs, self.rows = towers.prepare(clip.model, tower, inputs.to(clip.device))
+        self._kept = (0, self.inputs)
+
+    def before(self, stage: int) -> Tensor:
+        """The input of a stage: pixels or tokens for 0, else activations (N, T, W)."""
+        at, x = self._kept if self._kept[0] <= stage else (0, self.inputs)
+        x = through(towers.chain(self.clip.model, self.tower)[at:stage], x, self.rows)
+        self._kept = (stage, x)
+        return x
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The unedited features of unit norm: (N, D)."""
+        stages = towers.chain(self.clip.model, self.tower)
+        return F.normalize(through(stages, self.inputs, self.rows), dim=-1)
+
+
+def through(stages: Sequence[towers.Stage], x: Tensor, rows: Tensor) -> Tensor:
+    """`x` after the stages, a chunk of items at a time, without gradients."""
+    if not stages or not len(x):
+        return x
+    with torch.no_grad():
+        parts = zip(x.split(CHUNK), rows.split(CHUNK), strict=True)
+        return torch.cat([towers.advance(stages, part, row) for part, row in parts])
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot:
+    """Pictures and classes before one CLIP; `edited` gives the same with edits applied.
+
+    Make one with `of`. `labels` says which class each picture is, -1 for unknown.
+    """
+
+    clip: Clip  # unedited
+    classes: tuple[str, ...]  # C names
+    owners: Tensor  # (P,) the class of each of the P prompts
+    prompts: Memory
+    pictures: Memory
+    labels: Tensor  # (N,)
+    edits: tuple[Edit, ...] = field(default=())
+
+    @classmethod
+    def of(
+        cls,
+        clip: Clip,
+        prompts: Mapping[str, Sequence[str]],
+        *,
+        pixels: Tensor,
+        labels: Sequence[str],
+    ) -> "ZeroShot":
+        """The host for classes with their prompts, and pictures (N, 3, H, W) with N class names.
+
+        A class with several prompts is the mean of their features. Raises SlugError when there is
+        no class, a prompt is too long, or a label is no class ("" is unknown).
+        """
+        texts = [text for several in prompts.values() for text in several]
+        if not texts or len(pixels) != len(labels):
+            raise SlugError(f"{len(texts)} prompts, {len(pixels)} pictures, {len(labels)} labels.")
+        classes = tuple(prompts)
+        if missing := sorted({*labels} - {*classes, ""}):
+            raise SlugError(f"No prompt names the class of some pictures: {', '.join(missing)}.")
+        counts = torch.tensor([len(several) for several in prompts.values()])
+        owners = torch.arange(len(classes)).repeat_interleave(counts).to(clip.device)
+        numbers = torch.tensor([classes.index(label) if label else -1 for label in labels])
+        text = Memory(clip, "text", clip.typed(texts))
+        return cls(clip, classes, owners, text, Memory(clip, "vision", pixels), numbers)
+
+    def edited(self, edits: Iterable[Edit]) -> "ZeroShot":
+        """The same with these edits added to those it has; the base stays as it is."""
+        return replace(self, edits=(*self.edits, *edits))
+
+    def showing(self, pixels: Tensor) -> "ZeroShot":
+        """The same classes before other pictures (N, 3, H, W), whose classes are unknown."""
+        unknown = torch.full((len(pixels),), -1)
+        return replace(self, pictures=Memory(self.clip, "vision", pixels), labels=unknown)
+
+    def editable(self) -> list[str]:
+        """The canonical names of the tensors that change what this host says, found by trying."""
+        inputs = {"vision": self.pictures.inputs[:1], "text": self.prompts.inputs[:1]}
+        encode = {"vision": Clip.encode_image, "text": Clip.encode_text}
+        names = layers.candidates(self.clip)
+
+        def output(weights: Mapping[str, Tensor]) -> Tensor:
+            twin, touched = self.clip.edited(weights), {tower(name) for name in weights}
+            return torch.cat(
+                [
+                    encode[one](twin if one in touched else self.clip, inputs[one])
+                    for one in towers.TOWERS
+                ]
+            )
+
+        return layers.effective(names, weights=self.clip.named(), output=output)
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """The cosines of N pictures with C classes: (N, C)."""
+        return self._features(self.pictures) @ self._class_features().T
+
+    def probabilities(self) -> Tensor:
+        """What CLIP believes of each picture, a softmax over the classes: (N, C)."""
+        return (self.scores * self.clip.logit_scale).softmax(-1)
+
+    def point(self, target: str, *, step: float, top: int = 1) -> Point:
+        """How much of class `target` and of all others is still recognised, as a Point.
+
+        Accuracies say that the right class is among the `top` best of all C classes, the erased
+        one included. Raises SlugError when one of the two has no pictures.
+        """
+        own = (self.labels == self._index(target)).numpy()
+        known = (self.labels >= 0).numpy()
+        if not own.any() or own.all():
+            raise SlugError(f"Judging needs pictures of {target!r} and of something else.")
+        hits = metrics.top_k(self.scores.cpu().numpy()[known], self.labels.numpy()[known], k=top)
+        own = own[known]
+        forget, retain = metrics.share(hits[own]), metrics.share(hits[~own])
+        return Point(step, forget, retain, int(own.sum()), int((~own).sum()))
+
+    def exam(self, target: str, *, top: int = 1) -> Exam:
+        """For a step search: an edit -> what each step of it does to `target` and to the rest."""
+
+        def examine(edit: Edit) -> Evaluate:
+            return lambda step: self.edited([edit.at(step)]).point(target, step=step, top=top)
+
+        return examine
+
+    def _index(self, target: str) -> int:
+        if target not in self.classes:
+            raise SlugError(f"{target!r} is none of the {len(self.classes)} classes here.")
+        return self.classes.index(target)
+
+    @cached_property
+    def _changed(self) -> dict[str, Tensor]:
+        return dict(edits_.apply(self.clip.named(), self.edits))
+
+    def _features(self, memory: Memory) -> Tensor:
+        """The features of unit norm of the pictures or of the prompts, from the edited stage on."""
+        names = [name for name in self._changed if tower(name) == memory.tower]
+        if not names:
+            return memory.features
+        stages = towers.chain(self.clip.edited(self._changed).model, memory.tower)
+        start = towers.first_reader(stages, names)
+        return F.normalize(through(stages[start:], memory.before(start), memory.rows), dim=-1)
+
+    def _class_features(self) -> Tensor:
+        features = self._features(self.prompts)  # (P, D)
+        sums = features.new_zeros(len(self.classes), features.shape[1])
+        return F.normalize(sums.index_add(0, self.owners, features), dim=-1)  # (C, D)

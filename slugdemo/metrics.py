@@ -1,0 +1,96 @@
+"""Accuracies, intervals and UnlearnCanvas's scores: arrays in, floats out.
+
+Knows neither models nor files. All shares lie in [0, 1]; intervals are 95 %.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Z = 1.959964  # the 97.5 % point of the normal distribution
+Interval = tuple[float, float]
+
+
+def top_k(scores: np.ndarray, labels: np.ndarray, *, k: int = 1) -> np.ndarray:
+    """Whether the right class is among the k best, for scores (N, C) and labels (N,): bools (N,).
+
+    A tie with a wrong class counts against the model, so a model without any opinion is wrong.
+    Raises ValueError for a label that is no class.
+    """
+    if len(labels) and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
+        raise ValueError(f"labels {labels.min()} .. {labels.max()} of {scores.shape[1]} classes")
+    own = scores[np.arange(len(labels)), labels]
+    return (scores >= own[:, None]).sum(1) <= k  # own counts itself
+
+
+def share(hits: Sequence[bool] | np.ndarray) -> float:
+    """The share of True; raises ValueError for nothing at all."""
+    if len(hits) == 0:
+        raise ValueError("a share of 0 items")
+    return float(np.mean(hits))
+
+
+def wilson(share: float, n: int) -> Interval:
+    """The Wilson score interval of a share measured on n items; (0, 1) for none.
+
+    Unlike the normal interval it is honest at 0 and 1: 0 of 10 is (0, 0.278) (Wilson 1927).
+    """
+    if n == 0:
+        return 0.0, 1.0
+    centre = share + Z**2 / (2 * n)
+    spread = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    low, high = ((centre + sign * spread) / (1 + Z**2 / n) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+def mean(values: Sequence[float]) -> tuple[float, Interval]:
+    """The mean over concepts and its interval, mean +- 1.96 standard errors.
+
+    One value alone has no spread to judge by: its interval is (-inf, inf). Raises ValueError
+    for none.
+    """
+    if len(values) == 0:
+        raise ValueError("a mean of 0 values")
+    centre = float(np.mean(values))
+    error = math.inf if len(values) == 1 else float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return centre, (centre - Z * error, centre + Z * error)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """UnlearnCanvas's three shares for one erased concept, each with the number of pictures.
+
+    `ua`: pictures asked to show the erased concept in which the judge does not find it. `ira`:
+    right answers about the other concepts of its own domain. `cra`: right answers about the
+    other domain (objects when a style was erased, styles when an object was).
+    """
+
+    ua: float
+    ira: float
+    cra: float
+    n_ua: int
+    n_ira: int
+    n_cra: int
+
+
+def canvas(
+    asked: Sequence[str],
+    seen: Sequence[str],
+    *,
+    other_asked: Sequence[str],
+    other_seen: Sequence[str],
+    erased: str,
+) -> Canvas:
+    """UA, IRA and CRA (UnlearnCanvas, arXiv 2402.11846) of N judged pictures.
+
+    `asked` and `seen` are what the prompt named and what the judge saw in the erased concept's
+    own domain, `other_*` in the other one. CRA counts every picture, those that were to show the
+    erased concept too, as the official loop does. Raises ValueError when a share has no pictures.
+    """
+    own, answer = np.array(asked), np.array(seen)
+    target = own == erased
+    cross = np.array(other_asked) == np.array(other_seen)
+    ua, ira = share(answer[target] != erased), share((answer == own)[~target])
+    return Canvas(ua, ira, share(cross), int(target.sum()), int((~target).sum()), len(cross))

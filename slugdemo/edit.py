@@ -134,10 +134,15 @@ def load(path: Path, *, weights: str | None) -> Edit:
     direction, facts = tensors.load(path)
     if facts.pop("format", None) != FORMAT:
         raise SlugError(f"{path.name} is a safetensors file but not an edit of slugdemo.")
-    facts.pop("lambda")
-    concept, layer, step, ratio = (facts.pop(key) for key in ("concept", "layer", "step", "ratio"))
     exact = {name: tensor.float() for name, tensor in direction.items()}
-    edit = Edit(concept, layer, exact, float(step), float(ratio), facts)
+    try:
+        step, ratio = (float(facts.pop(key)) for key in ("step", "ratio"))
+        facts.pop("lambda")
+        edit = Edit(facts.pop("concept"), facts.pop("layer"), exact, step, ratio, facts)
+    except (KeyError, ValueError) as error:
+        raise SlugError(
+            f"{path.name} is an edit with a missing or strange entry: {error}."
+        ) from error
     if weights is not None:
         check(edit, weights)
     return edit

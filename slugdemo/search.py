@@ -106,10 +106,14 @@ def floor_rule(evaluate: Evaluate, goal: Goal, evaluations: int) -> Iterator[Poi
         yield point
         forgotten = point.forget <= goal.forget
         low, high = (low, step) if forgotten else (step, high)
-        lost = point.retain < goal.retain and high == math.inf
-        if lost or high - low <= TOLERANCE * high:
-            return
-        step = (low + high) / 2 if high < math.inf else 2 * step
+        if high == math.inf:
+            if point.retain < goal.retain:
+                return
+            step *= 2
+        else:
+            if high - low <= TOLERANCE * high:
+                return
+            step = (low + high) / 2
 
 
 RULES = {"floor": floor_rule, "paper": paper_rule}

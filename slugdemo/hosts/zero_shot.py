@@ -11,13 +11,14 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from slugdemo import edit as edits_
 from slugdemo import layers, metrics, towers
 from slugdemo.clip import Clip, tower
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
+from slugdemo.hosts.tower import moving
 from slugdemo.search import Evaluate, Exam, Point
 
 CHUNK = 64  # items at once: activations that stay near the processor
@@ -111,20 +112,15 @@ class ZeroShot:
 
     def editable(self) -> list[str]:
         """The canonical names of the tensors that change what this host says, found by trying."""
-        inputs = {"vision": self.pictures.inputs[:1], "text": self.prompts.inputs[:1]}
-        encode = {"vision": Clip.encode_image, "text": Clip.encode_text}
-        names = layers.candidates(self.clip)
+        weights = self.clip.named()
+        names = {name: weights[name] for name in layers.candidates(self.clip)}
 
-        def output(weights: Mapping[str, Tensor]) -> Tensor:
-            twin, touched = self.clip.edited(weights), {tower(name) for name in weights}
-            return torch.cat(
-                [
-                    encode[one](twin if one in touched else self.clip, inputs[one])
-                    for one in towers.TOWERS
-                ]
-            )
+        def output(model: nn.Module) -> Tensor:
+            twin = replace(self.clip, model=model)
+            image = twin.encode_image(self.pictures.inputs[:1])
+            return torch.cat([image, twin.encode_text(self.prompts.inputs[:1])])
 
-        return layers.effective(names, weights=self.clip.named(), output=output)
+        return moving(self.clip.model, names, output)
 
     @cached_property
     def scores(self) -> Tensor:
@@ -143,7 +139,7 @@ class ZeroShot:
         """
         own = (self.labels == self._index(target)).numpy()
         known = (self.labels >= 0).numpy()
-        if not own.any() or own.all():
+        if not own.any() or (own == known).all():
             raise SlugError(f"Judging needs pictures of {target!r} and of something else.")
         hits = metrics.top_k(self.scores.cpu().numpy()[known], self.labels.numpy()[known], k=top)
         own = own[known]

@@ -1,0 +1,50 @@
+"""Fixtures: a tiny random CLIP as a Clip, pictures, captions, and a set that it labels itself."""
+
+from collections.abc import Iterator
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from slugdemo.clip import Clip
+from slugdemo.weights import digest
+
+WORDS = ("cat", "dog", "tree", "red car", "blue house", "a green hat")
+
+
+def tokenize(texts: list[str]) -> Tensor:
+    options = {"padding": "max_length", "truncation": True, "max_length": tiny.CONTEXT}
+    return tiny.clip_tokenizer()(texts, return_tensors="pt", **options).input_ids
+
+
+def transform(picture: Image.Image) -> Tensor:
+    return pil_to_tensor(picture.convert("RGB").resize((tiny.PIXELS, tiny.PIXELS))) / 127.5 - 1
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def clip() -> Iterator[Clip]:
+    """One tiny random CLIP for all tests of a session; afterwards it must be what it was."""
+    one = Clip(tiny.clip_model().requires_grad_(False), tokenize, transform, "tiny")
+    before = digest(one.model)
+    yield one
+    assert digest(one.model) == before
+    assert all(tensor.grad is None for tensor in one.model.parameters())
+
+
+@pytest.fixture(scope="session")
+def pixels() -> Tensor:
+    """48 random pictures: (48, 3, 32, 32)."""
+    return noise(48, 3, tiny.PIXELS, tiny.PIXELS, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tokens() -> Tensor:
+    """A caption for each of the 48 pictures: (48, 24)."""
+    return tokenize([f"a {WORDS[i % len(WORDS)]}" for i in range(48)])

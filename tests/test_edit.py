@@ -1,0 +1,179 @@
+"""Laws of edits: arithmetic, sign, files."""
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import noise
+from torch import Tensor
+
+from slugdemo import edit as edits
+from slugdemo import weights
+from slugdemo.clip import Clip
+from slugdemo.edit import Edit
+from slugdemo.errors import SlugError
+from slugdemo.gradients import forget_loss, gradient
+
+NAME = "visual.transformer.resblocks.1.attn.out_proj.weight"
+OTHER = "transformer.resblocks.2.mlp.c_proj.weight"
+
+
+def random_edit(clip: Clip, name: str = NAME, *, step: float = 0.3, seed: int = 0) -> Edit:
+    layer = {name: clip.named()[name]}
+    direction = {name: noise(*layer[name].shape, seed=seed)}
+    return Edit.along(direction, layer, concept=f"concept {seed}", name=name).at(step)
+
+
+def test_the_direction_is_as_long_as_the_layer(clip: Clip) -> None:
+    for names in ([NAME], [NAME, OTHER]):
+        layer = {name: clip.named()[name] for name in names}
+        grad = {name: 1e-4 * noise(*layer[name].shape) for name in names}
+        edit = Edit.along(grad, layer, concept="cat", name="a group")
+        assert weights.norm(edit.direction) == pytest.approx(weights.norm(layer), rel=1e-5)
+        assert weights.cosine(edit.direction, grad) == pytest.approx(1)
+
+
+def test_lambda_times_the_gradient_is_the_delta(clip: Clip) -> None:
+    layer, grad = {NAME: clip.named()[NAME]}, {NAME: noise(32, 32)}
+    edit = Edit.along(grad, layer, concept="cat", name=NAME).at(0.2)
+    assert edit.lam == pytest.approx(0.2 * weights.norm(layer) / weights.norm(grad))
+    assert torch.allclose(edit.delta()[NAME], edit.lam * grad[NAME], rtol=1e-5)
+
+
+def test_zero_step_is_identity_bit_for_bit(clip: Clip) -> None:
+    base = {**clip.named(), NAME: torch.tensor([[-0.0, 1.0]])}
+    still = Edit("cat", NAME, {NAME: torch.ones(1, 2)}, 0.0)
+    assert edits.apply(base, [still]) == {}
+    twin = clip.edited(edits.apply(clip.named(), [random_edit(clip).at(0.0)]))
+    assert weights.digest(twin.model) == clip.digest
+
+
+def test_only_the_edited_tensors_come_back(clip: Clip) -> None:
+    assert set(edits.apply(clip.named(), [random_edit(clip)])) == {NAME}
+
+
+def test_edits_commute_bit_for_bit(clip: Clip) -> None:
+    three = [random_edit(clip, seed=seed, step=10.0**-seed) for seed in range(3)]
+    sums = [edits.apply(clip.named(), order)[NAME] for order in itertools.permutations(three)]
+    assert all(torch.equal(one, sums[0]) for one in sums)
+
+
+def test_two_edits_on_one_tensor_add(clip: Clip) -> None:
+    a, b = random_edit(clip, seed=1), random_edit(clip, seed=2, step=0.1)
+    both = edits.apply(clip.named(), [a, b])[NAME]
+    expected = clip.named()[NAME] + 0.3 * a.direction[NAME] + 0.1 * b.direction[NAME]
+    assert torch.allclose(both, expected, atol=1e-6)
+
+
+def test_the_opposite_step_undoes(clip: Clip) -> None:
+    edit = random_edit(clip)
+    there = {**clip.named(), **edits.apply(clip.named(), [edit])}
+    back = edits.apply(there, [edit.at(-edit.step)])[NAME]
+    assert torch.allclose(back, clip.named()[NAME], atol=1e-6)
+
+
+def test_half_weights_stay_half_and_are_added_in_float32() -> None:
+    tiny = Edit("cat", "w", {"w": torch.tensor([1.0])}, 2**-12)
+    twice = Edit("dog", "w", {"w": torch.tensor([1.0])}, 2**-11)
+    moved = edits.apply({"w": torch.ones(1, dtype=torch.float16)}, [tiny, twice])["w"]
+    assert moved.dtype == torch.float16
+    assert moved.item() == 1 + 2**-10  # 1 + 3/4 ulp rounds up; 1 + 1/4, then + 1/2, would not
+
+
+@pytest.mark.parametrize(
+    ("direction", "message"),
+    [
+        ({"nowhere": torch.ones(1)}, "'nowhere'"),
+        ({NAME: torch.ones(2, 2)}, r"\(2, 2\).*\(32, 32\)"),
+    ],
+)
+def test_an_edit_of_something_else_is_refused(clip: Clip, direction: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        edits.apply(clip.named(), [Edit("cat", "x", direction, 0.1)])
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_no_direction_without_a_gradient(clip: Clip, value: float) -> None:
+    layer = {NAME: clip.named()[NAME]}
+    with pytest.raises(SlugError, match="no direction"):
+        Edit.along({NAME: torch.full((32, 32), value)}, layer, concept="cat", name=NAME)
+
+
+@pytest.mark.parametrize(
+    "name", [NAME, OTHER, "visual.proj", "transformer.resblocks.0.ln_1.weight"]
+)
+def test_step_along_direction_raises_forget_loss(
+    clip: Clip, pixels: Tensor, tokens: Tensor, name: str
+) -> None:
+    pairs = [(pixels[:8], tokens[:8])]
+    grad = gradient(clip, pairs, loss=forget_loss, names=[name])
+    along = Edit.along(grad, {name: clip.named()[name]}, concept="cat", name=name)
+    aside = random_edit(clip, name, seed=5)
+
+    def mean_cosine(edit: Edit) -> float:
+        twin = clip.edited(edits.apply(clip.named(), [edit]))
+        return (twin.encode_image(pixels[:8]) * twin.encode_text(tokens[:8])).sum(-1).mean().item()
+
+    here = mean_cosine(along)
+    assert mean_cosine(along.at(0.01)) < here < mean_cosine(along.at(-0.01))
+    assert abs(mean_cosine(aside.at(0.01)) - here) < here - mean_cosine(along.at(0.01))
+
+
+def test_a_saved_edit_comes_back(clip: Clip, tmp_path: Path) -> None:
+    edit = random_edit(clip, step=0.125).noted(weights=clip.digest, seed="7", n_forget="12")
+    error = edits.save(tmp_path / "e.safetensors", edit, dtype=torch.float32)
+    back = edits.load(tmp_path / "e.safetensors", weights=clip.digest)
+    assert error == 0
+    assert (back.concept, back.layer, back.step, back.ratio) == (
+        edit.concept,
+        edit.layer,
+        edit.step,
+        edit.ratio,
+    )
+    assert {**edit.about, "rounding_error": "0.0"} == back.about
+    assert torch.equal(back.direction[NAME], edit.direction[NAME])
+
+
+def test_half_precision_tells_its_error_and_costs_half_the_layer(
+    clip: Clip, tmp_path: Path
+) -> None:
+    edit, path = random_edit(clip), tmp_path / "e.safetensors"
+    error = edits.save(path, edit)
+    back = edits.load(path, weights=None)
+    away = back.direction[NAME] - edit.direction[NAME]
+    assert 0 < error < 1e-3
+    assert error == pytest.approx((away.norm() / edit.direction[NAME].norm()).item(), rel=1e-4)
+    assert float(back.about["rounding_error"]) == error
+    header = int.from_bytes(path.read_bytes()[:8], "little") + 8
+    assert os.path.getsize(path) - header == 2 * clip.named()[NAME].numel()
+    assert header < 1024
+
+
+def test_an_edit_of_another_model_is_refused_with_a_sentence(clip: Clip, tmp_path: Path) -> None:
+    edit = random_edit(clip).noted(weights="0" * 64, model="elsewhere")
+    edits.save(tmp_path / "e.safetensors", edit)
+    with pytest.raises(SlugError, match=r"elsewhere.*other weights"):
+        edits.load(tmp_path / "e.safetensors", weights=clip.digest)
+
+
+def test_an_edit_of_unknown_origin_is_refused(clip: Clip, tmp_path: Path) -> None:
+    edits.save(tmp_path / "e.safetensors", random_edit(clip))
+    with pytest.raises(SlugError, match="other weights"):
+        edits.load(tmp_path / "e.safetensors", weights=clip.digest)
+
+
+def test_another_safetensors_file_is_no_edit(tmp_path: Path) -> None:
+    weights.save(tmp_path / "w.safetensors", {"x": torch.ones(1)}, {})
+    with pytest.raises(SlugError, match="not an edit"):
+        edits.load(tmp_path / "w.safetensors", weights=None)
+
+
+def test_an_edit_without_a_step_is_refused(clip: Clip, tmp_path: Path) -> None:
+    edits.save(tmp_path / "e.safetensors", random_edit(clip))
+    direction, facts = weights.load(tmp_path / "e.safetensors")
+    facts.pop("step")
+    weights.save(tmp_path / "e.safetensors", direction, facts)
+    with pytest.raises(SlugError, match="missing or strange entry: 'step'"):
+        edits.load(tmp_path / "e.safetensors", weights=None)

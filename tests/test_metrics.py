@@ -1,0 +1,70 @@
+"""Laws of shares and intervals, against independent formulas."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from slugdemo import metrics
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (1, 7), (50, 100), (3, 2500)])
+def test_wilson_is_scipys(hits: int, n: int) -> None:
+    expected = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    assert metrics.wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_an_interval_of_nothing_says_nothing() -> None:
+    assert metrics.wilson(0.0, 0) == (0.0, 1.0)
+
+
+def test_wilson_covers_the_truth_about_as_often_as_it_says() -> None:
+    dice, truth = random.Random(0), 0.05
+    shares = [sum(dice.random() < truth for _ in range(40)) / 40 for _ in range(2000)]
+    covered = [low <= truth <= high for low, high in (metrics.wilson(one, 40) for one in shares)]
+    assert 0.92 < np.mean(covered) < 0.99
+
+
+def test_top_k_is_membership_in_the_k_best() -> None:
+    scores = np.random.default_rng(0).normal(size=(200, 9))
+    labels = np.random.default_rng(1).integers(0, 9, 200)
+    for k in (1, 3, 5):
+        best = np.argsort(-scores, 1)[:, :k]
+        assert (metrics.top_k(scores, labels, k=k) == (best == labels[:, None]).any(1)).all()
+
+
+def test_a_model_without_an_opinion_is_wrong() -> None:
+    assert not metrics.top_k(np.ones((3, 4)), np.array([0, 1, 2]), k=3).any()
+    assert metrics.top_k(np.ones((3, 4)), np.array([0, 1, 2]), k=4).all()
+
+
+def test_a_label_that_is_no_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"labels 0 \.\. 4 of 4 classes"):
+        metrics.top_k(np.ones((2, 4)), np.array([0, 4]))
+
+
+def test_the_mean_over_concepts_has_an_interval_that_shrinks() -> None:
+    values = np.random.default_rng(0).normal(0.9, 0.05, 400)
+    centre, (low, high) = metrics.mean(values)
+    assert low < centre < high
+    assert high - low == pytest.approx(2 * 1.96 * np.std(values, ddof=1) / 20, rel=1e-3)
+    _, (wide_low, wide_high) = metrics.mean(values[:16])
+    assert wide_high - wide_low > 2 * (high - low)
+    assert metrics.mean([0.5]) == (0.5, (-math.inf, math.inf))
+
+
+def test_shares_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 items"):
+        metrics.share([])
+    with pytest.raises(ValueError, match="0 values"):
+        metrics.mean([])
+
+
+def test_ua_ira_and_cra_count_what_unlearncanvas_counts() -> None:
+    asked = ["cat", "cat", "cat", "cat", "dog", "dog", "fox"]
+    seen = ["cat", "dog", "fox", "dog", "dog", "cat", "fox"]
+    styles, judged = ["ink"] * 7, ["ink", "oil", "ink", "ink", "ink", "ink", "oil"]
+    result = metrics.canvas(asked, seen, other_asked=styles, other_seen=judged, erased="cat")
+    assert result == metrics.Canvas(3 / 4, 2 / 3, 5 / 7, 4, 3, 7)

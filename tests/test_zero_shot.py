@@ -1,0 +1,178 @@
+"""Laws of the zero-shot host: the short way gives the answers of the long way."""
+
+import copy
+import threading
+import time
+
+import pytest
+import torch
+from conftest import WORDS, noise
+from test_edit import random_edit
+from torch import Tensor
+
+from slugdemo import towers
+from slugdemo.clip import Clip
+from slugdemo.edit import Edit
+from slugdemo.errors import SlugError
+from slugdemo.hosts.zero_shot import CHUNK, ZeroShot
+from slugdemo.layers import candidates
+
+PROMPTS = {
+    word: [f"a {word}", f"a picture of a {word}", word][: 1 + i % 3] for i, word in enumerate(WORDS)
+}
+
+
+@pytest.fixture(scope="module")
+def host(clip: Clip) -> ZeroShot:
+    """A host that is right about everything, because its labels are its own answers."""
+    pixels = noise(CHUNK + 26, 3, 32, 32, seed=1)
+    blind = ZeroShot.of(clip, PROMPTS, pixels=pixels, labels=[""] * len(pixels))
+    says = [WORDS[i] for i in blind.scores.argmax(1)]
+    return ZeroShot.of(clip, PROMPTS, pixels=pixels, labels=says)
+
+
+def naive_scores(clip: Clip, pixels: Tensor, edits: list[Edit]) -> Tensor:
+    """The long way: copy the model, change it, encode everything with open_clip's own forward."""
+    model = copy.deepcopy(clip.model)
+    for edit in edits:
+        for name, tensor in edit.delta().items():
+            model.get_parameter(name).data += tensor
+    with torch.no_grad():
+        images = model.encode_image(pixels, normalize=True)
+        rows = []
+        for several in PROMPTS.values():
+            mean = model.encode_text(clip.tokenize(several), normalize=True).mean(0)
+            rows.append(mean / mean.norm())
+    return images @ torch.stack(rows).T
+
+
+def test_every_layer_answers_as_the_naive_way(clip: Clip, host: ZeroShot) -> None:
+    for name in candidates(clip):
+        edit = random_edit(clip, name, step=0.2)
+        short, long = host.edited([edit]).scores, naive_scores(clip, host.pictures.inputs, [edit])
+        assert torch.allclose(short, long, atol=1e-5), name
+        assert not torch.allclose(short, host.scores, atol=1e-5), name
+
+
+def test_layers_may_be_asked_for_in_any_order(clip: Clip, host: ZeroShot) -> None:
+    names = candidates(clip)
+    for index in torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[:12]:
+        edit = random_edit(clip, names[index], step=0.2)
+        long = naive_scores(clip, host.pictures.inputs, [edit])
+        assert torch.allclose(host.edited([edit]).scores, long, atol=1e-5)
+
+
+def test_edits_of_both_towers_work_together_and_in_any_order(clip: Clip, host: ZeroShot) -> None:
+    names = ["visual.transformer.resblocks.2.mlp.c_fc.weight", "visual.conv1.weight"]
+    names += ["transformer.resblocks.1.attn.in_proj_weight"]
+    edits = [random_edit(clip, name, seed=seed, step=0.2) for seed, name in enumerate(names)]
+    long = naive_scores(clip, host.pictures.inputs, edits)
+    assert torch.allclose(host.edited(edits).scores, long, atol=1e-5)
+    one_by_one = host.edited(edits[2:]).edited(edits[:1]).edited(edits[1:2])
+    assert torch.equal(one_by_one.scores, host.edited(edits).scores)
+
+
+def test_an_edit_recomputes_only_its_own_tower_and_only_from_its_stage(
+    clip: Clip, host: ZeroShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    advance = towers.advance
+
+    def noted(stages: list[towers.Stage], x: Tensor, rows: Tensor) -> Tensor:
+        ran.extend(stage.prefixes[0] for stage in stages)
+        return advance(stages, x, rows)
+
+    monkeypatch.setattr(towers, "advance", noted)
+    host.scores, host.pictures.features, host.prompts.features  # noqa: B018
+    name = "transformer.resblocks.2.mlp.c_fc.weight"
+    exam = host.exam(WORDS[int(host.labels[0])])(random_edit(clip, name))
+    exam(0.1)
+    ran.clear()
+    for step in (0.2, 0.3):
+        exam(step)
+    assert ran == ["transformer.resblocks.2.ln_2.", "ln_final."] * 2
+    ran.clear()
+    exam(0.0)
+    assert ran == []
+
+
+def test_zero_step_is_identity(clip: Clip, host: ZeroShot) -> None:
+    assert torch.equal(host.edited([random_edit(clip).at(0.0)]).scores, host.scores)
+
+
+def test_a_perfect_host_has_perfect_points_until_it_is_edited(clip: Clip, host: ZeroShot) -> None:
+    target = max(WORDS, key=lambda word: int((host.labels == WORDS.index(word)).sum()))
+    before = host.point(target, step=0.0)
+    assert (before.forget, before.retain) == (1.0, 1.0)
+    assert before.n_forget + before.n_retain == len(host.labels)
+    after = host.exam(target)(random_edit(clip, "visual.proj", seed=4))(2.0)
+    scores = naive_scores(
+        clip, host.pictures.inputs, [random_edit(clip, "visual.proj", seed=4, step=2.0)]
+    )
+    right = scores.argmax(1) == host.labels
+    own = host.labels == WORDS.index(target)
+    assert after.forget == pytest.approx(right[own].float().mean().item())
+    assert after.retain == pytest.approx(right[~own].float().mean().item())
+    assert after.retain < 1
+
+
+def test_top_five_forgives_more_than_top_one(clip: Clip, host: ZeroShot) -> None:
+    edited = host.edited([random_edit(clip, "visual.proj", step=2.0)])
+    target = WORDS[int(host.labels[0])]
+    points = [edited.point(target, step=2.0, top=top) for top in (1, 5, 6)]
+    assert points[0].retain <= points[1].retain <= points[2].retain == 1
+
+
+def test_probabilities_are_clips_softmax(host: ZeroShot) -> None:
+    expected = (host.clip.model.logit_scale.exp() * host.scores).softmax(1)
+    assert torch.allclose(host.probabilities(), expected)
+    assert host.probabilities().shape == (len(host.labels), len(WORDS))
+
+
+def test_other_pictures_are_judged_by_the_same_edited_classes(clip: Clip, host: ZeroShot) -> None:
+    pixels, edit = noise(3, 3, 32, 32, seed=8), random_edit(clip)
+    shown = host.edited([edit]).showing(pixels)
+    assert torch.allclose(shown.scores, naive_scores(clip, pixels, [edit]), atol=1e-5)
+    assert shown.prompts is host.prompts
+
+
+def test_eight_visitors_with_eight_edits_get_their_own_answers(clip: Clip, host: ZeroShot) -> None:
+    names = candidates(clip)[::5][:8]
+    visits = [random_edit(clip, name, seed=i) for i, name in enumerate(names)]
+    alone = [host.edited([edit]).scores for edit in visits]
+    together: dict[int, list[Tensor]] = {}
+
+    def visit(index: int) -> None:
+        together[index] = [host.edited([visits[index]]).scores for _ in range(4)]
+
+    threads = [threading.Thread(target=visit, args=(index,)) for index in range(len(visits))]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    for index, expected in enumerate(alone):
+        assert all(torch.equal(scores, expected) for scores in together[index])
+
+
+def test_edited_is_quick(clip: Clip, host: ZeroShot) -> None:
+    edit, started = random_edit(clip), time.perf_counter()
+    for _ in range(100):
+        host.edited([edit])
+    assert (time.perf_counter() - started) / 100 < 1e-3
+
+
+def test_everything_editable_here_is_found_by_trying(clip: Clip, host: ZeroShot) -> None:
+    assert host.editable() == candidates(clip)
+
+
+def test_bad_input_is_a_sentence(clip: Clip, host: ZeroShot) -> None:
+    pixels = noise(2, 3, 32, 32)
+    with pytest.raises(SlugError, match="'unicorn' is none of the 6 classes"):
+        host.point("unicorn", step=0.0)
+    with pytest.raises(SlugError, match="class of some pictures: unicorn"):
+        ZeroShot.of(clip, PROMPTS, pixels=pixels, labels=["unicorn", "cat"])
+    with pytest.raises(SlugError, match="too long"):
+        ZeroShot.of(clip, {"x": ["a very " * 30]}, pixels=pixels, labels=["x", "x"])
+    with pytest.raises(SlugError, match="0 prompts, 2 pictures"):
+        ZeroShot.of(clip, {}, pixels=pixels, labels=["", ""])
+    alone = ZeroShot.of(clip, PROMPTS, pixels=pixels, labels=["cat", "cat"])
+    with pytest.raises(SlugError, match="and of something else"):
+        alone.point("cat", step=0.0)

@@ -76,7 +76,8 @@ def test_a_part_of_a_tower_translates_alone() -> None:
         f"encoder.layers.2.self_attn.{letter}_proj.weight" for letter in "kqv"
     ]
     back = names.from_hf_vision(names.to_hf_vision(weights))
-    assert list(back) == [name] and torch.equal(back[name], weights[name])
+    assert list(back) == [name]
+    assert torch.equal(back[name], weights[name])
 
 
 def test_a_lone_q_cannot_be_joined() -> None:

@@ -1,18 +1,45 @@
-"""Tiny real models with random weights: the real classes, in the real formats.
+"""Tiny real models with random weights: the real classes, in the real formats, sharing one CLIP.
 
-Every parameter is drawn at random, biases and norms too, so that no error hides behind a zero.
+Every CLIP parameter is drawn at random, biases and norms too, so that no error hides behind a zero.
 """
+
+import json
+from pathlib import Path
 
 import torch
 from torch import nn
 
 import slugdemo  # noqa: F401  (its torchvision guard runs before open_clip)
 
-import open_clip  # isort: skip
+# isort: split
+import open_clip
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTokenizer,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
 
-VOCABULARY = 320
+from slugdemo.edit import Edit
+from slugdemo.hosts import names
+
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+MERGES = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>")]
+VOCABULARY = 2 * len(BYTES) + len(MERGES) + 2
 CONTEXT = 24
-WIDTH = 24
+PIXELS = 32
+EMBEDDING = 16
 
 
 def randomised(module: nn.Module, seed: int) -> nn.Module:
@@ -24,16 +51,144 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
     return module.eval()
 
 
-def clip_model(
-    seed: int = 0, *, blocks: int = 3, quick_gelu: bool = True, width: int = WIDTH
-) -> open_clip.CLIP:
-    """A CLIP for pictures of 32 x 32 px and 24 tokens, D = 16."""
-    vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": blocks}
+def clip_config(*, blocks: int = 3, quick_gelu: bool = True) -> dict:
+    vision = {
+        "image_size": PIXELS,
+        "patch_size": 8,
+        "width": 32,
+        "head_width": 16,
+        "layers": blocks,
+    }
     text = {
         "context_length": CONTEXT,
         "vocab_size": VOCABULARY,
-        "width": width,
+        "width": 24,
         "heads": 2,
         "layers": blocks,
     }
-    return randomised(open_clip.CLIP(16, vision, text, quick_gelu=quick_gelu), seed)
+    return {
+        "embed_dim": EMBEDDING,
+        "vision_cfg": vision,
+        "text_cfg": text,
+        "quick_gelu": quick_gelu,
+    }
+
+
+def clip_model(seed: int = 0, *, blocks: int = 3, quick_gelu: bool = True) -> open_clip.CLIP:
+    """A CLIP for pictures of 32 x 32 px and prompts of 24 tokens, D = 16."""
+    return randomised(open_clip.CLIP(**clip_config(blocks=blocks, quick_gelu=quick_gelu)), seed)
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """Byte-level BPE in CLIP's own format: 256 bytes, 256 final bytes, four merges, two ends."""
+    tokens = [*BYTES, *(letter + "</w>" for letter in BYTES), *("".join(pair) for pair in MERGES)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=MERGES, model_max_length=CONTEXT)
+
+
+def clip_folder(path: Path, clip: open_clip.CLIP) -> Path:
+    """`path`, holding `clip` as an open_clip local-dir with its tokenizer."""
+    path.mkdir(parents=True)
+    config = clip_config(blocks=len(clip.transformer.resblocks))
+    config["text_cfg"]["hf_tokenizer_name"] = "tiny"
+    preprocess = {"size": [PIXELS, PIXELS], "mode": "RGB"}
+    text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1)
+    (path / "open_clip_config.json").write_text(text)
+    tensors = {name: tensor.contiguous() for name, tensor in clip.state_dict().items()}
+    save_file(tensors, path / "open_clip_model.safetensors", {"format": "pt"})
+    clip_tokenizer().save_pretrained(path)
+    return path
+
+
+def pipeline(clip: open_clip.CLIP, *, dropped: int = 0) -> StableDiffusionPipeline:
+    """Stable Diffusion for 16 x 16 px with the text tower of `clip`, less `dropped` blocks."""
+    text = names.text_model(clip)
+    kept = len(text.encoder.layers) - dropped
+    text.encoder.layers = text.encoder.layers[:kept]
+    text.config.num_hidden_layers = kept
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=clip.transformer.width,
+            attention_head_dim=2,
+            norm_num_groups=8,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+        )
+    return StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text,
+        tokenizer=clip_tokenizer(),
+        unet=unet.eval(),
+        scheduler=DPMSolverMultistepScheduler(prediction_type="v_prediction", steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def llava_tokenizer() -> PreTrainedTokenizerFast:
+    specials = ["<s>", "</s>", "<pad>", "<image>"]
+    vocabulary = {token: number for number, token in enumerate([*specials, *BYTES])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+
+
+def llava(clip: open_clip.CLIP) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """LLaVA whose vision tower is that of `clip` and which reads hidden_states[-2]."""
+    tower = names.vision_model(clip)
+    tokenizer = llava_tokenizer()
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    image = tokenizer.image_token_id
+    config = LlavaConfig(vision_config=tower.config, text_config=text, image_token_index=image)
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        model = LlavaForConditionalGeneration(config)
+    randomised(model.model.language_model, 9)
+    randomised(model.lm_head, 10)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    crop = {"height": PIXELS, "width": PIXELS}
+    pictures = CLIPImageProcessor(size={"shortest_edge": PIXELS}, crop_size=crop)
+    processor = LlavaProcessor(
+        pictures,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return model.eval(), processor
+
+
+def edit(clip: open_clip.CLIP, name: str, step: float, *, seed: int = 0) -> Edit:
+    """An edit of one tensor of `clip` along a random direction as long as the tensor."""
+    weight = clip.state_dict()[name]
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    return Edit("cat", name, {name: noise * weight.norm() / noise.norm()}, step)

@@ -75,6 +75,16 @@ def from_hf_vision(weights: Weights) -> Weights:
     return _from_hf(weights, VISION, "visual.")
 
 
+def text_name(name: str) -> str:
+    """The canonical name of what `CLIPTextModel` calls `name`; q, k and v have one in common."""
+    return _canonical(name, TEXT, "")
+
+
+def vision_name(name: str) -> str:
+    """The canonical name of what `CLIPVisionModel` calls `name`."""
+    return _canonical(name, VISION, "visual.")
+
+
 def text_model(clip_model: open_clip.CLIP, *, eos: int | None = None) -> CLIPTextModel:
     """The text tower of an open_clip CLIP as a transformers `CLIPTextModel` with equal features.
 
@@ -156,17 +166,21 @@ def _block_to_hf(name: str, tensor: Tensor) -> Weights:
 
 
 def _from_hf(weights: Weights, table: dict[str, str], prefix: str) -> Weights:
-    back = {theirs: ours for ours, theirs in table.items()}
-    translated = {}
+    canonical = {}
     for name, tensor in weights.items():
-        ours = back.get(name) or _block_from_hf(name, prefix)
+        ours = _canonical(name, table, prefix)
         if ours in TRANSPOSED:
-            translated[ours] = tensor.T
-        elif ".attn.in_proj_" in ours:
-            translated.setdefault(ours, _joined(name, weights))
-        else:
-            translated[ours] = tensor
-    return translated
+            canonical[ours] = tensor.T
+        elif ".attn.in_proj_" not in ours:
+            canonical[ours] = tensor
+        elif ours not in canonical:
+            canonical[ours] = _joined(name, weights)
+    return canonical
+
+
+def _canonical(name: str, table: dict[str, str], prefix: str) -> str:
+    back = {theirs: ours for ours, theirs in table.items()}
+    return back.get(name) or _block_from_hf(name, prefix)
 
 
 def _block_from_hf(name: str, prefix: str) -> str:

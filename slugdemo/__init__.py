@@ -8,6 +8,8 @@ The map of the house. Imports only point down; siblings never import each other.
     evaluate.py    hosts x edits x judge -> rows
     catalog.py     which models and concepts there are, and where
     judge.py       a classifier that shares no weight with what it judges
+    examples.py    example pictures from folders, tars, uploads and the app's own splits
+    export.py      an edited model in its own format, for libraries that do not know us
     methods/       slug.py: which layer, how far; METHODS is a dict of functions of one signature
     hosts/         who reads CLIP: zero_shot.py, diffusion.py (diffusers), vlm.py
     search.py      Point; the sweep; the step search; which point to keep
@@ -19,6 +21,7 @@ The map of the house. Imports only point down; siblings never import each other.
     hosts/names.py the names of one CLIP in open_clip and transformers
     metrics.py     accuracy, intervals, UA / IRA / CRA: arrays in, floats out
     concept.py     Concept, Example: strings and paths
+    pictures.py    one picture, read with care from a file, a tar or a parquet row
     weights.py     named tensors: twins, norms, files
     errors.py      SlugError: its message is a sentence for the visitor
     pocket/        beside the house: makes the pocket models; nobody imports it

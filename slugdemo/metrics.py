@@ -16,13 +16,13 @@ Interval = tuple[float, float]
 def top_k(scores: np.ndarray, labels: np.ndarray, *, k: int = 1) -> np.ndarray:
     """Whether the right class is among the k best, for scores (N, C) and labels (N,): bools (N,).
 
-    A tie with a wrong class counts against the model, so a model without any opinion is wrong.
-    Raises ValueError for a label that is no class.
+    A tie with a wrong class counts against the model, so a model without any opinion is wrong,
+    and so is one whose scores are not numbers. Raises ValueError for a label that is no class.
     """
     if len(labels) and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
         raise ValueError(f"labels {labels.min()} .. {labels.max()} of {scores.shape[1]} classes")
     own = scores[np.arange(len(labels)), labels]
-    return (scores >= own[:, None]).sum(1) <= k  # own counts itself
+    return (~(scores < own[:, None])).sum(1) <= k  # own counts itself, NaN counts against it
 
 
 def share(hits: Sequence[bool] | np.ndarray) -> float:

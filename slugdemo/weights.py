@@ -5,7 +5,6 @@ A task vector is a mapping from names to tensors (Ilharco et al. 2023), and so i
 """
 
 import hashlib
-import json
 import math
 import os
 import tempfile
@@ -151,7 +150,7 @@ def load(path: Path) -> tuple[Weights, dict[str, str]]:
 
 
 class Stored(Mapping[str, Tensor]):
-    """The tensors of a file that `save` wrote, each read when it is asked for.
+    """The tensors of a file that `save` wrote, each read when it is asked for, none kept.
 
     `metadata` holds the strings saved with them. Every byte is checked once, on opening; raises
     SlugError when the file is missing, is no safetensors file or is damaged.
@@ -160,13 +159,11 @@ class Stored(Mapping[str, Tensor]):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = safe_open(path, framework="pt")
-            self._names = tuple(self._file.keys())
-            self.metadata = {
-                k: v for k, v in (self._file.metadata() or {}).items() if k != "digest"
-            }
-            whole = (self._file.metadata() or {}).get("digest") == digest(self)
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            with safe_open(path, framework="pt") as file:
+                self._names = tuple(file.keys())
+                self.metadata = dict(file.metadata() or {})
+            whole = self.metadata.pop("digest", None) == digest(self)
+        except (OSError, SafetensorError) as error:
             raise SlugError(
                 f"{path.name} cannot be read as a safetensors file: {error}."
             ) from error
@@ -176,7 +173,8 @@ class Stored(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        return self._file.get_tensor(name)
+        with safe_open(self.path, framework="pt") as file:  # an open one would hold what it read
+            return file.get_tensor(name).clone()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

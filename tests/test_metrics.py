@@ -36,6 +36,7 @@ def test_top_k_is_membership_in_the_k_best() -> None:
 
 
 def test_a_model_without_an_opinion_is_wrong() -> None:
+    assert not metrics.top_k(np.full((3, 4), np.nan), np.array([0, 1, 2]), k=3).any()
     assert not metrics.top_k(np.ones((3, 4)), np.array([0, 1, 2]), k=3).any()
     assert metrics.top_k(np.ones((3, 4)), np.array([0, 1, 2]), k=4).all()
 

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -145,3 +146,45 @@ def test_an_unknown_rule_and_no_points_are_refused() -> None:
         search(lambda _: None, Goal(), rule="greedy")
     with pytest.raises(ValueError, match="0 points"):
         choose([], Goal())
+
+
+def glancing(forget: Curve, asked: list[float]) -> Callable[[float], Point]:
+    whole = host(forget, lambda _: 1.0, asked)
+    return lambda step: replace(whole(step), retain=math.nan, n_retain=0)
+
+
+@pytest.mark.parametrize("rule", ["floor", "paper"])
+@pytest.mark.parametrize("edge", [0.03, 0.17, 1.3])
+def test_glances_find_the_step_and_one_full_look_confirms_it(rule: str, edge: float) -> None:
+    keeps = lambda step: 1 - step / 100  # noqa: E731
+    goal, asked, glanced = Goal(0.0, 0.9), [], []
+    full = list(search(host(falls_at(edge), keeps, []), goal, rule=rule))
+    quick = list(
+        search(
+            host(falls_at(edge), keeps, asked),
+            goal,
+            rule=rule,
+            glance=glancing(falls_at(edge), glanced),
+        )
+    )
+    assert choose(quick, goal).point == choose(full, goal).point
+    assert glanced == [point.step for point in full]
+    assert len(asked) == 1
+
+
+def test_a_glance_that_saw_everything_needs_no_second_look() -> None:
+    asked: list[float] = []
+    evaluate = host(falls_at(0.17), lambda _: 1.0, asked)
+    points = list(search(evaluate, Goal(), glance=evaluate))
+    assert asked == [point.step for point in points]
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_glance_alone_is_never_chosen() -> None:
+    glimpse = Point(0.1, 0.0, math.nan, 20, 0)
+    assert glimpse.retain_interval == (0.0, 1.0)
+    assert not Goal().met(glimpse)
+    with pytest.raises(ValueError, match="0 points"):
+        choose([glimpse], Goal())
+    whole = Point(0.2, 0.5, 0.5, 20, 20)
+    assert choose([glimpse, whole], Goal()).point is whole

@@ -94,6 +94,24 @@ def test_when_nothing_passes_it_says_so_and_gives_the_least_bad(
     assert len(found.edit.layer) == min(len(one.edit.layer) for one in found.attempts)
 
 
+def test_glances_lead_to_the_smallest_passing_step_of_each_layer(
+    clip: Clip, host: ZeroShot, target: str, grads: Gradients
+) -> None:
+    options = {"gradients": grads, "exam": host.exam(target), "loss": 1.0}
+    full = slug(clip, target, **options)
+    quick = slug(clip, target, glance=host.glance(target), **options)
+    passing = {
+        one.score.layer: [point.step for point in one.trace if full.goal.met(point)]
+        for one in full.attempts
+    }
+    assert any(passing.values())
+    for one in quick.attempts:
+        steps = passing[one.score.layer]
+        assert one.choice.point.n_retain == full.before.n_retain
+        assert one.choice.feasible == bool(steps)
+        assert not steps or one.edit.step == min(steps)
+
+
 def test_the_papers_rule_takes_ten_evaluations_a_layer(
     clip: Clip, host: ZeroShot, target: str, grads: Gradients
 ) -> None:

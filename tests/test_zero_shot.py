@@ -1,6 +1,7 @@
 """Laws of the zero-shot host: the short way gives the answers of the long way."""
 
 import copy
+import gc
 import threading
 import time
 
@@ -14,6 +15,7 @@ from slugdemo import towers
 from slugdemo.clip import Clip
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
+from slugdemo.hosts import zero_shot
 from slugdemo.hosts.zero_shot import CHUNK, ZeroShot
 from slugdemo.layers import candidates
 
@@ -96,6 +98,27 @@ def test_an_edit_recomputes_only_its_own_tower_and_only_from_its_stage(
     assert ran == []
 
 
+def test_a_small_budget_changes_nothing_but_the_work(
+    host: ZeroShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zero_shot, "BUDGET", 0)
+    poor = host.showing(host.pictures.inputs)
+    for index, kept in ((5, {0, 5}), (2, {0, 2}), (8, {0, 8}), (3, {0, 3, 8})):
+        assert torch.equal(poor.pictures.before(index), host.pictures.before(index))
+        assert set(poor.pictures._kept) == kept
+
+
+@pytest.mark.parametrize("name", ["visual.proj", "visual.conv1.weight", "text_projection"])
+def test_a_glance_sees_of_the_concept_what_the_exam_sees(
+    clip: Clip, host: ZeroShot, name: str
+) -> None:
+    target, edit = WORDS[int(host.labels[0])], random_edit(clip, name)
+    for step in (0.3, 1.0, 3.0):
+        whole, glimpse = (look(target)(edit)(step) for look in (host.exam, host.glance))
+        assert (glimpse.forget, glimpse.n_forget) == (whole.forget, whole.n_forget)
+        assert glimpse.n_retain == (0 if name.startswith("visual") else whole.n_retain)
+
+
 def test_zero_step_is_identity(clip: Clip, host: ZeroShot) -> None:
     assert torch.equal(host.edited([random_edit(clip).at(0.0)]).scores, host.scores)
 
@@ -157,6 +180,21 @@ def test_edited_is_quick(clip: Clip, host: ZeroShot) -> None:
     for _ in range(100):
         host.edited([edit])
     assert (time.perf_counter() - started) / 100 < 1e-3
+
+
+def test_a_hundred_visitors_cost_little_more_than_their_edited_layers(
+    clip: Clip, host: ZeroShot
+) -> None:
+    def bytes_alive() -> int:
+        tensors = [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
+        return sum({one.data_ptr(): one.untyped_storage().nbytes() for one in tensors}.values())
+
+    name = "visual.transformer.resblocks.2.mlp.c_fc.weight"
+    host.edited([random_edit(clip, name)]).scores  # noqa: B018
+    before = bytes_alive()
+    visitors = [host.edited([random_edit(clip, name, seed=seed)]) for seed in range(100)]
+    [one.scores for one in visitors]
+    assert bytes_alive() - before <= 1.2 * 100 * clip.named()[name].nbytes
 
 
 def test_everything_editable_here_is_found_by_trying(clip: Clip, host: ZeroShot) -> None:

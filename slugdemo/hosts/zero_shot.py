@@ -22,33 +22,43 @@ from slugdemo.hosts.tower import moving
 from slugdemo.search import Evaluate, Exam, Point
 
 CHUNK = 64  # items at once: activations that stay near the processor
+BUDGET = 512 * 2**20  # bytes of activations kept for one set of pictures or prompts
 
 
 class Memory:
     """What the unedited tower makes of some inputs, kept for all edited versions of it.
 
-    Holds the final features and the activations at one stage, the last one asked for; going on
-    to a later stage starts there. Threads may share it: at worst one computes what another just
-    forgot.
+    Holds the input of every stage that was reached, up to `BUDGET` bytes; beyond that only the
+    last one and the features, so that going from early layers to late ones still takes a single
+    pass. Threads may share it: at worst one computes what another just forgot.
     """
 
     def __init__(self, clip: Clip, tower: str, inputs: Tensor) -> None:
         self.clip, self.tower = clip, tower
         self.inputs, self.rows = towers.prepare(clip.model, tower, inputs.to(clip.device))
-        self._kept = (0, self.inputs)
+        self._end = len(towers.chain(clip.model, tower))
+        self._kept = {0: self.inputs}
 
     def before(self, stage: int) -> Tensor:
-        """The input of a stage: pixels or tokens for 0, else activations (N, T, W)."""
-        at, x = self._kept if self._kept[0] <= stage else (0, self.inputs)
-        x = through(towers.chain(self.clip.model, self.tower)[at:stage], x, self.rows)
-        self._kept = (stage, x)
+        """The input of a stage: pixels or tokens for 0, then activations (N, T, W)."""
+        kept = self._kept
+        at = max(index for index in kept if index <= stage)
+        x = kept[at]
+        for index, step in enumerate(towers.chain(self.clip.model, self.tower)[at:stage], at + 1):
+            x = through([step], x, self.rows)
+            self._keep(index, x)
         return x
 
-    @cached_property
+    @property
     def features(self) -> Tensor:
         """The unedited features of unit norm: (N, D)."""
-        stages = towers.chain(self.clip.model, self.tower)
-        return F.normalize(through(stages, self.inputs, self.rows), dim=-1)
+        return F.normalize(self.before(self._end), dim=-1)
+
+    def _keep(self, index: int, x: Tensor) -> None:
+        kept = {**self._kept, index: x}
+        size = sum(tensor.nbytes for tensor in kept.values()) - self.inputs.nbytes
+        needed = (0, index, self._end)
+        self._kept = kept if size <= BUDGET else {i: kept[i] for i in needed if i in kept}
 
 
 def through(stages: Sequence[towers.Stage], x: Tensor, rows: Tensor) -> Tensor:
@@ -154,22 +164,42 @@ class ZeroShot:
 
         return examine
 
+    def glance(self, target: str, *, top: int = 1) -> Exam:
+        """As `exam`, but an edit of pictures' features is judged on the pictures of `target` alone.
+
+        An edit of the text tower alone is judged in full, because the pictures cost nothing then.
+        """
+        own = self._only(self.labels == self._index(target))
+        whole = self.exam(target, top=top)
+
+        def examine(edit: Edit) -> Evaluate:
+            if all(tower(name) == "text" for name in edit.direction):
+                return whole(edit)
+            return lambda step: own.edited([edit.at(step)])._glimpse(step, top)
+
+        return examine
+
+    def _only(self, chosen: Tensor) -> "ZeroShot":
+        pixels = self.pictures.inputs[chosen]
+        return replace(self.showing(pixels), labels=self.labels[chosen])
+
+    def _glimpse(self, step: float, top: int) -> Point:
+        hits = metrics.top_k(self.scores.cpu().numpy(), self.labels.numpy(), k=top)
+        return Point(step, metrics.share(hits), float("nan"), len(hits), 0)
+
     def _index(self, target: str) -> int:
         if target not in self.classes:
             raise SlugError(f"{target!r} is none of the {len(self.classes)} classes here.")
         return self.classes.index(target)
 
-    @cached_property
-    def _changed(self) -> dict[str, Tensor]:
-        return dict(edits_.apply(self.clip.named(), self.edits))
-
     def _features(self, memory: Memory) -> Tensor:
         """The features of unit norm of the pictures or of the prompts, from the edited stage on."""
-        names = [name for name in self._changed if tower(name) == memory.tower]
-        if not names:
+        moved = edits_.apply(self.clip.named(), self.edits).items()
+        changed = {name: tensor for name, tensor in moved if tower(name) == memory.tower}
+        if not changed:
             return memory.features
-        stages = towers.chain(self.clip.edited(self._changed).model, memory.tower)
-        start = towers.first_reader(stages, names)
+        stages = towers.chain(self.clip.edited(changed).model, memory.tower)
+        start = towers.first_reader(stages, changed)
         return F.normalize(through(stages[start:], memory.before(start), memory.rows), dim=-1)
 
     def _class_features(self) -> Tensor:

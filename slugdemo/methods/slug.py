@@ -76,6 +76,7 @@ def slug(
     *,
     gradients: Gradients,
     exam: Exam,
+    glance: Exam | None = None,
     editable: Collection[str] | None = None,
     unit: str = "tensor",
     by: str = "absolute",
@@ -87,7 +88,8 @@ def slug(
 ) -> Outcome:
     """The best (layer, step) over the Pareto fronts of both towers, with the runners-up.
 
-    Every front layer gets a step search judged by `exam`; the best passing one keeps most. The
+    Every front layer gets a step search judged by `exam`, and by `glance` where the host offers
+    this cheaper look at the concept alone (see `search`); the best passing one keeps most. The
     goal: at most `forget` left of the concept, and at most `loss` of the retain score lost (the
     paper's rule has no such floor). `editable` names the tensors that the host reads (all if
     None). Raises SlugError when the model does not know the concept or no layer can be edited.
@@ -103,8 +105,9 @@ def slug(
     goal = Goal(forget, 0.0 if rule == "paper" else before.retain - loss)
     attempts = []
     for score, edit in zip(fronts, directions, strict=True):
-        trace = []
-        for point in search(exam(edit), goal, rule=rule, evaluations=evaluations):
+        look, trace = glance and glance(edit), []
+        options = {"rule": rule, "evaluations": evaluations, "glance": look}
+        for point in search(exam(edit), goal, **options):
             trace.append(point)
             watch(score, point)
         attempts.append(_attempt(score, edit, goal=goal, before=before, trace=trace))

@@ -1,0 +1,198 @@
+"""Training of pocket-clip: an open_clip.CLIP on the sprite world, and its folder.
+
+Loss: contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over
+the batch's own captions and over a bank of concept and style prompts in varying words. Both towers also learn to
+find one anchor a concept and a style (proxies, Movshovitz-Attias et al. 2017), which breaks the tie between two
+untrained towers; the anchors are thrown away. Half of the patches are dropped while training (FLIP, Li et al. 2023),
+none in its last tenth.
+"""
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import PatchDropout
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from slugdemo.pocket.album import Album
+from slugdemo.pocket.muon import optimisers
+from slugdemo.pocket.styles import KEEPS_BACKGROUND, STYLES
+from slugdemo.pocket.training import Average, Run, device, faster, halves, picks, set_rate, warm_cosine
+from slugdemo.pocket.words import caption, style_prompt, style_wording, wording
+from slugdemo.pocket.world import Scene
+
+SEED = 21
+CONTEXT = 32
+CAPTIONS = 64                                   # of a batch's pictures, how many bring their own caption
+BANK = 48                                       # concept prompts a step; style prompts are always all there
+DROPPED = 0.5                                   # share of patches dropped while training
+
+
+def config(vocabulary: int) -> dict:
+    """open_clip's model config: two towers of six blocks, 192 wide."""
+    return {"embed_dim": 192, "quick_gelu": True,
+            "vision_cfg": {"image_size": 64, "patch_size": 8, "layers": 6, "width": 192, "head_width": 32},
+            "text_cfg": {"context_length": CONTEXT, "vocab_size": vocabulary, "layers": 6, "width": 192, "heads": 6,
+                         "hf_tokenizer_name": "."}}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A caption and what it says: a picture matches when all of it is true."""
+
+    text: str
+    concepts: frozenset[str] = frozenset()
+    style: str | None = None
+    ground: str | None = None
+
+    def fits(self, scene: Scene) -> bool:
+        """Whether everything said is true of the scene."""
+        return (self.concepts <= {t.concept for t in scene.things} and self.style in (None, scene.style)
+                and self.ground in (None, scene.ground))
+
+
+def claim(scene: Scene, rng: np.random.Generator) -> Claim:
+    """A true caption of the scene; style and ground are mentioned now and then."""
+    names = [t.concept for t in scene.things]
+    style = scene.style if scene.style != "plain" and rng.random() < 0.6 else None
+    seen = scene.style in KEEPS_BACKGROUND and rng.random() < 0.4
+    ground = scene.ground if seen else None
+    return Claim(caption(names, rng, style=style, ground=ground), frozenset(names), style, ground)
+
+
+def bank(concepts: Sequence[str], rng: np.random.Generator) -> list[Claim]:
+    """One claim a concept in fresh words, then one claim a style."""
+    things = [Claim(f"a picture of {wording(c, rng)}", frozenset({c})) for c in concepts]
+    return things + [Claim(style_prompt(style_wording(s, rng)), style=s) for s in STYLES]
+
+
+def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
+    """Unit text features (N, D); positions after the longest text are not computed."""
+    longest = int(tokens.argmax(1).max()) + 1
+    x = model.token_embedding(tokens[:, :longest]) + model.positional_embedding[:longest]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:longest, :longest]))
+    return F.normalize(x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection, dim=-1)
+
+
+def contrast(logits: Tensor, match: Tensor) -> Tensor:
+    """Mean over rows of the mean negative log-probability of their matches; rows without a match are left out."""
+    rows = match.any(1)
+    if not rows.any():
+        return logits.sum() * 0
+    share = match[rows].float()
+    return -((logits[rows].log_softmax(1) * share).sum(1) / share.sum(1)).mean()
+
+
+def both_ways(logits: Tensor, match: Tensor) -> Tensor:
+    """The contrast of rows and of columns, averaged."""
+    return (contrast(logits, match) + contrast(logits.T, match.T)) / 2
+
+
+def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Sequence[str], steps: int,
+          batch: int = 128, rate: float = 2e-3) -> open_clip.CLIP:
+    """The trained CLIP (EMA weights), on the CPU."""
+    where = device()
+    school = School(fresh(len(tokenizer)), tokenizer, concepts).to(where)
+    model = school.model
+    faster(model.visual.transformer, steps)
+    rates = optimisers(school, lr=rate, blocks="resblocks")
+    mean = Average(model, 0.995)
+    run = Run(work / "clip", {"model": config(len(tokenizer)), "batch": batch}, steps,
+              {"school": school, **rates, "mean": mean})
+
+    def update(step: int) -> Mapping[str, float]:
+        model.visual.patch_dropout = PatchDropout(DROPPED) if step < 0.9 * steps else nn.Identity()
+        which = picks(len(album), batch, seed=SEED, step=step).sort().values
+        torch.manual_seed(SEED + step)
+        with halves(where):
+            terms = school(album.batch(which).to(where), [album.scenes[i] for i in which.tolist()],
+                           np.random.default_rng((SEED, step)))
+        for optimiser in rates.values():
+            set_rate(optimiser, warm_cosine(step, steps, warmup=60))
+            optimiser.zero_grad(set_to_none=True)
+        sum(WEIGHTS[name] * value for name, value in terms.items() if name in WEIGHTS).backward()
+        nn.utils.clip_grad_norm_(school.parameters(), 2.0)
+        for optimiser in rates.values():
+            optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, np.log(100))
+        mean.follow(model, step)
+        return {name: value.item() for name, value in terms.items()}
+
+    run.loop(update)
+    mean.put_into(model)
+    model.visual.patch_dropout = nn.Identity()
+    return model.cpu().eval()
+
+
+def fresh(vocabulary: int) -> open_clip.CLIP:
+    """The untrained CLIP."""
+    torch.manual_seed(SEED)
+    settings = dict(config(vocabulary).items())
+    return open_clip.CLIP(**settings, output_dict=False)
+
+
+WEIGHTS = {"pairs": 1.0, "concept": 1.0, "style": 0.5, "seen": 1.0, "read": 0.5}
+
+
+class School(nn.Module):
+    """A CLIP in training, with its anchors: one unit vector a concept and a style, shared by both towers."""
+
+    def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.concepts = model, tokenizer, list(concepts)
+        self.anchors = nn.Parameter(torch.randn(len(concepts) + len(STYLES), model.text_projection.shape[1]))
+
+    def forward(self, pictures: Tensor, scenes: Sequence[Scene], rng: np.random.Generator) -> dict[str, Tensor]:
+        """The loss terms and, as numbers, the share of concepts found among all anchors and the logit scale."""
+        some = rng.choice(len(scenes), min(CAPTIONS, len(scenes)), replace=False)
+        own = [claim(scenes[i], rng) for i in some]
+        asked = rng.choice(self.concepts, min(BANK, len(self.concepts)), replace=False)
+        stock = bank([str(c) for c in asked], rng)
+        images = F.normalize(self.model.encode_image(pictures), dim=-1)
+        texts = self._texts([*own, *stock])
+        scale = self.model.logit_scale.exp()
+        logits, match = scale * images @ texts.T, self._match([*own, *stock], scenes)
+        things, looks = slice(len(own), len(own) + len(asked)), slice(len(own) + len(asked), None)
+        mine = slice(0, len(own))
+        return {"pairs": both_ways(logits[:, mine], match[:, mine]),
+                "concept": both_ways(logits[:, things], match[:, things]),
+                "style": contrast(logits[:, looks], match[:, looks]),
+                **self._anchored(images, texts[len(own):], scenes, stock, scale), "scale": scale.detach()}
+
+    def _anchored(self, images: Tensor, texts: Tensor, scenes: Sequence[Scene], stock: Sequence[Claim],
+                  scale: Tensor) -> dict[str, Tensor]:
+        """How far pictures and bank prompts are from the anchors of what they show and say."""
+        anchors, count = F.normalize(self.anchors, dim=-1), len(self.concepts)
+        claims = [Claim("", frozenset({c})) for c in self.concepts] + [Claim("", style=s) for s in STYLES]
+        seen, fits = scale * images @ anchors.T, self._match(claims, scenes)
+        hit = fits[torch.arange(len(scenes)), seen[:, :count].argmax(1)].float().mean()
+        named = {(c.concepts, c.style): i for i, c in enumerate(claims)}
+        target = torch.tensor([named[c.concepts, c.style] for c in stock], device=texts.device)
+        return {"seen": contrast(seen[:, :count], fits[:, :count]) + 0.5 * contrast(seen[:, count:], fits[:, count:]),
+                "read": F.cross_entropy(scale * texts @ anchors.T, target), "hit": hit}
+
+    def _match(self, claims: Sequence[Claim], scenes: Sequence[Scene]) -> Tensor:
+        return torch.tensor([[c.fits(s) for c in claims] for s in scenes], device=self.anchors.device)
+
+    def _texts(self, claims: Sequence[Claim]) -> Tensor:
+        tokens = self.tokenizer([c.text for c in claims], padding="max_length", truncation=True, max_length=CONTEXT,
+                                return_tensors="pt").input_ids
+        return encode_text(self.model, tokens.to(self.anchors.device))
+
+
+def save(model: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write an open_clip local-dir: config, fp16 weights, tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    tokenizer.save_pretrained(folder)
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    settings = {"model_cfg": config(len(tokenizer)), "preprocess_cfg": half}
+    (folder / "open_clip_config.json").write_text(json.dumps(settings, indent=2))

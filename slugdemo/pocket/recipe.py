@@ -1,0 +1,81 @@
+"""The order of work: which album each model learns from, for how many steps, and where its folder goes."""
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from slugdemo.errors import SlugError
+from slugdemo.hosts.names import text_model, vision_model
+from slugdemo.pocket import cards, clip, judge, llava, unet, vae
+from slugdemo.pocket.album import Album, album
+from slugdemo.pocket.tokens import tokenizer
+from slugdemo.pocket.words import vocabulary
+from slugdemo.pocket.world import CALM, GROUNDS, Sprites
+
+STEPS = {"clip": 600, "judge": 1500, "vae": 1400, "unet": 3000, "llava": 1200}
+PICTURES = 48000                                # of the wide album; the calm one has two thirds as many
+DRAWN_BY = "fluent_3d"                          # the one hand that pocket-sd draws in
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """The sprites, the folder of the models, the working folder, and how many pictures to render."""
+
+    sprites: Sprites
+    models: Path
+    work: Path
+    pictures: int = PICTURES
+
+    def wide(self) -> Album:
+        """All training hands, wide poses, some two-thing scenes: for clip, judge, vae and llava."""
+        return album(self.sprites, self.work, self.pictures, seed=1, hands=self.sprites.trained, pairs=0.15)
+
+    def calm(self) -> Album:
+        """One hand, calm poses, single things: for the U-Net."""
+        hands = [DRAWN_BY] if DRAWN_BY in self.sprites.hands else self.sprites.trained[:1]
+        return album(self.sprites, self.work, self.pictures * 2 // 3, seed=2, hands=hands, spread=CALM)
+
+    def clip(self, steps: int) -> None:
+        """Train pocket-clip and write its folder."""
+        words = tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=clip.CONTEXT)
+        model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps)
+        clip.save(model, words, self.models / "pocket-clip")
+        cards.write(self.models / "pocket-clip", [self.work / "clip"])
+
+    def judge(self, steps: int) -> None:
+        """Train the judge and write its folder."""
+        judge.save(judge.train(self.wide(), self.work, concepts=self.sprites.names, steps=steps), self.models / "judge")
+        cards.write(self.models / "judge", [self.work / "judge"])
+
+    def vae(self, steps: int) -> None:
+        """Train the autoencoder and keep it in the working folder, until the U-Net joins it."""
+        vae.train(self.wide(), self.work, steps=steps).save_pretrained(self.work / "vae" / "model")
+
+    def unet(self, steps: int) -> None:
+        """Train the U-Net under pocket-clip's text tower and write pocket-sd's folder."""
+        coder = AutoencoderKL.from_pretrained(self._needs(self.work / "vae" / "model", "vae"))
+        text, words = self.text()
+        net = unet.train(unet.lessons(self.calm(), coder, text, words), self.work, steps=steps)
+        unet.save(unet.pipeline(net, coder, text, words), self.models / "pocket-sd")
+        cards.write(self.models / "pocket-sd", [self.work / "vae", self.work / "unet"])
+
+    def llava(self, steps: int) -> None:
+        """Train projector and language model on pocket-clip's vision tower and write pocket-llava's folder."""
+        folder = self._needs(self.models / "pocket-clip", "clip")
+        tower = vision_model(open_clip.create_model(f"local-dir:{folder}").eval())
+        made = llava.train(self.wide(), tower, self.work, concepts=self.sprites.names, steps=steps)
+        llava.save(*made, self.models / "pocket-llava")
+        cards.write(self.models / "pocket-llava", [self.work / "llava"])
+
+    def text(self) -> tuple[CLIPTextModel, CLIPTokenizer]:
+        """pocket-clip's text tower in transformers' format, and its tokenizer."""
+        folder = self._needs(self.models / "pocket-clip", "clip")
+        words = CLIPTokenizer.from_pretrained(folder)
+        return text_model(open_clip.create_model(f"local-dir:{folder}").eval(), eos=words.eos_token_id), words
+
+    def _needs(self, folder: Path, part: str) -> Path:
+        if not folder.is_dir():
+            raise SlugError(f"{folder} is not there yet; train {part} first.")
+        return folder

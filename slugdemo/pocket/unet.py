@@ -1,0 +1,123 @@
+"""Training of pocket-sd's U-Net on latents of calm scenes, under pocket-clip's own text tower; and its folder."""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from slugdemo.pocket.album import Album
+from slugdemo.pocket.muon import optimisers
+from slugdemo.pocket.styles import KEEPS_BACKGROUND
+from slugdemo.pocket.training import Average, Run, device, halves, noise_at, picks, set_rate, warm_cosine
+from slugdemo.pocket.words import caption
+from slugdemo.pocket.world import Scene
+
+SEED = 41
+CHANNELS = (48, 96, 192)
+EMPTY = 0.1                                     # share of empty captions, for classifier-free guidance
+GAMMA = 5.0                                     # min-SNR weighting (Hang et al., 2023)
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+         "prediction_type": "v_prediction", "num_train_timesteps": 1000}
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the U-Net learns from: latents (N, 4, 16, 16), text states (N, T, D), the empty text's states (T, D)."""
+
+    latents: Tensor
+    texts: Tensor
+    empty: Tensor
+
+
+def fresh(width: int) -> UNet2DConditionModel:
+    """The untrained U-Net for text states of that width."""
+    torch.manual_seed(SEED)
+    net = UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=CHANNELS, layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width, attention_head_dim=4, norm_num_groups=16)
+    net.set_attn_processor(AttnProcessor())     # plain attention: faster backward than the fused one for small heads
+    return net
+
+
+def said(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption that always names the style unless the picture is plain, and the ground now and then."""
+    style = None if scene.style == "plain" else scene.style
+    ground = scene.ground if scene.style in KEEPS_BACKGROUND and rng.random() < 0.4 else None
+    return caption([t.concept for t in scene.things], rng, style=style, ground=ground)
+
+
+@torch.inference_mode()
+def lessons(album: Album, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer) -> Lessons:
+    """Encode the album and one caption a picture, once."""
+    where = device()
+    vae, text = vae.to(where), text.to(where)
+    latents, states = [], []
+    for chunk in torch.arange(len(album)).split(250):
+        latents.append(vae.encode(album.batch(chunk).to(where)).latent_dist.mean.cpu() * vae.config.scaling_factor)
+        words = [said(album.scenes[i], np.random.default_rng((SEED, i))) for i in chunk.tolist()]
+        states.append(_states(text, tokenizer, words).half().cpu())
+    return Lessons(torch.cat(latents), torch.cat(states), _states(text, tokenizer, [""])[0].half().cpu())
+
+
+def _states(text: CLIPTextModel, tokenizer: CLIPTokenizer, words: list[str]) -> Tensor:
+    tokens = tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return text(tokens.to(text.device)).last_hidden_state                     # (N, T, D)
+
+
+def train(taught: Lessons, work: Path, *, steps: int, batch: int = 64, rate: float = 2e-3) -> UNet2DConditionModel:
+    """The trained U-Net (EMA weights): v-prediction, min-SNR weights, 10 % empty captions."""
+    where = device()
+    net = fresh(taught.empty.shape[-1]).to(where, memory_format=torch.channels_last)
+    rates = optimisers(net, lr=rate, blocks="block")
+    mean = Average(net, 0.999)
+    run = Run(work / "unet", {"channels": CHANNELS, "batch": batch}, steps, {"net": net, **rates, "mean": mean})
+    noise = DDPMScheduler(**NOISE)
+    signal = noise.alphas_cumprod / (1 - noise.alphas_cumprod)                # SNR of every timestep
+
+    def update(step: int) -> Mapping[str, float]:
+        which, generator = picks(len(taught.latents), batch, seed=SEED, step=step), noise_at(step, seed=SEED)
+        clean, texts = taught.latents[which], taught.texts[which].float()
+        texts[torch.rand(batch, generator=generator) < EMPTY] = taught.empty.float()
+        time = torch.randint(0, 1000, (batch,), generator=generator)
+        jitter = torch.randn(clean.shape, generator=generator)
+        noisy, goal = noise.add_noise(clean, jitter, time), noise.get_velocity(clean, jitter, time)
+        weight = signal[time].clamp(max=GAMMA) / (signal[time] + 1)
+        with halves(where):
+            guess = net(noisy.to(where).contiguous(memory_format=torch.channels_last), time.to(where),
+                        texts.to(where)).sample
+        loss = ((guess.float() - goal.to(where)) ** 2).mean((1, 2, 3)) @ weight.to(where) / batch
+        for optimiser in rates.values():
+            set_rate(optimiser, warm_cosine(step, steps))
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        for optimiser in rates.values():
+            optimiser.step()
+        mean.follow(net, step)
+        return {"loss": loss.item()}
+
+    run.loop(update)
+    mean.put_into(net)
+    return net.cpu().eval()
+
+
+def pipeline(net: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel,
+             tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    """The four parts as a Stable Diffusion pipeline with a DPM-Solver++ scheduler."""
+    scheduler = DPMSolverMultistepScheduler(**NOISE, algorithm_type="dpmsolver++", timestep_spacing="trailing")
+    return StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=net, scheduler=scheduler,
+                                   safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
+    """Write the diffusers folder, weights in fp16."""
+    pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    pipe.to(torch.float32)

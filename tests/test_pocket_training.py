@@ -1,0 +1,153 @@
+"""The recipe on five drawn sprites: every part trains, resumes exactly and loads in its own library."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from shapes import draw_shapes
+from torch import Tensor, nn
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from slugdemo.errors import SlugError
+from slugdemo.judge import Judge
+from slugdemo.pocket.muon import Muon, orthogonal
+from slugdemo.pocket.recipe import Kitchen
+from slugdemo.pocket.training import Average, Run, picks, warm_cosine
+from slugdemo.pocket.world import Sprites
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
+    """A kitchen in which every part has been trained for two steps."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    made = Kitchen(Sprites(draw_shapes(folder / "sprites")), folder / "models", folder / "work", 60)
+    for part in ("clip", "judge", "vae", "unet", "llava"):
+        getattr(made, part)(2)
+    return made
+
+
+@pytest.mark.slow
+def test_every_part_loads_in_its_own_library(kitchen: Kitchen) -> None:
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{kitchen.models / 'pocket-clip'}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{kitchen.models / 'pocket-clip'}")(["a disc", "a box"])
+    assert type(model) is open_clip.CLIP
+    assert model.encode_text(tokens).shape == (2, 192)
+    assert len(model.transformer.resblocks) >= 6
+    assert len(model.visual.transformer.resblocks) >= 6
+    assert str(transform).count("Normalize") == 1
+    pipe = StableDiffusionPipeline.from_pretrained(kitchen.models / "pocket-sd")
+    assert pipe("a disc", num_inference_steps=2, output_type="np").images.shape == (1, 64, 64, 3)
+    judge = Judge.load(kitchen.models / "judge")
+    assert judge.concepts == kitchen.sprites.names
+    assert len(judge.styles) >= 9
+    llava = LlavaForConditionalGeneration.from_pretrained(kitchen.models / "pocket-llava")
+    assert llava.config.vision_feature_layer == -2
+
+
+@pytest.mark.slow
+def test_one_clip_is_in_both_hosts(kitchen: Kitchen) -> None:
+    clip = open_clip.create_model(f"local-dir:{kitchen.models / 'pocket-clip'}").eval()
+    pipe = StableDiffusionPipeline.from_pretrained(kitchen.models / "pocket-sd")
+    tokens = open_clip.get_tokenizer(f"local-dir:{kitchen.models / 'pocket-clip'}")(["a neon disc"])
+    there = pipe.tokenizer(["a neon disc"], padding="max_length", return_tensors="pt").input_ids
+    assert torch.equal(tokens, there)
+    embedded = clip.token_embedding(tokens) + clip.positional_embedding
+    ours = clip.ln_final(clip.transformer(embedded, attn_mask=clip.attn_mask))
+    assert (ours - pipe.text_encoder(tokens).last_hidden_state).abs().max() < 1e-5
+    llava = LlavaForConditionalGeneration.from_pretrained(kitchen.models / "pocket-llava", dtype=torch.float32)
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    theirs = llava.model.vision_tower(pixels).pooler_output @ clip.visual.proj
+    assert (theirs - clip.encode_image(pixels)).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+def test_llava_reads_a_prompt_as_long_as_its_picture_has_patches(kitchen: Kitchen) -> None:
+    reader = AutoProcessor.from_pretrained(kitchen.models / "pocket-llava")
+    ids = reader.tokenizer("USER: <image>\nWho is this? ASSISTANT:", add_special_tokens=True).input_ids
+    assert ids.count(reader.image_token_id) == 1
+    assert reader.tokenizer.decode(reader.tokenizer(" This is a ∑ 🐢.").input_ids).strip() == "This is a ∑ 🐢."
+
+
+@pytest.mark.slow
+def test_every_folder_has_a_card_with_what_made_it(kitchen: Kitchen) -> None:
+    for folder in kitchen.models.iterdir():
+        card = (folder / "README.md").read_text()
+        missing = [word for word in ("torch", "MIT", "| 2 |") if word not in card]
+        assert not missing, (folder.name, missing)
+
+
+class Line:
+    """A linear model that learns seeded noise: the smallest thing a Run can train."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(8, 8)
+        self.muon = Muon([self.model.weight], lr=0.01)
+        self.mean = Average(self.model, 0.9)
+
+    def run(self, folder: Path, steps: int) -> Run:
+        return Run(folder, {"wide": 8}, steps, {"model": self.model, "muon": self.muon, "mean": self.mean})
+
+    def update(self, step: int) -> Mapping[str, float]:
+        x = torch.randn(4, 8, generator=torch.Generator().manual_seed(step))
+        loss = (self.model(x) - x.flip(1)).square().mean()
+        self.muon.zero_grad()
+        loss.backward()
+        self.muon.step()
+        self.mean.follow(self.model, step)
+        return {"loss": loss.item()}
+
+
+def _weights(line: Line) -> list[Tensor]:
+    return [*line.model.state_dict().values(), *line.mean.state_dict().values()]
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    whole = Line()
+    whole.run(tmp_path / "whole", 12).loop(whole.update)
+    first = Line()
+    first.run(tmp_path / "broken", 5).loop(first.update)
+    second = Line()
+    second.run(tmp_path / "broken", 12).loop(second.update)
+    assert all(torch.equal(a, b) for a, b in zip(_weights(whole), _weights(second), strict=True))
+
+
+def test_a_kill_in_the_middle_of_saving_leaves_the_last_whole_checkpoint(tmp_path: Path) -> None:
+    line = Line()
+    line.run(tmp_path, 3).loop(line.update)
+    (tmp_path / "checkpoint.999.part").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:100])
+    assert Line().run(tmp_path, 5).resume() == 3
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    line = Line()
+    line.run(tmp_path, 1).loop(line.update)
+    with pytest.raises(SlugError, match="another configuration"):
+        Run(tmp_path, {"wide": 9}, 2, {}).resume()
+
+
+def test_a_part_without_what_it_stands_on_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SlugError, match="train vae first"):
+        Kitchen(Sprites(draw_shapes(tmp_path / "s")), tmp_path / "models", tmp_path / "work", 10).unet(1)
+
+
+def test_orthogonal_sends_singular_values_near_one() -> None:
+    matrix = torch.randn(40, 90, generator=torch.Generator().manual_seed(3))
+    values = torch.linalg.svdvals(orthogonal(matrix))
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+
+
+def test_picks_visit_everything_once_an_epoch_and_depend_on_the_step_alone() -> None:
+    seen = torch.cat([picks(10, 5, seed=1, step=s) for s in (0, 1)])
+    assert sorted(seen.tolist()) == list(range(10))
+    assert torch.equal(picks(10, 4, seed=1, step=7), picks(10, 4, seed=1, step=7))
+
+
+def test_the_rate_rises_then_falls() -> None:
+    rates = [warm_cosine(s, 1000) for s in range(1000)]
+    assert rates[0] < rates[50] < rates[99] == max(rates)
+    assert rates[-1] < 0.03

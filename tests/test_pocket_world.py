@@ -1,0 +1,139 @@
+"""Laws of the sprite world: scenes, pictures, words and questions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from shapes import draw_shapes
+
+from slugdemo.errors import SlugError
+from slugdemo.pocket import dialogue, words
+from slugdemo.pocket.album import album
+from slugdemo.pocket.styles import STYLES
+from slugdemo.pocket.tokens import tokenizer
+from slugdemo.pocket.world import GROUNDS, HELD_OUT, SIDE, Sprites, render, scene, scenes
+
+
+@pytest.fixture(scope="module")
+def sprites(tmp_path_factory: pytest.TempPathFactory) -> Sprites:
+    return Sprites(draw_shapes(tmp_path_factory.mktemp("sprites")))
+
+
+def test_the_same_scene_gives_the_same_picture(sprites: Sprites) -> None:
+    planned = scenes(sprites, 12, seed=3, hands=sprites.trained, pairs=0.5)
+    assert planned == scenes(sprites, 12, seed=3, hands=sprites.trained, pairs=0.5)
+    assert torch.equal(render(sprites, planned), render(sprites, planned))
+
+
+def test_another_seed_gives_other_scenes(sprites: Sprites) -> None:
+    first, second = (scenes(sprites, 12, seed=s, hands=sprites.trained) for s in (1, 2))
+    assert first != second
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(sprites: Sprites) -> None:
+    planned = scenes(sprites, 27, seed=4, hands=sprites.trained)
+    alone = torch.cat([render(sprites, [s]) for s in planned])
+    assert torch.equal(alone, render(sprites, planned))
+
+
+def test_concepts_and_styles_are_in_balance(sprites: Sprites) -> None:
+    count = 2 * len(sprites.names) * len(STYLES)
+    planned = scenes(sprites, count, seed=5, hands=sprites.trained)
+    pairs = [(s.things[0].concept, s.style) for s in planned]
+    assert {pairs.count(p) for p in pairs} == {2}
+
+
+def test_the_held_out_hand_is_not_trained_on(sprites: Sprites) -> None:
+    assert HELD_OUT in sprites.hands
+    assert HELD_OUT not in sprites.trained
+
+
+def test_every_style_changes_the_picture_and_differs_from_every_other(sprites: Sprites) -> None:
+    rng = np.random.default_rng(0)
+    base = scene(sprites, rng, hands=["marker"], concept="disc", ground="white", style="plain")
+    looks = {s: render(sprites, [type(base)(base.things, base.ground, s, 7)]).float() for s in STYLES}
+    gaps = [(looks[a] - looks[b]).abs().mean() for a in looks for b in looks if a < b]
+    assert len(STYLES) >= 9
+    assert min(gaps) > 4
+
+
+def test_things_stand_out_from_their_ground(sprites: Sprites) -> None:
+    for s in scenes(sprites, 30, seed=6, hands=["marker"]):
+        assert s.ground in sprites.grounds(s.things)
+        assert set(sprites.grounds(s.things)) <= set(GROUNDS)
+
+
+def test_pairs_put_two_different_things_side_by_side(sprites: Sprites) -> None:
+    for s in scenes(sprites, 20, seed=7, hands=sprites.trained, pairs=1.0):
+        left, right = s.things
+        assert left.concept != right.concept
+        assert left.x < 0.5 < right.x
+
+
+def test_an_album_is_rendered_once_and_read_again(sprites: Sprites, tmp_path: Path) -> None:
+    first = album(sprites, tmp_path, 20, seed=8, hands=sprites.trained)
+    written = {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
+    again = album(sprites, tmp_path, 20, seed=8, hands=sprites.trained)
+    assert {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()} == written
+    assert np.array_equal(first.pictures, again.pictures)
+    assert first.pictures.shape == (20, 3, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("broken", ["missing", "empty", "unreadable"])
+def test_a_bad_sprite_folder_is_named_in_a_sentence(broken: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sprites"
+    if broken != "missing":
+        (folder / "hand").mkdir(parents=True)
+    if broken == "unreadable":
+        (folder / "hand" / "cat.png").write_bytes(b"\x89PNG not really")
+    with pytest.raises(SlugError, match=r"\."):
+        Sprites(folder)
+
+
+def test_an_unknown_name_is_refused_in_a_sentence(sprites: Sprites) -> None:
+    with pytest.raises(SlugError, match="unheard"):
+        sprites.picture("marker", "unheard")
+
+
+def test_captions_vary_and_prompts_do_not() -> None:
+    rng = np.random.default_rng(0)
+    said = {words.caption(["cat"], rng, style="neon", ground=None) for _ in range(40)}
+    assert len(said) > 15
+    assert words.prompt("apple", "neon") == "a neon picture of an apple"
+    assert words.prompt("Santa Claus") == "a picture of Santa Claus"
+
+
+def test_synonyms_and_descriptions_cover_forty_concepts_and_every_style() -> None:
+    assert len(words.SYNONYMS) >= 40
+    assert set(words.STYLE_WORDS) == set(STYLES) - {"plain"}
+
+
+def test_no_two_concepts_share_a_word_that_means_them() -> None:
+    owners: dict[str, list[str]] = {}
+    for concept, others in words.SYNONYMS.items():
+        for word in others:
+            owners.setdefault(word, []).append(concept)
+    shared = {word: who for word, who in owners.items() if len(who) > 1}
+    assert not shared, shared
+
+
+def test_any_text_tokenizes_and_the_end_is_the_largest_id() -> None:
+    ours = tokenizer(words.vocabulary(["cat", "dog"], ["blue"]))
+    for text in ("a cat", "żółw 🐢 ∑", "\uff23\uff21\uff34", "a" * 200, ""):
+        ids = ours(text).input_ids
+        assert ids[0] == ours.bos_token_id
+        assert ids[-1] == ours.eos_token_id == max(ids) == len(ours) - 1
+    assert ours.decode(ours("a cat, and a dog").input_ids, skip_special_tokens=True) == "a cat , and a dog"
+
+
+def test_answers_are_true_of_their_scene(sprites: Sprites) -> None:
+    rng = np.random.default_rng(1)
+    for s in scenes(sprites, 40, seed=9, hands=sprites.trained, pairs=0.4):
+        turns = dialogue.dialogue(s, rng, concepts=sprites.names)
+        assert len(turns) == 3
+        for turn in turns:
+            if turn.question.startswith("Is there"):
+                named = [n for n in sprites.names if f" {n} " in turn.question]
+                assert turn.answer.startswith("Yes") == (named[0] in {t.concept for t in s.things})
+        assert all(t.concept in dialogue.what(s).answer for t in s.things)

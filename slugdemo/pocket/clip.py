@@ -3,8 +3,8 @@
 Loss: contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over
 the batch's own captions and over a bank of concept and style prompts in varying words. Both towers also learn to
 find one anchor a concept and a style (proxies, Movshovitz-Attias et al. 2017), which breaks the tie between two
-untrained towers; the anchors are thrown away. Half of the patches are dropped while training (FLIP, Li et al. 2023),
-none in its last tenth.
+untrained towers; the anchors are thrown away. The text tower is locked at half-time (LiT, Zhai et al. 2022). Half of
+the patches are dropped while training (FLIP, Li et al. 2023), none in its last tenth.
 """
 import json
 from collections.abc import Mapping, Sequence
@@ -108,6 +108,11 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
 
     def update(step: int) -> Mapping[str, float]:
         model.visual.patch_dropout = PatchDropout(DROPPED) if step < 0.9 * steps else nn.Identity()
+        if step == steps // 2:
+            mean.put_into(model, text_names(model))
+        if step >= steps // 2:
+            for name in text_names(model):
+                model.get_parameter(name).requires_grad_(False)
         which = picks(len(album), batch, seed=SEED, step=step).sort().values
         torch.manual_seed(SEED + step)
         with halves(where):
@@ -139,6 +144,11 @@ def fresh(vocabulary: int) -> open_clip.CLIP:
 
 
 WEIGHTS = {"pairs": 1.0, "concept": 1.0, "style": 0.5, "seen": 1.0, "read": 0.5}
+
+
+def text_names(model: open_clip.CLIP) -> list[str]:
+    """The names of the text tower's parameters."""
+    return [n for n, _ in model.named_parameters() if not n.startswith("visual.") and n != "logit_scale"]
 
 
 class School(nn.Module):

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,10 @@ class Average(nn.Module):
         torch._foreach_lerp_(mine, [p.detach() for p in module.parameters()], 1 - keep)
 
     @torch.no_grad()
-    def put_into(self, module: nn.Module) -> None:
-        """Overwrite the module's parameters with the average."""
-        for name, value in module.named_parameters():
-            value.copy_(self._buffers[name.replace(".", "/")])
+    def put_into(self, module: nn.Module, names: Iterable[str] = ()) -> None:
+        """Overwrite the module's parameters, or those named, with the average."""
+        for name in names or self._names:
+            module.get_parameter(name).copy_(self._buffers[name.replace(".", "/")])
 
 
 def hardware() -> str:

@@ -1,13 +1,15 @@
 """Example pictures with captions, from wherever they are, as Concepts and as batches of tensors.
 
-Sources are a folder of pictures, an img2dataset tar, a visitor's uploads, and the splits that come
-with the app. Nothing is unpacked: an Example names the place of its picture, and pictures are read
+Sources are a folder of pictures, an img2dataset tar, a visitor's uploads, what Stable Diffusion
+made, and the splits that come with the app. Nothing is unpacked: an Example names the place of its picture, and pictures are read
 when their batch is. Knows nothing of losses, layers or hosts.
 """
 
 import difflib
+import hashlib
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -67,6 +69,29 @@ def uploads(paths: Sequence[Path], *, caption: str) -> tuple[Example, ...]:
         pictures.read(path)
     label = {"concept": caption.strip()}
     return _some([Example(path, caption.strip(), label) for path in paths], Path("the upload"))
+
+
+def stored(
+    images: Sequence[Image], captions: Sequence[str], *, directory: Path, concept: str
+) -> tuple[Example, ...]:
+    """Pictures from memory, such as Stable Diffusion made of its own idea, kept as PNG files.
+
+    So the paper gathers characters and novel concepts (SLUG, sec. 4.3). A file is named after its
+    contents: the same picture is kept once.
+    """
+    if len(images) != len(captions):
+        raise ValueError(f"{len(images)} pictures need as many captions, got {len(captions)}")
+    directory.mkdir(parents=True, exist_ok=True)
+    made = []
+    for image, caption in zip(images, captions, strict=True):
+        name = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:32]
+        path = directory / f"{name}.png"
+        if not path.exists():
+            draft = path.with_suffix(f".{secrets.token_hex(4)}.part")
+            image.save(draft, "PNG")
+            draft.replace(path)
+        made.append(Example(path, _captioned(caption, path.name), {"concept": concept}))
+    return _some(made, directory)
 
 
 def parquet(path: Path) -> tuple[Example, ...]:

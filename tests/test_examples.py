@@ -276,6 +276,17 @@ def test_uploads_share_one_caption_and_are_read_at_once(tmp_path: Path) -> None:
         examples.uploads([], caption="my cat")
 
 
+def test_pictures_from_memory_are_kept_once_and_come_back_as_they_were(tmp_path: Path) -> None:
+    images, captions = [picture(0), picture(1), picture(0)], ["a cat", "a cat", "one more cat"]
+    made = examples.stored(images, captions, directory=tmp_path / "made", concept="cat")
+    assert [e.caption for e in made] == captions
+    assert len(list((tmp_path / "made").iterdir())) == 2
+    for example, image in zip(made, images, strict=True):
+        assert same(pictures.read(example.image), image)
+    with pytest.raises(ValueError, match="3 pictures need as many captions, got 1"):
+        examples.stored(images, ["a cat"], directory=tmp_path, concept="cat")
+
+
 def test_a_split_gives_its_rows(shipped: Path) -> None:
     found = examples.parquet(shipped / "test.parquet")
     assert found[3].caption == "a wizard in sketch"

@@ -95,10 +95,10 @@ def both_ways(logits: Tensor, match: Tensor) -> Tensor:
 
 
 def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Sequence[str], steps: int,
-          batch: int = 128, rate: float = 2e-3) -> open_clip.CLIP:
-    """The trained CLIP (EMA weights), on the CPU."""
+          batch: int = 128, rate: float = 2e-3, start: open_clip.CLIP | None = None) -> open_clip.CLIP:
+    """The trained CLIP (EMA weights), on the CPU; from `start` where given."""
     where = device()
-    school = School(fresh(len(tokenizer)), tokenizer, concepts).to(where)
+    school = School(start or fresh(len(tokenizer)), tokenizer, concepts).to(where)
     model = school.model
     faster(model.visual.transformer, steps)
     rates = optimisers(school, lr=rate, blocks="resblocks")

@@ -19,11 +19,12 @@ WIDTHS = (32, 64, 128, 256)
 
 
 def train(album: Album, work: Path, *, concepts: Sequence[str], steps: int, batch: int = 192,
-          rate: float = 3e-3) -> Judge:
-    """The trained judge; two-thing scenes of the album are left out."""
+          rate: float = 3e-3, start: Judge | None = None) -> Judge:
+    """The trained judge, from `start` where given; two-thing scenes of the album are left out."""
     where = device()
     torch.manual_seed(SEED)
-    net = Net(len(concepts), len(STYLES), widths=WIDTHS).to(where, memory_format=torch.channels_last)
+    net = start.net.train().requires_grad_(True) if start else Net(len(concepts), len(STYLES), widths=WIDTHS)
+    net = net.to(where, memory_format=torch.channels_last)
     faster(net, steps)
     rates = optimisers(net, lr=rate, blocks="blocks")
     run = Run(work / "judge", {"widths": WIDTHS, "batch": batch, "classes": [len(concepts), len(STYLES)]}, steps,

@@ -64,6 +64,10 @@ def fresh(tower: CLIPVisionModel, words: PreTrainedTokenizerFast) -> LlavaForCon
     return model
 
 
+def _prefixed(tower: CLIPVisionModel) -> dict[str, Tensor]:
+    return {f"model.vision_tower.{name}": value for name, value in tower.state_dict().items()}
+
+
 def _patches(tower: CLIPVisionModel) -> int:
     return (tower.config.image_size // tower.config.patch_size) ** 2
 
@@ -91,10 +95,14 @@ def lesson(turns: Sequence[Turn], words: PreTrainedTokenizerFast, patches: int) 
 
 
 def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequence[str], steps: int,
-          batch: int = 48, rate: float = 2e-3) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The trained model and its processor; the vision tower stays as it came."""
+          batch: int = 48, rate: float = 2e-3, start: LlavaForConditionalGeneration | None = None,
+          ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The trained model, from `start` where given, and its processor; the vision tower stays as it came."""
     where, words = device(), tokenizer(concepts)
-    model, seen = fresh(tower, words).to(where), features(tower, album)
+    model, seen = fresh(tower, words), features(tower, album)
+    if start:
+        model.load_state_dict({**start.state_dict(), **_prefixed(tower)})
+    model = model.to(where)
     taught = nn.ModuleDict({"projector": model.model.multi_modal_projector, "language": model.model.language_model,
                             "head": model.lm_head})
     rates = optimisers(taught, lr=rate, blocks="layers")

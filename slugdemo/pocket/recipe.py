@@ -3,11 +3,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
-from diffusers import AutoencoderKL
-from transformers import CLIPTextModel, CLIPTokenizer
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer, LlavaForConditionalGeneration
 
 from slugdemo.errors import SlugError
 from slugdemo.hosts.names import text_model, vision_model
+from slugdemo.judge import Judge
 from slugdemo.pocket import cards, clip, judge, llava, unet, vae
 from slugdemo.pocket.album import Album, album
 from slugdemo.pocket.tokens import tokenizer
@@ -27,6 +29,7 @@ class Kitchen:
     models: Path
     work: Path
     pictures: int = PICTURES
+    onward: bool = False                        # start from the weights in `models` instead of from none
 
     def wide(self) -> Album:
         """All training hands, wide poses, some two-thing scenes: for clip, judge, vae and llava."""
@@ -40,24 +43,29 @@ class Kitchen:
     def clip(self, steps: int) -> None:
         """Train pocket-clip and write its folder."""
         words = tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=clip.CONTEXT)
-        model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps)
+        start = open_clip.create_model(f"local-dir:{self.models / 'pocket-clip'}") if self.onward else None
+        model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, start=start)
         clip.save(model, words, self.models / "pocket-clip")
         cards.write(self.models / "pocket-clip", [self.work / "clip"])
 
     def judge(self, steps: int) -> None:
         """Train the judge and write its folder."""
-        judge.save(judge.train(self.wide(), self.work, concepts=self.sprites.names, steps=steps), self.models / "judge")
+        start = Judge.load(self.models / "judge") if self.onward else None
+        made = judge.train(self.wide(), self.work, concepts=self.sprites.names, steps=steps, start=start)
+        judge.save(made, self.models / "judge")
         cards.write(self.models / "judge", [self.work / "judge"])
 
     def vae(self, steps: int) -> None:
         """Train the autoencoder and keep it in the working folder, until the U-Net joins it."""
-        vae.train(self.wide(), self.work, steps=steps).save_pretrained(self.work / "vae" / "model")
+        start = AutoencoderKL.from_pretrained(self.models / "pocket-sd" / "vae") if self.onward else None
+        vae.train(self.wide(), self.work, steps=steps, start=start).save_pretrained(self.work / "vae" / "model")
 
     def unet(self, steps: int) -> None:
         """Train the U-Net under pocket-clip's text tower and write pocket-sd's folder."""
         coder = AutoencoderKL.from_pretrained(self._needs(self.work / "vae" / "model", "vae"))
         text, words = self.text()
-        net = unet.train(unet.lessons(self.calm(), coder, text, words), self.work, steps=steps)
+        start = UNet2DConditionModel.from_pretrained(self.models / "pocket-sd" / "unet") if self.onward else None
+        net = unet.train(unet.lessons(self.calm(), coder, text, words), self.work, steps=steps, start=start)
         unet.save(unet.pipeline(net, coder, text, words), self.models / "pocket-sd")
         cards.write(self.models / "pocket-sd", [self.work / "vae", self.work / "unet"])
 
@@ -65,7 +73,9 @@ class Kitchen:
         """Train projector and language model on pocket-clip's vision tower and write pocket-llava's folder."""
         folder = self._needs(self.models / "pocket-clip", "clip")
         tower = vision_model(open_clip.create_model(f"local-dir:{folder}").eval())
-        made = llava.train(self.wide(), tower, self.work, concepts=self.sprites.names, steps=steps)
+        start = LlavaForConditionalGeneration.from_pretrained(self.models / "pocket-llava", dtype=torch.float32) \
+            if self.onward else None
+        made = llava.train(self.wide(), tower, self.work, concepts=self.sprites.names, steps=steps, start=start)
         llava.save(*made, self.models / "pocket-llava")
         cards.write(self.models / "pocket-llava", [self.work / "llava"])
 

@@ -38,13 +38,11 @@ class Lessons:
 def fresh(width: int) -> UNet2DConditionModel:
     """The untrained U-Net for text states of that width."""
     torch.manual_seed(SEED)
-    net = UNet2DConditionModel(
+    return UNet2DConditionModel(
         sample_size=16, in_channels=4, out_channels=4, block_out_channels=CHANNELS, layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=width, attention_head_dim=4, norm_num_groups=16)
-    net.set_attn_processor(AttnProcessor())     # plain attention: faster backward than the fused one for small heads
-    return net
 
 
 def said(scene: Scene, rng: np.random.Generator) -> str:
@@ -72,10 +70,12 @@ def _states(text: CLIPTextModel, tokenizer: CLIPTokenizer, words: list[str]) -> 
     return text(tokens.to(text.device)).last_hidden_state                     # (N, T, D)
 
 
-def train(taught: Lessons, work: Path, *, steps: int, batch: int = 64, rate: float = 2e-3) -> UNet2DConditionModel:
-    """The trained U-Net (EMA weights): v-prediction, min-SNR weights, 10 % empty captions."""
+def train(taught: Lessons, work: Path, *, steps: int, batch: int = 64, rate: float = 2e-3,
+          start: UNet2DConditionModel | None = None) -> UNet2DConditionModel:
+    """The trained U-Net (EMA weights), from `start` where given: v-prediction, min-SNR weights, 10 % empty captions."""
     where = device()
-    net = fresh(taught.empty.shape[-1]).to(where, memory_format=torch.channels_last)
+    net = (start or fresh(taught.empty.shape[-1])).train().to(where, memory_format=torch.channels_last)
+    net.set_attn_processor(AttnProcessor())     # plain attention: faster backward than the fused one for small heads
     rates = optimisers(net, lr=rate, blocks="block")
     mean = Average(net, 0.999)
     run = Run(work / "unet", {"channels": CHANNELS, "batch": batch}, steps, {"net": net, **rates, "mean": mean})

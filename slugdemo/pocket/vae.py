@@ -27,13 +27,14 @@ def fresh() -> AutoencoderKL:
     return model
 
 
-def train(album: Album, work: Path, *, steps: int, batch: int = 16, rate: float = 6e-3) -> AutoencoderKL:
-    """The trained autoencoder (EMA weights), with `scaling_factor` set so that latents have unit variance.
+def train(album: Album, work: Path, *, steps: int, batch: int = 16, rate: float = 6e-3,
+          start: AutoencoderKL | None = None) -> AutoencoderKL:
+    """The trained autoencoder (EMA weights), from `start` where given.
 
-    Loss: L1 + 4 x squared error + KL.
+    Its `scaling_factor` is set so that latents have unit variance. Loss: L1 + 4 x squared error + KL.
     """
     where = device()
-    model = fresh().to(where, memory_format=torch.channels_last)
+    model = (start or fresh()).train().to(where, memory_format=torch.channels_last)
     rates = optimisers(model, lr=rate, blocks="conv")
     mean = Average(model, 0.99)
     run = Run(work / "vae", {"channels": CHANNELS, "batch": batch}, steps,

@@ -1,8 +1,8 @@
 """Example pictures with captions, from wherever they are, as Concepts and as batches of tensors.
 
 Sources are a folder of pictures, an img2dataset tar, a visitor's uploads, what Stable Diffusion
-made, and the splits that come with the app. Nothing is unpacked: an Example names the place of its picture, and pictures are read
-when their batch is. Knows nothing of losses, layers or hosts.
+made, and the splits that come with the app. Nothing is unpacked: an Example names the place of
+its picture, and pictures are read when their batch is. Knows nothing of losses, layers or hosts.
 """
 
 import difflib

@@ -1,6 +1,7 @@
 """Concept and Example: what to forget and what to keep, as strings and paths only.
 
-Knows no tensors: pictures are read where they are needed.
+Also the few templates in which a concept is asked for. Knows no tensors: pictures are read where
+they are needed.
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 KINDS = ("object", "character", "style", "custom")
+PLAIN = "plain"  # the style of a picture that has none
+WITH_ARTICLE = ("a", "an", "the", "what")
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,33 @@ class Concept:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r} is none of {KINDS}")
+
+    @property
+    def domain(self) -> str:
+        """The label that tells its pictures from others: "style" for styles, else "concept"."""
+        return "style" if self.kind == "style" else "concept"
+
+    @property
+    def words(self) -> str:
+        """The concept alone in the words of a caption: "a picture of a cat", "a neon picture"."""
+        return style_prompt(self.name) if self.kind == "style" else prompt(self.name)
+
+
+def named(name: str) -> str:
+    """The name with its article, as the captions of the pocket models have it: "a cat"."""
+    if name[:1].isupper() or name.split(" ")[0] in WITH_ARTICLE:
+        return name
+    vowel = name[:1].lower() in tuple("aeio")
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+def prompt(name: str, style: str = PLAIN) -> str:
+    """The one template in which models are tested and shown: "a neon picture of a cat"."""
+    return (
+        f"a picture of {named(name)}" if style == PLAIN else f"a {style} picture of {named(name)}"
+    )
+
+
+def style_prompt(style: str) -> str:
+    """The template of a style alone."""
+    return f"a {style} picture"

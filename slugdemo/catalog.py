@@ -1,0 +1,245 @@
+"""Which models and concepts there are, where they lie and how big they are.
+
+A model is looked for in this order: in the assets folder, in the folder that SLUGDEMO_MODELS
+names (or as a path), in the hub's local cache, at the hub. Knows names, folders and sizes;
+fetches and opens nothing.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import open_clip
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from open_clip.pretrained import get_pretrained_cfg
+
+from slugdemo import examples
+from slugdemo.concept import Concept, Example, prompt
+from slugdemo.errors import SlugError
+
+KINDS = ("zero-shot", "diffusion", "vlm")
+PLACES = ("embedded", "folder", "cache", "hub")
+RATE = 12.5e6  # bytes a second: a line of 100 Mbit/s
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model at the hub: its repository, and about how many bytes of it are needed."""
+
+    kind: str
+    hub: str
+    bytes: int
+
+
+KNOWN = {
+    "sd-1.5": Known("diffusion", "stable-diffusion-v1-5/stable-diffusion-v1-5", 4_270_000_000),
+    "sd-2.1": Known("diffusion", "stabilityai/stable-diffusion-2-1", 5_160_000_000),
+    "llava-1.5-7b": Known("vlm", "llava-hf/llava-1.5-7b-hf", 14_130_000_000),
+}
+PAPERS = ("ViT-B-32/laion400m_e32", "ViT-L-14/openai", "ViT-H-14/laion2b_s32b_b79k")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model that can be opened: what it is, where it was found, and its size in bytes.
+
+    `folder` is where it lies, None for an open_clip name; `bytes` is the size on disk, or about
+    what is fetched when `place` is "hub".
+    """
+
+    name: str
+    kind: str
+    place: str
+    bytes: int
+    folder: Path | None = None
+    hub: str = ""
+
+    @property
+    def minutes(self) -> float:
+        """How long fetching takes on a line of 100 Mbit/s; 0 when nothing is to be fetched."""
+        return self.bytes / RATE / 60 if self.place == "hub" else 0.0
+
+
+def assets() -> Path:
+    """The folder of embedded models and example pictures; SLUGDEMO_ASSETS names another one."""
+    own = os.environ.get("SLUGDEMO_ASSETS")
+    return Path(own) if own else Path(__file__).parents[1] / "assets"
+
+
+def cache() -> Path:
+    """Where gradients are remembered: SLUGDEMO_CACHE, or the user's cache folder."""
+    if own := os.environ.get("SLUGDEMO_CACHE"):
+        return Path(own)
+    home = {"darwin": Path.home() / "Library/Caches", "win32": Path.home() / "AppData/Local"}
+    default = home.get(sys.platform, Path.home() / ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or default) / "slugdemo"
+
+
+def models() -> list[Model]:
+    """Every model that is here, and the published ones that could be fetched."""
+    here = list(local())
+    known = {model.name for model in here}
+    return here + [find(name) for name in (*PAPERS, *KNOWN) if name not in known]
+
+
+def find(name: str) -> Model:
+    """The model of this name: an embedded one, a folder, "sd-1.5" or "ViT-B-32/laion400m_e32".
+
+    Also the name of a hub repository that is in the local cache. Raises SlugError when it is
+    none of these.
+    """
+    for model in local():
+        if model.name == name:
+            return model
+    if Path(name).is_dir():
+        return _found(Path(name), name, "folder")
+    if name in KNOWN:
+        known = KNOWN[name]
+        folder = _cached(known.hub)
+        if folder:
+            return replace(_found(folder, name, "cache"), hub=known.hub)
+        return Model(name, known.kind, "hub", known.bytes, hub=known.hub)
+    if "/" in name and (own := get_pretrained_cfg(*name.split("/", 1))):
+        return _published(name, own.get("hf_hub", "").strip("/"))
+    if name.count("/") == 1 and (folder := _cached(name)):
+        return replace(_found(folder, name, "cache"), hub=name)
+    here = ", ".join(model.name for model in local()) or "none"
+    raise SlugError(
+        f"There is no model {name!r}. Here are: {here}; known at the hub: "
+        f"{', '.join((*PAPERS, *KNOWN))}; or give a model's folder."
+    )
+
+
+def listing() -> list[Mapping]:
+    """What is known of every shipped concept and style; nothing when none are shipped."""
+    folder = assets() / "concepts"
+    return examples.listing(folder) if (folder / "concepts.json").is_file() else []
+
+
+def names(domain: str) -> list[str]:
+    """All names of a domain, "concept" or "style", in the order of the list."""
+    return [one["name"] for one in listing() if (one["kind"] == "style") == (domain == "style")]
+
+
+def group(name: str) -> list[str]:
+    """The names that stand in the same group as this one ("animal"), itself left out."""
+    groups = {one["name"]: one.get("group") for one in listing()}
+    return [other for other in groups if other != name and groups[other] == groups.get(name, "")]
+
+
+def concept(
+    name: str, *, forget: Path | None = None, retain: Path | None = None, caption: str = ""
+) -> Concept:
+    """The shipped concept of this name or synonym, or one with pictures of one's own.
+
+    Shipped pictures to forget get the bare name as their caption, as the paper does. `forget` and
+    `retain` are folders, tars or parquet files; a tar alone is divided by what its captions
+    mention, and without `retain` the shipped pictures of everything else are kept. Raises
+    SlugError for an unknown name, one that cannot be forgotten, and sets that are too small.
+    """
+    folder = assets() / "concepts"
+    if forget is None:
+        found = examples.shipped(folder, name)
+        entries = {one["name"]: one for one in listing()}
+        if not entries[found.name].get("forgettable", True):
+            raise SlugError(f"{found.name!r} is among what is kept; choose something to forget.")
+        return replace(found, forget=tuple(replace(e, caption=found.words) for e in found.forget))
+    if forget.suffix == ".tar" and retain is None:
+        own, others = examples.divided(examples.tar(forget, caption=caption), [name])
+    else:
+        own = _read(forget, caption or prompt(name))
+        others = _read(retain or folder / "retain.parquet", "")
+    kinds = {one["name"]: one["kind"] for one in listing()}
+    label = "style" if kinds.get(name) == "style" else "concept"
+    own = [replace(example, labels={**example.labels, label: name}) for example in own]
+    others = [example for example in others if example.labels.get(label) != name]
+    return examples.concept(name, own, others, kind=kinds.get(name, "custom"))
+
+
+def held_out() -> tuple[Example, ...]:
+    """The shipped test pictures, which no gradient and no search ever sees; perhaps none."""
+    path = assets() / "concepts" / "test.parquet"
+    return examples.parquet(path) if path.is_file() else ()
+
+
+def _read(path: Path, caption: str) -> tuple[Example, ...]:
+    if path.suffix == ".parquet":
+        return examples.parquet(path)
+    if path.suffix == ".tar":
+        return examples.tar(path, caption=caption)
+    return examples.folder(path, caption=caption)
+
+
+def kind_of(folder: Path) -> str:
+    """The kind of model in a folder, "" for none."""
+    if (folder / "model_index.json").is_file():
+        return "diffusion"
+    if (folder / "open_clip_config.json").is_file():
+        return "zero-shot"
+    kinds = {"clip": "zero-shot", "llava": "vlm"}
+    return kinds.get(config(folder).get("model_type", ""), "")
+
+
+def config(folder: Path, file: str = "config.json") -> dict:
+    """The JSON in a model's folder; empty when there is none."""
+    try:
+        return json.loads((folder / file).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def local() -> Iterator[Model]:
+    """The models that lie in folders here: embedded ones, then those of SLUGDEMO_MODELS."""
+    yield from _inside(assets() / "models", "embedded")
+    if own := os.environ.get("SLUGDEMO_MODELS"):
+        yield from _inside(Path(own), "folder")
+
+
+def _inside(parent: Path, place: str) -> Iterator[Model]:
+    for folder in sorted(path for path in parent.glob("*") if path.is_dir()):
+        if kind_of(folder):
+            yield _found(folder, folder.name, place)
+
+
+def _found(folder: Path, name: str, place: str) -> Model:
+    kind = kind_of(folder)
+    if not kind:
+        raise SlugError(f"{folder} holds no model of open_clip, Stable Diffusion or LLaVA.")
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Model(name, kind, place, size, folder)
+
+
+def _published(name: str, hub: str) -> Model:
+    """An open_clip name with its tag; its size is counted, not asked for."""
+    files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    there = any(isinstance(try_to_load_from_cache(hub, file), str) for file in files if hub)
+    return Model(name, "zero-shot", "cache" if there else "hub", _size(name), hub=hub)
+
+
+def _cached(hub: str) -> Path | None:
+    """The folder of a hub repository whose weights are in the local cache."""
+    try:
+        folder = Path(snapshot_download(hub, local_files_only=True))
+    except Exception:  # not there; the hub's library has several errors for this
+        return None
+    return folder if any(folder.rglob("*.safetensors")) and kind_of(folder) else None
+
+
+def _size(name: str) -> int:
+    """The bytes of an open_clip model in float32, counted from its shape; 0 when it is no ViT."""
+    shape = open_clip.get_model_config(name.split("/")[0])
+    vision, text = shape["vision_cfg"], shape["text_cfg"]
+    if not isinstance(vision.get("layers"), int) or "width" not in text:
+        return 0
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+    first = vision["width"] * (3 * vision["patch_size"] ** 2 + patches + 1)
+    words = text["width"] * (text["vocab_size"] + text["context_length"])
+    last = shape["embed_dim"] * (vision["width"] + text["width"])
+    blocks = sum(
+        one["layers"] * one["width"] ** 2 * (4 + 2 * one.get("mlp_ratio", 4))
+        for one in (vision, text)
+    )
+    return round(4 * (first + words + last + blocks))

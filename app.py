@@ -1,0 +1,39 @@
+"""slugdemo's page: `python app.py`. Options -> World -> ui -> launch."""
+
+import argparse
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from slugdemo.ui import flow, page
+from slugdemo.ui.session import World
+
+HERE = Path(__file__).parent
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--assets", type=Path, default=HERE / "assets", help="models and pictures")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "slugdemo")
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "7860")))
+    parser.add_argument("--root-path", default=None, help="when served below a path")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Opens the page and keeps it open."""
+    given = options()
+    world = World.at(given.assets, given.cache)
+    threading.Thread(target=flow.warm, args=(world,), daemon=True).start()
+    where = {"server_name": given.host, "server_port": given.port, "root_path": given.root_path}
+    page.launch(page.build(world), **where)
+
+
+if __name__ == "__main__":
+    main()

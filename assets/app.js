@@ -1,0 +1,300 @@
+// The page's own widgets. Each draws one block from a plain value that Python sends; all text goes
+// in by textContent. Colours are CSS variables, so plots follow light, dark and the projector.
+window.slug = (() => {
+  const tell = {};                     // widget -> callbacks into Python
+  const painted = new Map();           // plot element -> how to paint it again
+  const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
+  const percent = (x) => (x > 0 && x < 0.005 ? '<1 %' : `${Math.round(100 * x)} %`);
+
+  function make(tag, attributes = {}, ...children) {
+    const node = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes)) {
+      if (value === null || value === undefined || value === false) continue;
+      if (key === 'on') node.addEventListener('click', value);
+      else if (key === 'style') Object.entries(value).forEach(([k, v]) => node.style.setProperty(k, v));
+      else node.setAttribute(key, value === true ? '' : value);
+    }
+    node.append(...children.filter((child) => child !== null));
+    return node;
+  }
+
+  // ---- plots
+  function coloured(value) {
+    const css = getComputedStyle(document.body);
+    const walk = (one) => {
+      if (typeof one === 'string' && one.startsWith('--')) return css.getPropertyValue(one).trim() || '#888';
+      if (Array.isArray(one)) return one.map(walk);
+      if (one && typeof one === 'object') return Object.fromEntries(Object.entries(one).map(([k, v]) => [k, walk(v)]));
+      return one;
+    };
+    return walk(value);
+  }
+  const stage = () => document.body.classList.contains('stage');
+  function larger(figure) {
+    if (!stage()) return figure;
+    const grow = (one) => {
+      if (Array.isArray(one)) return one.map(grow);
+      if (!one || typeof one !== 'object') return one;
+      return Object.fromEntries(Object.entries(one).map(([k, v]) => [k,
+        k === 'size' && typeof v === 'number' ? v * 1.35 : k === 'width' && typeof v === 'number' ? v * 1.5 : grow(v)]));
+    };
+    const grown = grow(figure);
+    const margin = grown.layout.margin;
+    if (margin) Object.assign(margin, {l: margin.l * 1.25, b: margin.b * 1.25, t: margin.t * 1.2, r: margin.r * 1.25});
+    return grown;
+  }
+  function plot(box, figure, label, pick) {
+    const config = {responsive: true, displayModeBar: false, showSendToCloud: false, displaylogo: false};
+    box.setAttribute('aria-label', label);
+    const paint = () => {
+      if (!window.Plotly) { setTimeout(paint, 60); return; }
+      const ready = larger(coloured(figure));
+      Plotly.react(box, ready.data, ready.layout, config).then(() => {
+        if (!box.heard) { box.heard = true; box.on('plotly_click', (event) => box.pick(event)); }
+      });
+    };
+    box.pick = pick;
+    painted.set(box, paint);
+    paint();
+  }
+  const repaint = () => painted.forEach((paint) => paint());
+
+  // ---- dialogs
+  function dialog(title, ...content) {
+    const close = make('button', {class: 'plain', 'aria-label': 'Close', on: () => box.close()}, '✕');
+    const box = make('dialog', {class: 'slug-dialog', 'aria-label': title},
+      make('header', {}, make('h2', {}, title), close), make('div', {class: 'inside'}, ...content));
+    box.addEventListener('close', () => box.remove());
+    box.addEventListener('click', (event) => { if (event.target === box) box.close(); });
+    (document.querySelector('.gradio-container') || document.body).append(box);
+    box.showModal();
+    return box;
+  }
+  function table(head, rows, pick) {
+    const lines = rows.map((cells) => make('tr', {}, ...cells.map((cell, i) => {
+      if (i || !pick) return make('td', {}, String(cell));
+      return make('td', {}, make('button', {class: 'link', on: () => pick(cells)}, String(cell)));
+    })));
+    return make('table', {}, make('thead', {}, make('tr', {}, ...head.map((one) => make('th', {scope: 'col'}, one)))),
+      make('tbody', {}, ...lines));
+  }
+  function save(name, rows) {
+    const quoted = rows.map((row) => row.map((cell) => `"${String(cell).replaceAll('"', '""')}"`).join(','));
+    const link = make('a', {href: URL.createObjectURL(new Blob([quoted.join('\n')], {type: 'text/csv'})), download: name});
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+  const picture = (box, name) => Plotly.downloadImage(box, {format: 'svg', filename: name});
+  const small = (text, label, on) => make('button', {class: 'small', 'aria-label': label, on}, text);
+
+  // ---- blocks
+  const draw = {};
+
+  draw.status = (body, value) => {
+    const share = value.share;
+    const busy = value.tone === 'busy';
+    body.replaceChildren(
+      make('span', {class: `dot ${value.tone}`, 'aria-hidden': 'true'}),
+      make('span', {class: 'said', role: 'status', title: value.text}, value.text),
+      make('span', {class: `meter ${share === null ? 'none' : ''}`, 'aria-hidden': 'true'},
+        make('i', {style: {width: `${100 * (share ?? 0)}%`}})));
+    document.body.classList.toggle('busy', busy);
+    if (value.query !== undefined && value.query !== null) {
+      const extra = new URLSearchParams(location.search).get('__theme');
+      history.replaceState(null, '', `?${value.query}${extra ? `&__theme=${extra}` : ''}`);
+    }
+  };
+
+  draw.forget = (body, value) => {
+    body.replaceChildren(...value.groups.map((group) => make('div', {class: `group ${group.role}`},
+      make('h3', {}, make('span', {}, group.title), make('small', {}, `${group.count} pictures`)),
+      make('ul', {class: 'thumbs'}, ...group.pictures.map((one) =>
+        make('li', {}, make('img', {src: one.src, alt: one.alt, title: one.alt})))))));
+  };
+
+  draw.map = (body, value, call) => {
+    let box = body.querySelector('.plot');
+    if (!box) {
+      box = make('div', {class: 'plot', tabindex: '0', role: 'img'});
+      body.append(box, make('div', {class: 'strip', role: 'group', 'aria-label': 'One slot for each layer'}));
+      box.addEventListener('keydown', (event) => walk(event, body));
+    }
+    body.value = value;
+    body.choose = (layer) => call.layer({layer});
+    plot(box, value.figure, value.described, (event) => {
+      const data = event.points[0].customdata;
+      if (data) call.layer({layer: data[0]});
+    });
+    strip(body, value, call);
+  };
+  function walk(event, body) {
+    const way = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+    if (!way) return;
+    event.preventDefault();
+    const front = body.value.front;
+    const at = front.indexOf(body.value.selected);
+    body.choose(front[(at + way + front.length) % front.length]);
+  }
+  function strip(body, value, call) {
+    const towers = [...new Set(value.rows.map((row) => row.tower))].sort();
+    body.querySelector('.strip').replaceChildren(...towers.map((tower) => {
+      const rows = value.rows.filter((row) => row.tower === tower);
+      return make('div', {class: 'slots'}, make('span', {class: 'label'}, tower), make('div', {class: 'row'}, ...rows.map((row) => {
+        const chosen = row.layer === value.selected;
+        const why = row.reads ? '' : ', not read by this model';
+        return make('button', {
+          class: `slot ${row.front ? 'front' : ''} ${chosen ? 'chosen' : ''}`, disabled: !row.reads,
+          title: `${tower} ${row.name}: importance ${row.importance.toPrecision(3)}, alignment ${row.alignment.toFixed(3)}${why}`,
+          'aria-label': `${tower} ${row.name}${row.front ? ', on the front' : ''}${why}`, 'aria-pressed': String(chosen),
+          tabindex: chosen ? '0' : '-1', style: {'--level': Math.sqrt(row.level)},
+          on: () => call.layer({layer: row.layer}),
+        }, make('i', {}));
+      })));
+    }));
+    body.querySelectorAll('.row').forEach((row) => row.onkeydown = (event) => {
+      const way = {ArrowRight: 'nextElementSibling', ArrowLeft: 'previousElementSibling'}[event.key];
+      if (way && document.activeElement[way]) { event.preventDefault(); document.activeElement[way].focus(); }
+    });
+  }
+  function layers() {
+    const body = document.querySelector('#map .body');
+    if (!body || !body.value) return;
+    const head = ['layer', 'tower', 'importance', 'alignment', 'numbers', 'front'];
+    const rows = body.value.rows.map((row) => [row.name, row.tower, row.importance.toPrecision(4), row.alignment.toFixed(4),
+      row.params, row.front ? 'yes' : row.reads ? '' : 'not read', row.layer]);
+    const box = dialog('Every layer', make('p', {}, body.value.described),
+      make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('layers.csv', [[...head, 'tensor'], ...rows])),
+        small('Save plot as SVG', 'Save the plot as SVG', () => picture(body.querySelector('.plot'), 'layers'))),
+      table(head, rows.map((row) => row.slice(0, 6)), (cells) => {
+        const row = rows.find((one) => one[0] === cells[0] && one[1] === cells[1]);
+        body.choose(row[6]);
+        box.close();
+      }));
+  }
+
+  draw.curve = (body, value, call) => {
+    let box = body.querySelector('.plot');
+    if (!box) {
+      box = make('div', {class: 'plot', tabindex: '0', role: 'img'});
+      body.append(box, make('p', {class: 'formula'}));
+    }
+    body.value = value;
+    plot(box, value.figure, value.described, (event) => call.step({step: event.points[0].x}));
+    body.querySelector('.formula').textContent = value.formula;
+  };
+  function points() {
+    const body = document.querySelector('#curve .body');
+    if (!body || !body.value) return;
+    const head = ['step', 'of the concept', 'of everything else'];
+    dialog('Along the step', make('p', {}, body.value.described),
+      make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('steps.csv', [head, ...body.value.rows])),
+        small('Save plot as SVG', 'Save the plot as SVG', () => picture(body.querySelector('.plot'), 'steps'))),
+      table(head, body.value.rows));
+  }
+
+  draw.ladder = (body, value, call) => {
+    const near = value.steps.reduce((best, one) => (Math.abs(one - value.step) < Math.abs(best - value.step) ? one : best), 0);
+    const head = value.steps.map((step) => make('button', {class: `rung ${step === near ? 'chosen' : ''}`,
+      'aria-label': `Go to step ${step}`, 'aria-pressed': String(step === near), on: () => call.step({step})}, step ? percent(step) : 'before'));
+    const rows = value.rows.flatMap((row) => [
+      make('div', {class: `who ${row.role === 'target' ? 'forget' : 'retain'}`}, make('b', {}, row.name), make('small', {}, row.role)),
+      ...row.cells.map((cell, i) => rung(row, cell, value.steps[i] === near)),
+    ]);
+    body.replaceChildren(make('div', {class: `rungs ${value.kind}`, style: {'--columns': value.steps.length}},
+      make('span', {class: 'corner'}, 'step'), ...head, ...rows));
+  };
+  function rung(row, cell, chosen) {
+    const tone = cell.ok ? (row.role === 'target' ? 'forget' : 'retain') : 'gone';
+    const said = cell.text ? `${cell.ok ? '' : '→ '}${cell.text}` : '';
+    return make('figure', {class: `cell ${chosen ? 'chosen' : ''} ${tone}`},
+      cell.src ? make('img', {src: cell.src, alt: `${row.name}: ${cell.text || 'a picture'}`}) : null,
+      cell.bar ? make('span', {class: 'bar', role: 'img', 'aria-label': percent(cell.share)}, make('i', {style: {width: `${100 * cell.share}%`}})) : null,
+      make('figcaption', {title: `${cell.text} ${cell.share === undefined ? '' : percent(cell.share)}`}, said));
+  }
+
+  draw.see = (body, value, call) => {
+    const looks = value.pictures ? [make('div', {class: 'looks', role: 'group', 'aria-label': 'Pictures to look at'}, ...value.pictures.map((one, i) =>
+      make('button', {class: `look ${one.role === 'target' ? 'forget' : 'retain'} ${i === value.chosen ? 'chosen' : ''}`, title: one.alt,
+        'aria-label': one.alt, 'aria-pressed': String(i === value.chosen), on: () => call.picture({picture: i})}, make('img', {src: one.src, alt: ''}))))] : [];
+    const wide = value.pictures ? make('img', {class: 'big', src: value.pictures[value.chosen].src, alt: value.pictures[value.chosen].alt}) : null;
+    if (value.kind === 'zero-shot') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, bars(value.bars)));
+    if (value.kind === 'vlm') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, answers(value)));
+    if (value.kind === 'diffusion') wipe(body, value);
+  };
+  function bars(rows) {
+    return make('div', {class: 'bars'}, make('div', {class: 'legend'}, make('span', {class: 'was'}, 'before'), make('span', {class: 'now'}, 'after')),
+      ...rows.map((row) => make('div', {class: `line ${row.role}`},
+        make('span', {class: 'name', title: row.name}, row.name),
+        make('span', {class: 'track', role: 'img', 'aria-label': `before ${percent(row.before)}, after ${percent(row.after)}`},
+          make('i', {class: 'was', style: {width: `${100 * row.before}%`}}), make('i', {class: 'now', style: {width: `${100 * row.after}%`}})),
+        make('span', {class: 'number'}, percent(row.after)))));
+  }
+  function answers(value) {
+    return make('div', {class: 'answers'}, ...['before', 'after'].map((when, i) => make('div', {class: `answer ${when}`},
+      make('small', {}, when), make('p', {}, value.answers[i] || '(says nothing)'))));
+  }
+  function wipe(body, value) {
+    const old = body.querySelector('.wipe input');
+    const at = old ? old.value : 50;
+    const side = (which) => make('img', {class: which, src: value[which].src, alt: `${which}: ${value[which].text || value.prompt}`});
+    const slider = make('input', {type: 'range', min: 0, max: 100, value: at, 'aria-label': 'Wipe between before and after'});
+    const frame = make('div', {class: 'wipe', style: {'--at': `${at}%`}}, side('after'), side('before'), make('span', {class: 'edge', 'aria-hidden': 'true'}), slider);
+    slider.addEventListener('input', () => frame.style.setProperty('--at', `${slider.value}%`));
+    const verdict = (which) => make('div', {class: `verdict ${which}`}, make('small', {}, which),
+      value[which].text ? make('b', {}, value[which].text) : null,
+      value[which].text ? make('small', {}, `judge ${percent(value[which].share)}`) : null);
+    body.replaceChildren(make('div', {class: 'stand'}, verdict('before'), frame, verdict('after')));
+  }
+
+  draw.collateral = (body, value) => {
+    const line = (role, name, [before, after, n]) => make('div', {class: `total ${role}`},
+      make('span', {class: 'name'}, name), make('b', {}, `${percent(before)} → ${percent(after)}`), make('small', {}, `${n} pictures`));
+    const rows = value.rows.filter((row) => row.after !== row.before);
+    const named = rows.length ? rows.map((row) => make('li', {title: `${percent(row.before)} → ${percent(row.after)}, ${row.n} pictures`},
+      make('span', {}, row.name), make('b', {}, row.change))) : [make('li', {class: 'none'}, 'No other concept changed.')];
+    body.replaceChildren(
+      make('div', {class: 'totals'}, line('forget', value.erased.join(', ') || 'the concept', value.forget), line('retain', 'everything else', value.retain)),
+      make('h3', {}, 'What else changed most', make('small', {}, `points; ${value.unchanged} of ${value.others} did not`)),
+      make('ul', {class: 'changes'}, ...named));
+  };
+
+  draw.tray = (body, value, call) => {
+    const rows = value.rows.map((row, i) => make('span', {class: `chip ${row.on ? 'on' : ''}`},
+      make('button', {class: 'switch', role: 'switch', 'aria-checked': String(row.on), 'aria-label': `${row.name} on or off`,
+        on: () => call.switch({number: i})}, make('i', {}), row.name),
+      make('button', {class: 'drop', 'aria-label': `Take out ${row.name}`, title: 'Take out', on: () => call.drop({number: i})}, '✕')));
+    body.replaceChildren(make('b', {class: 'label'}, 'Tray'), ...(rows.length ? rows : [make('small', {}, 'Keep an edit to erase several concepts together.')]),
+      value.note ? make('small', {class: 'note'}, value.note) : '');
+  };
+
+  // ---- keys
+  const KEYS = [['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step'],
+    ['K', 'keep the edit'], ['S', 'stop'], ['T', 'table of all layers'], ['?', 'this sheet']];
+  const help = () => dialog('Keys', table(['key', 'does'], KEYS));
+  const press = (id) => { const button = document.querySelector(`#${id}`); (button?.matches('button') ? button : button?.querySelector('button'))?.click(); };
+  function project() {
+    document.body.classList.toggle('stage');
+    setTimeout(repaint, calm() ? 0 : 60);
+  }
+  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), k: () => press('keep'), s: () => press('stop')};
+  document.addEventListener('keydown', (event) => {
+    const typing = event.target.closest?.('input:not([type=range]), textarea, [contenteditable], dialog');
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const act = ACTS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (act) { event.preventDefault(); act(); }
+  });
+  new MutationObserver(repaint).observe(document.body, {attributeFilter: ['class'], attributes: true});
+
+  const acts = {layers, points, help, project,
+    link: () => navigator.clipboard?.writeText(location.href).then(() => draw.status(document.querySelector('#status .body'),
+      {text: 'The link to this view is copied.', share: null, tone: 'calm'}))};
+  function mount(name, element, props, watch, calls) {
+    const body = element.querySelector('.body');
+    tell[name] = calls;
+    element.querySelectorAll('[data-act]').forEach((button) => button.addEventListener('click', () => acts[button.dataset.act]()));
+    const paint = () => { if (body && props.value) draw[name](body, props.value, calls); };
+    watch('value', paint);
+    paint();
+  }
+  return {mount, acts};
+})();

@@ -1,0 +1,1 @@
+"""The page: one file per question, and the only place that knows gradio."""

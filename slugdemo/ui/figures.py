@@ -1,0 +1,253 @@
+"""Data -> plotly figures, as plain dictionaries.
+
+Colours are the names of the page's own CSS variables ("--forget"), which the browser fills in, so
+that every plot follows light, dark and projector. Knows no models.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from slugdemo.layers import LayerScore, harm
+from slugdemo.search import Point
+from slugdemo.ui import words
+
+Figure = dict[str, Any]
+SYMBOLS = dict(
+    zip(
+        words.KINDS,
+        ("diamond", "circle", "triangle-up", "triangle-down", "x", "star", "square"),
+        strict=True,
+    )
+)
+FLOOR = 1e-4  # |alignment| below this is drawn here
+TOWERS = ("text", "vision")
+TITLES = {"text": "Text tower", "vision": "Vision tower"}
+
+
+def scatter(
+    scores: Sequence[LayerScore],
+    front: Collection[str],
+    *,
+    readable: Collection[str],
+    selected: str,
+) -> Figure:
+    """Importance over alignment, log-log, one panel for each tower (SLUG, fig. 2).
+
+    The front is joined and named, other layers are small crosses, layers that the host does not
+    read are fainter still, the selected one wears a ring.
+    """
+    data, notes = [], []
+    towers = [one for one in TOWERS if any(score.tower == one for score in scores)]
+    for number, tower in enumerate(towers, 1):
+        axis = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
+        mine = [score for score in scores if score.tower == tower]
+        used = [score for score in mine if set(score.tensors) <= set(readable)]
+        best = [score for score in used if score.layer in front]
+        rest = [score for score in used if score.layer not in front]
+        data += [_crosses(rest, axis, "--muted"), _crosses(_without(mine, used), axis, "--faint")]
+        data += [_front(best, axis), *_ring([s for s in mine if s.layer == selected], axis)]
+        read = TITLES[tower] if used else f"{TITLES[tower]}, not read by this model"
+        notes.append(_title(read, number, len(towers)))
+    return {"data": data, "layout": _panels(scores, len(towers), notes)}
+
+
+def _without(scores: Sequence[LayerScore], some: Sequence[LayerScore]) -> list[LayerScore]:
+    names = {score.layer for score in some}
+    return [score for score in scores if score.layer not in names]
+
+
+def _crosses(scores: Sequence[LayerScore], axis: dict, colour: str) -> Figure:
+    return _trace(scores, axis) | {
+        "mode": "markers",
+        "marker": {"symbol": "x-thin", "size": 6, "line": {"width": 1.4, "color": colour}},
+    }
+
+
+def _front(scores: Sequence[LayerScore], axis: dict) -> Figure:
+    scores = sorted(scores, key=harm)
+    places = ("top center", "bottom center")
+    return _trace(scores, axis) | {
+        "mode": "lines+markers+text",
+        "text": [words.short(one.layer) for one in scores],
+        "textposition": [places[i % 2] for i in range(len(scores))],
+        "textfont": {"size": 11, "color": "--ink"},
+        "cliponaxis": False,
+        "line": {"width": 1, "dash": "dot", "color": "--muted"},
+        "marker": {
+            "symbol": [SYMBOLS[words.kind(one.layer)] for one in scores],
+            "size": 10,
+            "color": "--ink",
+            "line": {"width": 1, "color": "--card"},
+        },
+    }
+
+
+def _ring(scores: Sequence[LayerScore], axis: dict) -> list[Figure]:
+    ring = {"symbol": "circle-open", "size": 20, "line": {"width": 3}, "color": "--chosen"}
+    trace = _trace(scores, axis) | {"mode": "markers", "marker": ring}
+    return [trace] if scores else []
+
+
+def _trace(scores: Sequence[LayerScore], axis: dict) -> Figure:
+    return {
+        "type": "scatter",
+        "x": [max(harm(one), FLOOR) for one in scores],
+        "y": [one.importance or None for one in scores],
+        "customdata": [
+            [one.layer, words.short(one.layer), one.params, one.alignment] for one in scores
+        ],
+        "hovertemplate": "<b>%{customdata[1]}</b><br>importance %{y:.3g}"
+        "<br>alignment %{customdata[3]:+.3f}<br>%{customdata[2]:,} numbers<extra></extra>",
+        "showlegend": False,
+        **axis,
+    }
+
+
+def _title(text: str, number: int, count: int) -> Figure:
+    return {
+        "text": f"<b>{text}</b>",
+        "xref": f"x{number} domain",
+        "yref": f"y{number} domain",
+        "x": 0,
+        "y": 1.0,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 4,
+        "showarrow": False,
+        "font": {"size": 12, "color": "--ink"},
+    }
+
+
+def _panels(scores: Sequence[LayerScore], count: int, notes: list[Figure]) -> Figure:
+    x = [max(harm(one), FLOOR) for one in scores]
+    y = [one.importance for one in scores if one.importance]
+    layout = _plain() | {"annotations": notes, "margin": {"l": 46, "r": 12, "t": 24, "b": 36}}
+    gap = 0.08 if count > 1 else 0
+    for number in range(1, count + 1):
+        low, high = (number - 1) / count, number / count
+        layout[f"xaxis{number}"] = _log("gradient alignment |cos|", x) | {
+            "anchor": f"y{number}",
+            "domain": [low + gap / 2 * (number > 1), high - gap / 2 * (number < count)],
+        }
+        layout[f"yaxis{number}"] = _log("importance", y) | {
+            "anchor": f"x{number}",
+            "showticklabels": number == 1,
+            "title": {"text": "importance" if number == 1 else "", "standoff": 6},
+        }
+    return layout
+
+
+def _log(title: str, values: Sequence[float]) -> Figure:
+    low, high = (math.log10(pick(values)) if values else 0.0 for pick in (min, max))
+    room = 0.12 * (high - low) + 0.1
+    return _axis(title) | {
+        "type": "log",
+        "range": [low - room, high + 1.5 * room],
+        "dtick": 1,
+        "exponentformat": "power",
+    }
+
+
+def _axis(title: str) -> Figure:
+    return {
+        "title": {"text": title, "standoff": 6},
+        "gridcolor": "--line",
+        "linecolor": "--line",
+        "zeroline": False,
+        "ticks": "",
+        "color": "--muted",
+        "fixedrange": True,
+    }
+
+
+def _plain() -> Figure:
+    return {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "--type", "size": 12, "color": "--muted"},
+        "hoverlabel": {"bgcolor": "--card", "bordercolor": "--line", "font": {"color": "--ink"}},
+        "showlegend": False,
+        "hovermode": "closest",
+        "dragmode": False,
+    }
+
+
+def curve(
+    points: Sequence[Point],
+    trace: Sequence[Point],
+    *,
+    step: float,
+    ratio: float,
+    farthest: float,
+) -> Figure:
+    """What is left of the concept and of everything else along the step, with 95 % intervals.
+
+    The search's own evaluations are open marks, the chosen step an upright line; the second axis
+    above reads in the paper's lambda = step * ratio.
+    """
+    points = sorted({point.step: point for point in (*trace, *points)}.values(), key=_step)
+    data = [
+        *_line(points, "forget", "--forget", "solid", "circle"),
+        *_line([p for p in points if p.n_retain], "retain", "--retain", "dash", "square"),
+        _marks(trace, "forget", "--forget", "circle-open"),
+        _marks([p for p in trace if p.n_retain], "retain", "--retain", "square-open"),
+        {"type": "scatter", "x": [0], "y": [None], "xaxis": "x2", "hoverinfo": "skip"},
+    ]
+    above = _axis("") | {"overlaying": "x", "side": "top", "range": [0, farthest * ratio * 1.01]}
+    above |= {"showgrid": False, "nticks": 6, "title": {"text": "λ", "standoff": 2}}
+    across = _axis("step, share of the layer's norm")
+    layout = _plain() | {
+        "margin": {"l": 46, "r": 58, "t": 34, "b": 36},
+        "xaxis": across | {"range": [0, farthest * 1.01], "tickformat": ".0%"},
+        "xaxis2": above,
+        "yaxis": _axis("still recognised") | {"range": [-0.04, 1.06], "tickformat": ".0%"},
+        "shapes": [_upright(step)],
+        "annotations": [_end(points, "forget"), _end(points, "retain")] if points else [],
+        "hovermode": "x",
+    }
+    if not math.isfinite(ratio):
+        layout.pop("xaxis2")
+        data.pop()
+    return {"data": data, "layout": layout}
+
+
+def _step(point: Point) -> float:
+    return point.step
+
+
+def _line(
+    points: Sequence[Point], side: str, colour: str, dash: str, symbol: str
+) -> list[Figure]:
+    x = [point.step for point in points]
+    band = [getattr(point, f"{side}_interval") for point in points]
+    ring = [low for low, _ in band] + [high for _, high in band][::-1]
+    area = {"type": "scatter", "x": x + x[::-1], "y": ring, "fill": "toself", "mode": "none"}
+    area |= {"fillcolor": f"{colour}-veil", "hoverinfo": "skip"}
+    n = [point.n_forget if side == "forget" else point.n_retain for point in points]
+    line = {"type": "scatter", "x": x, "y": [getattr(point, side) for point in points]}
+    line |= {"mode": "lines+markers", "line": {"color": colour, "dash": dash, "width": 2}}
+    line |= {"marker": {"symbol": symbol, "size": 5, "color": colour}, "customdata": n}
+    line |= {"name": side, "hovertemplate": "%{y:.0%} of %{customdata}<extra>" + side + "</extra>"}
+    return [area, line]
+
+
+def _marks(points: Sequence[Point], side: str, colour: str, symbol: str) -> Figure:
+    mark = {"symbol": symbol, "size": 12, "color": colour, "line": {"width": 2}}
+    x, y = [point.step for point in points], [getattr(point, side) for point in points]
+    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": mark} | {
+        "hoverinfo": "skip"
+    }
+
+
+def _upright(step: float) -> Figure:
+    line = {"color": "--chosen", "width": 3}
+    return {"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+
+
+def _end(points: Sequence[Point], side: str) -> Figure:
+    known = [point for point in points if side == "forget" or point.n_retain]
+    value = getattr(known[-1], side) if known else 0
+    font = {"size": 12, "color": f"--{side}"}
+    place = {"x": 1, "xref": "paper", "y": value, "xanchor": "left", "xshift": 6}
+    return place | {"text": f"<b>{side}</b>", "showarrow": False, "font": font}

@@ -1,0 +1,103 @@
+"""Work that a visitor can watch and stop: a function in a thread, its news as a generator.
+
+Knows threads and queues; knows neither gradio nor models.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from slugdemo.errors import SlugError
+from slugdemo.hosts.watch import Cancelled
+
+News = tuple[str, object]  # (block of the page, what it shows now)
+Put = Callable[[str, object], None]
+BROKEN = (
+    "Something here failed that should not have. Nothing was changed; choose again, or reload "
+    "the page."
+)
+MEMORY = "This machine ran out of memory. What was being made is dropped; choose something smaller."
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where work reports to, and where it learns that the visitor wants to stop."""
+
+    put: Put
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def say(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Shows a sentence, with a bar when there is a total; raises Cancelled when stopped."""
+        self.check()
+        share = done / total if total else None
+        self.put("status", {"text": text, "share": share, "tone": "busy"})
+
+    def check(self) -> None:
+        """Raises Cancelled when the visitor wants to stop."""
+        if self.stop.is_set():
+            raise Cancelled("Stopped. What was found so far is on the page.")
+
+    def bar(self, text: str) -> Callable[[int, int], None]:
+        """A progress callback for the hosts: (done, total) behind `text`."""
+        return lambda done, total: self.say(f"{text}, {done} of {total}", done, total)
+
+
+class Desk:
+    """One stop signal for each visitor who has work running."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[str, set[threading.Event]] = {}
+
+    def stop(self, visitor: str) -> bool:
+        """Asks all work of a visitor to stop; whether there was any."""
+        with self._lock:
+            running = self._running.get(visitor, set())
+            for event in running:
+                event.set()
+            return bool(running)
+
+    def stream(self, visitor: str, work: Callable[[Watch], None]) -> Iterator[News]:
+        """The news of `work` as it comes; its errors arrive as sentences in "status".
+
+        Leaving the generator early stops the work.
+        """
+        news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
+        watch = Watch(lambda block, value: news.put((block, value)))
+        with self._lock:
+            self._running.setdefault(visitor, set()).add(watch.stop)
+        thread = threading.Thread(target=_safely, args=(work, watch, news), daemon=True)
+        thread.start()
+        try:
+            while (item := news.get()) is not None:
+                yield item
+        finally:
+            watch.stop.set()
+            self._forget(visitor, watch.stop)
+
+    def _forget(self, visitor: str, event: threading.Event) -> None:
+        with self._lock:
+            rest = self._running.get(visitor, set()) - {event}
+            if rest:
+                self._running[visitor] = rest
+            else:
+                self._running.pop(visitor, None)
+
+
+def _safely(
+    work: Callable[[Watch], None], watch: Watch, news: "queue.SimpleQueue[News | None]"
+) -> None:
+    try:
+        work(watch)
+    except Cancelled as stopped:
+        news.put(("status", {"text": str(stopped), "share": None, "tone": "calm"}))
+    except SlugError as error:
+        news.put(("status", {"text": str(error), "share": None, "tone": "error"}))
+    except MemoryError:
+        news.put(("status", {"text": MEMORY, "share": None, "tone": "error"}))
+    except Exception:
+        news.put(("status", {"text": BROKEN, "share": None, "tone": "error"}))
+        raise
+    finally:
+        news.put(None)

@@ -1,0 +1,199 @@
+"""SEE: what the edited model does now, beside what it did, and what else has changed."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+
+from slugdemo import metrics
+from slugdemo.edit import Edit
+from slugdemo.errors import SlugError
+from slugdemo.hosts.zero_shot import ZeroShot
+from slugdemo.ui import exams, shelf, words
+from slugdemo.ui.forget import source
+from slugdemo.ui.jobs import Watch
+from slugdemo.ui.session import View, World, lot
+
+BARS = 5  # classes beside each other
+CHANGED = 5  # other concepts named
+CHOICES = {"target": 4, "neighbour": 2, "unrelated": 2}  # pictures to look at
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of the ladder or one picture to look at: whose it is, and what it shows."""
+
+    role: str
+    name: str
+    prompt: str
+    picture: Image.Image | None = field(default=None, compare=False, repr=False)
+
+
+def cast(world: World, view: View) -> list[Part]:
+    """The three that the ladder compares: the target, a neighbour, something unrelated."""
+    found = gallery(world, view)
+    if not found:
+        raise SlugError(f"There are no test pictures of “{view.concept}” to look at.")
+    roles = {part.role: part for part in reversed(found)}
+    return [roles[role] for role in CHOICES if role in roles]
+
+
+def gallery(world: World, view: View) -> list[Part]:
+    """The held-out pictures that can be looked at: some of the target, a neighbour, others."""
+    return world.results.get(("gallery", view.concept), lambda: _gallery(world, view))
+
+
+def _gallery(world: World, view: View) -> list[Part]:
+    entry = world.shelf.entry(view.concept)
+    table, column = world.shelf.tables["test"], entry.domain
+    names = [one for one in world.shelf.like(entry) if one.name in {*table[column]}]
+    near = [one.name for one in names if one.group == entry.group]
+    far = [one.name for one in names if one.group != entry.group]
+    near, far = _turned(near, view.concept), _turned(far, view.concept)
+    near, far = (near or far[:1], far) if entry.domain == "concept" else (near[:1], near[1:])
+    chosen = {"target": [view.concept] * CHOICES["target"], "neighbour": near, "unrelated": far}
+    parts = []
+    for role, who in chosen.items():
+        for number, name in enumerate(who[: CHOICES[role]]):
+            rows = table[table[column] == name]
+            rows = rows.sort_values("style", key=lambda one: one != shelf.PLAIN, kind="stable")
+            if number < len(rows):
+                row = rows.iloc[[number if role == "target" else 0]]
+                parts.append(Part(role, name, row["prompt"].iloc[0], shelf.decoded(row)[0]))
+    return parts
+
+
+def _turned(names: list[str], concept: str) -> list[str]:
+    """The same names from a place on that belongs to the concept, so that each has its own."""
+    at = lot(concept) % len(names) if names else 0
+    return names[at:] + names[:at]
+
+
+def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
+    """Before and after, in the way of the host: bars, pictures or answers."""
+    kind = world.shelf.offer(view.model).kind
+    edits = world.edits(view, watch)
+    return {"kind": kind, **SHOWS[kind](world, view, edits, watch)}
+
+
+def _looked(world: World, view: View) -> tuple[Part, dict[str, Any]]:
+    parts = gallery(world, view)
+    if not parts:
+        raise SlugError(f"There are no test pictures of “{view.concept}” to look at.")
+    chosen = min(view.picture, len(parts) - 1)
+    pictures = [
+        {"src": source(one.picture), "alt": one.prompt, "role": one.role, "name": one.name}
+        for one in parts
+    ]
+    return parts[chosen], {"pictures": pictures, "chosen": chosen}
+
+
+def _bars(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
+    watch.check()
+    part, looked = _looked(world, view)
+    pixels = world.clip(view.model).transform(part.picture)[None]
+    base = exams.zero_shot(world, view, split="test").showing(pixels)
+    before, after = base.probabilities()[0], base.edited(edits).probabilities()[0]
+    best = [*before.topk(min(3, len(before))).indices.tolist()]
+    best += after.topk(min(BARS, len(after))).indices.tolist()
+    names = list(dict.fromkeys(best))[:BARS]
+    rows = [
+        {
+            "name": base.classes[i],
+            "before": before[i].item(),
+            "after": after[i].item(),
+            "role": "forget" if base.classes[i] == view.concept else "retain",
+        }
+        for i in names
+    ]
+    return {**looked, "bars": rows}
+
+
+def _wipe(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
+    host, entry = world.diffusion(view.model), world.shelf.entry(view.concept)
+    prompt = view.words.strip() or first_words(world, view)
+    rows = host.ladder(
+        [prompt],
+        [[], edits],
+        seeds=[view.seed],
+        steps=exams.STEPS,
+        guidance=exams.GUIDANCE,
+        progress=watch.bar("Drawing: denoising step"),
+        cancelled=watch.stop.is_set,
+    )
+    pictures = [row[0] for row in rows]
+    seen = exams.judged(world, entry, pictures)
+    sides = [
+        {"src": source(one), "text": name, "share": sure}
+        for one, (name, sure) in zip(pictures, seen, strict=True)
+    ]
+    return {"before": sides[0], "after": sides[1], "prompt": prompt}
+
+
+def _answers(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
+    part, looked = _looked(world, view)
+    host = world.vlm(view.model)
+    question = view.words.strip() or first_words(world, view)
+    said = [
+        one.answer([part.picture], [question], cancelled=watch.stop.is_set)[0]
+        for one in (host, host.edited(edits))
+    ]
+    ok = [exams.says(text, part.name) for text in said]
+    return {**looked, "question": question, "answers": said, "ok": ok}
+
+
+SHOWS = {"zero-shot": _bars, "diffusion": _wipe, "vlm": _answers}
+
+
+def first_words(world: World, view: View) -> str:
+    """The prompt or the question that stands there before anybody writes another."""
+    entry, kind = world.shelf.entry(view.concept), world.shelf.offer(view.model).kind
+    if kind == "diffusion":
+        return shelf.prompt("cat", entry.name) if entry.domain == "style" else shelf.prompt(entry.name)
+    return exams.question(entry) if kind == "vlm" else ""
+
+
+def collateral(world: World, view: View, watch: Watch) -> dict[str, Any]:
+    """How much of every concept is still recognised, zero-shot on held-out pictures.
+
+    {"forget": [before, after, n], "retain": [...], "rows": the others that changed most}.
+    """
+    watch.check()
+    base = exams.zero_shot(world, view, split="test")
+    edited = base.edited(world.edits(view, watch))
+    erased = {view.concept, *(kept.concept for kept in view.tray if kept.on)}
+    before, after = _hits(base), _hits(edited)
+    own = torch.tensor([base.classes[i] in erased for i in base.labels.tolist()])
+    rows = _changes(base, before, after, ~own)
+    return {
+        "forget": [_share(before[own]), _share(after[own]), int(own.sum())],
+        "retain": [_share(before[~own]), _share(after[~own]), int((~own).sum())],
+        "erased": sorted(erased & {*base.classes}),
+        "rows": rows[:CHANGED],
+        "unchanged": sum(row["before"] == row["after"] for row in rows),
+        "others": len(rows),
+    }
+
+
+def _hits(host: ZeroShot) -> torch.Tensor:
+    hits = metrics.top_k(host.scores.cpu().numpy(), host.labels.numpy())
+    return torch.from_numpy(hits)
+
+
+def _changes(
+    host: ZeroShot, before: torch.Tensor, after: torch.Tensor, others: torch.Tensor
+) -> list[dict[str, Any]]:
+    rows = []
+    for number in host.labels[others].unique().tolist():
+        mine = host.labels == number
+        name, n = host.classes[number], int(mine.sum())
+        was, now = (hits[mine].double().mean().item() for hits in (before, after))
+        rows.append({"name": name, "before": was, "after": now, "n": n})
+    rows.sort(key=lambda row: (row["after"] - row["before"], row["name"]))
+    return [{**row, "change": words.change(row["before"], row["after"])} for row in rows]
+
+
+
+def _share(hits: torch.Tensor) -> float:
+    return metrics.share(hits.numpy())

@@ -1,0 +1,293 @@
+"""STEP: how far to go. The curve along the step, the search with its trace, and the ladder."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from slugdemo import weights
+from slugdemo.edit import Edit
+from slugdemo.errors import SlugError
+from slugdemo.hosts.watch import Cancelled
+from slugdemo.layers import LayerScore
+from slugdemo.methods.slug import LOSS, slug
+from slugdemo.search import Goal, Point, choose, search
+from slugdemo.ui import exams, figures, see, shelf, words
+from slugdemo.ui.forget import source
+from slugdemo.ui.jobs import Watch
+from slugdemo.ui.session import FARTHEST, Kept, View, World
+
+RUNGS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+GRID = {
+    "zero-shot": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
+    "diffusion": RUNGS,
+    "vlm": RUNGS,
+}
+GUESSES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+
+
+def unstepped(world: World, view: View, watch: Watch) -> Edit:
+    """The edit of the chosen layer, still at step 0."""
+    return world.edit(view.model, Kept(view.concept, view.layer, 0.0), watch)
+
+
+def goal(before: Point) -> Goal:
+    """Nothing left of the concept, and at most 2 % (or one picture) less of the rest."""
+    return Goal(0.0, before.retain - max(LOSS, 1.01 / before.n_retain))
+
+
+def guess(world: World, view: View, watch: Watch) -> float:
+    """A step to begin with: the best of a few by CLIP's own zero-shot answers."""
+    edit = unstepped(world, view, watch)
+    host = exams.zero_shot(world, view, split="exam")
+    evaluate = host.exam(view.concept)(edit)
+
+    def make() -> float:
+        before, points = evaluate(0.0), []
+        for step in GUESSES:
+            watch.say(f"Trying {words.short(view.layer)} at {words.share(step)} of its norm")
+            points.append(evaluate(step))
+            if points[-1].forget <= 0:
+                break
+        return choose(points, goal(before)).point.step
+
+    return world.results.get(("guess", view.model, view.concept, view.layer), make)
+
+
+def sweep(
+    world: World, view: View, watch: Watch, *, shown: Callable[[list[Point]], None]
+) -> list[Point]:
+    """The points of the curve; `shown` is called with those there are, after each new one."""
+    evaluate = exams.exam(world, view, watch)(unstepped(world, view, watch))
+    points = []
+    for step in GRID[world.shelf.offer(view.model).kind]:
+        points.append(evaluate(step))
+        shown(points)
+    return points
+
+
+def known(world: World, view: View) -> tuple[list[Point], list[Point]]:
+    """The points of the curve and of the search's trace that have been measured already."""
+    kind = world.shelf.offer(view.model).kind
+
+    def look(steps: Sequence[float]) -> list[Point]:
+        keys = [("point", view.model, view.concept, view.layer, round(step, 6)) for step in steps]
+        return [point for key in keys if (point := world.results.peek(key)) is not None]
+
+    return look(GRID[kind]), look(view.trace)
+
+
+def find(world: World, view: View, watch: Watch, *, shown: Callable[[View], None]) -> tuple[View, str]:
+    """The view at the step that the search chose, and why; stopped, the best of what it saw."""
+    evaluate = exams.exam(world, view, watch)(unstepped(world, view, watch))
+    before, trace = evaluate(0.0), []
+    wanted = goal(before)
+    try:
+        for point in search(_within(evaluate), wanted):
+            trace.append(point)
+            view = replace(view, trace=tuple(sorted({*view.trace, round(point.step, 6)})))
+            shown(view)
+            watch.say(f"Evaluation {len(trace)}: {_seen(point)}", len(trace), 10)
+    except Cancelled:
+        if not trace:
+            raise
+    choice = choose(trace, wanted)
+    reason = f"{words.short(view.layer)}: {choice.reason}"
+    return replace(view, step=min(choice.point.step, FARTHEST)), reason
+
+
+def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
+    """The view at the best layer and step of all front layers, and why (SLUG, sec. 3.2)."""
+    entry, clip = world.shelf.entry(view.concept), world.clip(view.model)
+    seen: list[tuple[LayerScore, Point]] = []
+
+    def look(score: LayerScore, point: Point) -> None:
+        seen.append((score, point))
+        watch.say(f"{score.tower} {words.short(score.layer)}: {_seen(point)}")
+
+    exam = exams.exam(world, view, watch)
+    try:
+        outcome = slug(
+            clip,
+            entry.name,
+            gradients=world.gradients(view.model, entry, watch),
+            exam=lambda edit: _within(exam(edit)),
+            editable=world.readers(view.model),
+            watch=look,
+        )
+    except Cancelled:
+        full = [(score, point) for score, point in seen if point.n_retain]
+        if not full:
+            raise
+        score, point = min(full, key=lambda one: (one[1].forget, -one[1].retain))
+        return _moved(view, score.layer, point.step, seen), f"Stopped; the best so far: {_seen(point)}"
+    edit = outcome.edit
+    return _moved(view, edit.layer, edit.step, seen), outcome.reason
+
+
+def _moved(view: View, layer: str, step: float, seen: list[tuple[LayerScore, Point]]) -> View:
+    trace = {round(point.step, 6) for score, point in seen if score.layer == layer}
+    return replace(view, layer=layer, step=min(step, FARTHEST), trace=tuple(sorted(trace)))
+
+
+def _within(evaluate: Callable[[float], Point]) -> Callable[[float], Point]:
+    """The same, never beyond the page's farthest step: doubling past it would leave the plot."""
+    return lambda step: evaluate(min(step, FARTHEST))
+
+
+def _seen(point: Point) -> str:
+    return (
+        f"at {point.step:.1%} of the norm {words.share(point.forget)} of the concept and "
+        f"{words.share(point.retain)} of the rest are left"
+    )
+
+
+def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
+    """The curve as far as it is known, with its formula, its table and its description."""
+    edit = unstepped(world, view, watch)
+    points, trace = known(world, view)
+    step = view.step or 0.0
+    figure = figures.curve(points, trace, step=step, ratio=edit.ratio, farthest=FARTHEST)
+    size = weights.norm(edit.direction)
+    return {
+        "figure": figure,
+        "formula": formula(edit.at(step), size),
+        "rows": [_row(point) for point in sorted({*_by(points), *_by(trace)})],
+        "described": described(view, points),
+        "waiting": not points,
+    }
+
+
+def _by(points: Sequence[Point]) -> list[tuple[float, ...]]:
+    return [
+        (one.step, one.forget, *one.forget_interval, one.retain, *one.retain_interval)
+        for one in points
+    ]
+
+
+def _row(numbers: tuple[float, ...]) -> list[str]:
+    step, forget, f_low, f_high, retain, r_low, r_high = (f"{one:.1%}" for one in numbers)
+    return [step, f"{forget} ({f_low} to {f_high})", f"{retain} ({r_low} to {r_high})"]
+
+
+def formula(edit: Edit, size: float) -> str:
+    """The update with its own numbers."""
+    lam = f", λ = {edit.lam:.3g}" if math.isfinite(edit.lam) else ""
+    return f"w ← w + {edit.step:.3g} · {size:.3g} · g∕‖g‖{lam}"
+
+
+def described(view: View, points: Sequence[Point]) -> str:
+    """The curve in a sentence."""
+    if not points:
+        return f"Nothing is measured yet along {words.short(view.layer)}."
+    first, last = points[0], points[-1]
+    return (
+        f"From step {first.step:.0%} to {last.step:.0%} of the norm of {words.short(view.layer)}, "
+        f"“{view.concept}” goes from {words.share(first.forget)} to {words.share(last.forget)} "
+        f"recognised, everything else from {words.share(first.retain)} to "
+        f"{words.share(last.retain)}."
+    )
+
+
+Cell = dict[str, Any]
+
+
+def ladder(world: World, view: View, watch: Watch) -> dict[str, Any]:
+    """Three rows (target, neighbour, unrelated) over the rungs: pictures, classes or answers.
+
+    Everything that is on in the tray is on in every rung but the first.
+    """
+    kind = world.shelf.offer(view.model).kind
+    own = unstepped(world, view, watch)
+    rest = world.edits(replace(view, layer="", step=None), watch)
+    rest = [one for one in rest if (one.concept, one.layer) != (view.concept, view.layer)]
+    rungs = [[*rest, own.at(step)] if step else [] for step in RUNGS]
+    roles = see.cast(world, view)
+    key = ("ladder", view.model, view.layer, view.seed, tuple(map(str, roles)), _ids(rest))
+    cells = world.results.get(key, lambda: LADDERS[kind](world, view, roles, rungs, watch))
+    rows = [
+        {"role": part.role, "name": part.name, "cells": row}
+        for part, row in zip(roles, cells, strict=True)
+    ]
+    return {"steps": RUNGS, "step": view.step or 0.0, "rows": rows, "kind": kind}
+
+
+def _ids(edits: Sequence[Edit]) -> tuple[tuple[str, str, float], ...]:
+    return tuple((one.concept, one.layer, one.step) for one in edits)
+
+
+def _drawn(
+    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
+) -> list[list[Cell]]:
+    entry = world.shelf.entry(view.concept)
+    rows = world.diffusion(view.model).ladder(
+        [part.prompt for part in roles],
+        rungs,
+        seeds=[view.seed] * len(roles),
+        steps=exams.STEPS,
+        guidance=exams.GUIDANCE,
+        progress=watch.bar("Drawing the ladder: denoising step"),
+        cancelled=watch.stop.is_set,
+    )
+    cells = []
+    for column, part in enumerate(roles):
+        pictures = [row[column] for row in rows]
+        seen = exams.judged(world, entry, pictures)
+        cells.append([
+            {"src": source(one), "text": name, "share": sure, "ok": name == part.name}
+            for one, (name, sure) in zip(pictures, seen, strict=True)
+        ])
+    return cells
+
+
+def _sorted(
+    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
+) -> list[list[Cell]]:
+    clip, host = world.clip(view.model), exams.zero_shot(world, view, split="test")
+    pixels = torch.stack([clip.transform(part.picture) for part in roles])
+    shown = host.showing(pixels)
+    columns = []
+    for rung in rungs:
+        watch.say("Sorting the ladder's pictures")
+        columns.append(shown.edited(rung).probabilities())
+    cells = []
+    for row, part in enumerate(roles):
+        own = host.classes.index(part.name)
+        cells.append([_belief(host.classes, column[row], own) for column in columns])
+        cells[-1][0]["src"] = source(part.picture)
+    return cells
+
+
+def _belief(classes: Sequence[str], beliefs: torch.Tensor, own: int) -> Cell:
+    best = int(beliefs.argmax())
+    return {"text": classes[best], "share": beliefs[own].item(), "ok": best == own, "bar": True}
+
+
+def _told(
+    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
+) -> list[list[Cell]]:
+    host, entry = world.vlm(view.model), world.shelf.entry(view.concept)
+    pictures = [part.picture for part in roles]
+    cells: list[list[Cell]] = [[] for _ in roles]
+    for rung in rungs:
+        watch.say("Asking the ladder's questions")
+        answers = host.edited(rung).answer(
+            pictures, [exams.question(entry)] * len(roles), cancelled=watch.stop.is_set
+        )
+        for row, (part, answer) in enumerate(zip(roles, answers, strict=True)):
+            cells[row].append({"text": answer, "ok": exams.says(answer, part.name)})
+    for row, part in enumerate(roles):
+        cells[row][0]["src"] = source(part.picture)
+    return cells
+
+
+LADDERS = {"zero-shot": _sorted, "diffusion": _drawn, "vlm": _told}
+
+
+def check(step: float) -> float:
+    """`step`, a finite share of the layer's norm; raises SlugError when it is out of range."""
+    if not isinstance(step, int | float) or not 0 <= step <= FARTHEST:
+        raise SlugError(f"A step lies between 0 and {FARTHEST:g} of the layer's norm.")
+    return round(float(step), 4)

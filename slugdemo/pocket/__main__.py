@@ -30,6 +30,7 @@ class Part(StrEnum):
 
 
 SpriteFolder = Annotated[Path, typer.Option("--sprites", help="a folder <hand>/<name>.png")]
+Hands = Annotated[list[str] | None, typer.Option(help="learn from this hand only; may be repeated")]
 AssetFolder = Annotated[Path, typer.Option("--assets", help="where models/ and concepts/ lie")]
 
 
@@ -38,9 +39,10 @@ def train(part: Part, sprites: SpriteFolder, assets: AssetFolder = ASSETS,
           work: Annotated[Path, typer.Option(help="checkpoints, logs and rendered albums")] = Path(".pocket"),
           steps: Annotated[int | None, typer.Option(help="steps of this part, else the recipe's")] = None,
           pictures: Annotated[int, typer.Option(help="pictures in the rendered albums")] = recipe.PICTURES,
-          onward: Annotated[bool, typer.Option("--onward", help="start from the weights in assets")] = False) -> None:
+          onward: Annotated[bool, typer.Option("--onward", help="start from the weights in assets")] = False,
+          hand: Hands = None) -> None:
     """Train one part, or all in order; goes on from the last checkpoint."""
-    kitchen = recipe.Kitchen(Sprites(sprites), assets / "models", work, pictures, onward)
+    kitchen = recipe.Kitchen(Sprites(sprites), assets / "models", work, pictures, onward, tuple(hand or ()))
     for name in recipe.STEPS if part is Part.all else [part.value]:
         getattr(kitchen, name)(steps or recipe.STEPS[name])
     if part is Part.all:

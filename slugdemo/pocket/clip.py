@@ -3,8 +3,8 @@
 Loss: contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over
 the batch's own captions and over a bank of concept and style prompts in varying words. Both towers also learn to
 find one anchor a concept and a style (proxies, Movshovitz-Attias et al. 2017), which breaks the tie between two
-untrained towers; the anchors are thrown away. The text tower is locked at half-time (LiT, Zhai et al. 2022). Half of
-the patches are dropped while training (FLIP, Li et al. 2023), none in its last tenth.
+untrained towers; the anchors are thrown away. The text tower, which learns much faster, is locked early (LiT, Zhai
+et al. 2022). Half of the patches are dropped while training (FLIP, Li et al. 2023), none in its last tenth.
 """
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from slugdemo.pocket.album import Album
-from slugdemo.pocket.muon import optimisers
 from slugdemo.pocket.styles import KEEPS_BACKGROUND, STYLES
 from slugdemo.pocket.training import Average, Run, device, faster, halves, picks, set_rate, warm_cosine
 from slugdemo.pocket.words import caption, style_prompt, style_wording, wording
@@ -29,8 +28,9 @@ from slugdemo.pocket.world import Scene
 
 SEED = 21
 CONTEXT = 32
-CAPTIONS = 64                                   # of a batch's pictures, how many bring their own caption
-BANK = 48                                       # concept prompts a step; style prompts are always all there
+CAPTIONS = 32                                   # of a batch's pictures, how many bring their own caption
+BANK = 24                                       # concept prompts a step; style prompts are always all there
+LOCKED = 0.16                                   # after this share of the steps the text tower stays as it is
 DROPPED = 0.5                                   # share of patches dropped while training
 
 
@@ -95,22 +95,22 @@ def both_ways(logits: Tensor, match: Tensor) -> Tensor:
 
 
 def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Sequence[str], steps: int,
-          batch: int = 128, rate: float = 2e-3, start: open_clip.CLIP | None = None) -> open_clip.CLIP:
+          batch: int = 96, rate: float = 1.2e-3, start: open_clip.CLIP | None = None) -> open_clip.CLIP:
     """The trained CLIP (EMA weights), on the CPU; from `start` where given."""
     where = device()
     school = School(start or fresh(len(tokenizer)), tokenizer, concepts).to(where)
     model = school.model
     faster(model.visual.transformer, steps)
-    rates = optimisers(school, lr=rate, blocks="resblocks")
-    mean = Average(model, 0.995)
+    optimiser = torch.optim.AdamW(school.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.03)
+    mean = Average(model, 0.998)
     run = Run(work / "clip", {"model": config(len(tokenizer)), "batch": batch}, steps,
-              {"school": school, **rates, "mean": mean})
+              {"school": school, "optimiser": optimiser, "mean": mean})
 
     def update(step: int) -> Mapping[str, float]:
         model.visual.patch_dropout = PatchDropout(DROPPED) if step < 0.9 * steps else nn.Identity()
-        if step == steps // 2:
+        if step == int(LOCKED * steps):
             mean.put_into(model, text_names(model))
-        if step >= steps // 2:
+        if step >= int(LOCKED * steps):
             for name in text_names(model):
                 model.get_parameter(name).requires_grad_(False)
         which = picks(len(album), batch, seed=SEED, step=step).sort().values
@@ -118,13 +118,11 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
         with halves(where):
             terms = school(album.batch(which).to(where), [album.scenes[i] for i in which.tolist()],
                            np.random.default_rng((SEED, step)))
-        for optimiser in rates.values():
-            set_rate(optimiser, warm_cosine(step, steps, warmup=60))
-            optimiser.zero_grad(set_to_none=True)
+        set_rate(optimiser, warm_cosine(step, steps))
+        optimiser.zero_grad(set_to_none=True)
         sum(WEIGHTS[name] * value for name, value in terms.items() if name in WEIGHTS).backward()
         nn.utils.clip_grad_norm_(school.parameters(), 2.0)
-        for optimiser in rates.values():
-            optimiser.step()
+        optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(100))
         mean.follow(model, step)
@@ -137,10 +135,22 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
 
 
 def fresh(vocabulary: int) -> open_clip.CLIP:
-    """The untrained CLIP."""
+    """The untrained CLIP; its patches know their places from the start (2-D sines and cosines)."""
     torch.manual_seed(SEED)
-    settings = dict(config(vocabulary).items())
-    return open_clip.CLIP(**settings, output_dict=False)
+    model = open_clip.CLIP(**config(vocabulary))
+    side = model.visual.grid_size[0]
+    with torch.no_grad():
+        model.visual.positional_embedding[1:] = 0.3 * places(side, model.visual.positional_embedding.shape[1])
+    return model
+
+
+def places(side: int, width: int) -> Tensor:
+    """Sine and cosine codes of a square grid of patches, (side * side, width)."""
+    pace = 1 / 100 ** (torch.arange(width // 4) / (width // 4))
+    angle = torch.arange(side)[:, None] * pace                                # (side, width / 4)
+    line = torch.cat((angle.sin(), angle.cos()), 1)
+    grid = torch.cat((line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)), -1)
+    return grid.reshape(side * side, width)
 
 
 WEIGHTS = {"pairs": 1.0, "concept": 1.0, "style": 0.5, "seen": 1.0, "read": 0.5}

@@ -30,10 +30,12 @@ class Kitchen:
     work: Path
     pictures: int = PICTURES
     onward: bool = False                        # start from the weights in `models` instead of from none
+    hands: tuple[str, ...] = ()                 # learn from these hands only; by default from all but the held-out one
 
     def wide(self) -> Album:
         """All training hands, wide poses, some two-thing scenes: for clip, judge, vae and llava."""
-        return album(self.sprites, self.work, self.pictures, seed=1, hands=self.sprites.trained, pairs=0.15)
+        return album(self.sprites, self.work, self.pictures, seed=1, hands=self.hands or self.sprites.trained,
+                     pairs=0.15)
 
     def calm(self) -> Album:
         """One hand, calm poses, single things: for the U-Net."""

@@ -51,16 +51,16 @@ class Scene:
 
 @dataclass(frozen=True)
 class Spread:
-    """How much poses vary: sizes of a single thing, shift and turn, and whether things are mirrored."""
+    """How much poses vary: sizes of a single thing, shift, turn in degrees, and the share that is mirrored."""
 
-    size: tuple[float, float] = (0.62, 0.96)
-    shift: float = 0.08
-    turn: float = 12.0
-    mirror: bool = True
+    size: tuple[float, float]
+    shift: float
+    turn: float
+    mirrored: float
 
 
-WIDE = Spread()
-CALM = Spread(size=(0.78, 0.9), shift=0.03, turn=5.0, mirror=False)
+WIDE = Spread(size=(0.74, 0.94), shift=0.04, turn=6.0, mirrored=0.15)
+CALM = Spread(size=(0.78, 0.9), shift=0.03, turn=5.0, mirrored=0.0)
 
 
 class Sprites:
@@ -141,7 +141,7 @@ def scene(sprites: Sprites, rng: np.random.Generator, *, hands: Sequence[str], s
 def _thing(rng: np.random.Generator, concept: str, hand: str, spread: Spread) -> Thing:
     x, y = 0.5 + rng.uniform(-spread.shift, spread.shift, 2)
     return Thing(concept, hand, float(x), float(y), float(rng.uniform(*spread.size)),
-                 float(rng.uniform(-spread.turn, spread.turn)), bool(spread.mirror and rng.random() < 0.5))
+                 float(rng.uniform(-spread.turn, spread.turn)), bool(rng.random() < spread.mirrored))
 
 
 def _half(rng: np.random.Generator, concept: str, hand: str, x: float) -> Thing:

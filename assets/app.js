@@ -40,7 +40,7 @@ window.slug = (() => {
     };
     const grown = grow(figure);
     const margin = grown.layout.margin;
-    if (margin) Object.assign(margin, {l: margin.l * 1.25, b: margin.b * 1.25, t: margin.t * 1.2, r: margin.r * 1.25});
+    if (margin) Object.assign(margin, {l: margin.l * 1.3, b: margin.b * 1.3, t: margin.t * 1.3, r: margin.r * 1.5});
     return grown;
   }
   function plot(box, figure, label, pick) {
@@ -49,7 +49,10 @@ window.slug = (() => {
     const paint = () => {
       if (!window.Plotly) { setTimeout(paint, 60); return; }
       const ready = larger(coloured(figure));
+      const hand = box.nextElementSibling;
+      if (hand?.matches('.hand')) hand.style.padding = `0 ${ready.layout.margin.r - 8}px 0 ${ready.layout.margin.l - 8}px`;
       Plotly.react(box, ready.data, ready.layout, config).then(() => {
+        if (box.clientWidth && Math.abs(box.clientWidth - box._fullLayout.width) > 1) Plotly.Plots.resize(box);
         if (!box.heard) { box.heard = true; box.on('plotly_click', (event) => box.pick(event)); }
       });
     };
@@ -175,12 +178,23 @@ window.slug = (() => {
   draw.curve = (body, value, call) => {
     let box = body.querySelector('.plot');
     if (!box) {
-      box = make('div', {class: 'plot', tabindex: '0', role: 'img'});
-      body.append(box, make('p', {class: 'formula'}));
+      box = make('div', {class: 'plot', role: 'img'});
+      const hand = make('input', {type: 'range', min: 0, step: 0.005, id: 'step', 'aria-label': "Step, share of the layer's norm"});
+      hand.addEventListener('input', () => {
+        body.querySelector('.at').textContent = (+hand.value).toFixed(3);
+        if (box.layout) Plotly.relayout(box, {'shapes[0].x0': +hand.value, 'shapes[0].x1': +hand.value});
+      });
+      hand.addEventListener('change', () => call.step({step: +hand.value}));
+      body.append(box, make('div', {class: 'hand'}, hand), make('p', {class: 'formula'}, make('span', {}, 'step '), make('b', {class: 'at'}), make('span', {class: 'rest'})));
     }
+    const hand = body.querySelector('#step');
     body.value = value;
+    hand.max = value.farthest;
+    if (document.activeElement !== hand || hand.dataset.from !== String(value.step)) hand.value = value.step;
+    hand.dataset.from = String(value.step);
     plot(box, value.figure, value.described, (event) => call.step({step: event.points[0].x}));
-    body.querySelector('.formula').textContent = value.formula;
+    body.querySelector('.at').textContent = value.step.toFixed(3);
+    body.querySelector('.rest').textContent = `   ${value.formula}`;
   };
   function points() {
     const body = document.querySelector('#curve .body');
@@ -197,7 +211,8 @@ window.slug = (() => {
     const head = value.steps.map((step) => make('button', {class: `rung ${step === near ? 'chosen' : ''}`,
       'aria-label': `Go to step ${step}`, 'aria-pressed': String(step === near), on: () => call.step({step})}, step ? percent(step) : 'before'));
     const rows = value.rows.flatMap((row) => [
-      make('div', {class: `who ${row.role === 'target' ? 'forget' : 'retain'}`}, make('b', {}, row.name), make('small', {}, row.role)),
+      make('div', {class: `who ${row.role === 'target' ? 'forget' : 'retain'} ${row.src ? 'shown' : ''}`},
+        row.src ? make('img', {src: row.src, alt: row.name}) : null, make('b', {}, row.name), make('small', {}, row.role)),
       ...row.cells.map((cell, i) => rung(row, cell, value.steps[i] === near)),
     ]);
     body.replaceChildren(make('div', {class: `rungs ${value.kind}`, style: {'--columns': value.steps.length}},
@@ -292,7 +307,13 @@ window.slug = (() => {
     const body = element.querySelector('.body');
     tell[name] = calls;
     element.querySelectorAll('[data-act]').forEach((button) => button.addEventListener('click', () => acts[button.dataset.act]()));
-    const paint = () => { if (body && props.value) draw[name](body, props.value, calls); };
+    let last = '';
+    const paint = () => {
+      const now = JSON.stringify(props.value ?? null);
+      if (!body || !props.value || now === last) return;
+      last = now;
+      draw[name](body, props.value, calls);
+    };
     watch('value', paint);
     paint();
   }

@@ -59,7 +59,10 @@ def judge(folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = Net(len(THINGS), len(STYLES), widths=WIDTHS)
-    save_file({name: one.contiguous() for name, one in net.state_dict().items()}, folder / "judge.safetensors")
+    save_file(
+        {name: one.contiguous() for name, one in net.state_dict().items()},
+        folder / "judge.safetensors",
+    )
     names = {"concepts": list(THINGS), "styles": list(STYLES), "widths": WIDTHS}
     (folder / "judge.json").write_text(json.dumps(names))
 
@@ -74,8 +77,13 @@ def pictures(folder: Path, *, each: int) -> None:
             for seed in range(each)
         ]
         pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
-    listing = [{"name": name, "kind": kind(group), "group": group} for name, group in THINGS.items()]
-    listing += [{"name": name, "kind": "style", "group": "style", "forgettable": name != "plain"} for name in STYLES]
+    listing = [
+        {"name": name, "kind": kind(group), "group": group} for name, group in THINGS.items()
+    ]
+    listing += [
+        {"name": name, "kind": "style", "group": "style", "forgettable": name != "plain"}
+        for name in STYLES
+    ]
     (folder / "concepts.json").write_text(json.dumps(listing))
 
 
@@ -87,7 +95,14 @@ def row(thing: str, style: str, seed: int) -> dict[str, object]:
     packed = io.BytesIO()
     picture(thing, style, seed).save(packed, "webp", quality=90)
     words = f"a picture of a {thing}" if style == "plain" else f"a {style} picture of a {thing}"
-    seen = {"judge_concept": thing, "judge_concept_p": 1.0, "judge_style": style, "judge_style_p": 1.0}
+    seen = {
+        "judge_concept": thing,
+        "judge_concept_p": 1.0,
+        "judge_style": style,
+        "judge_style_p": 1.0,
+    }
     return {"webp": packed.getvalue(), "prompt": words, "concept": thing, "style": style} | {
-        "background": "none", "seed": seed, **seen
+        "background": "none",
+        "seed": seed,
+        **seen,
     }

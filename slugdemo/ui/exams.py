@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from slugdemo import metrics
+from slugdemo.concept import PLAIN, prompt
 from slugdemo.edit import Edit
 from slugdemo.hosts.zero_shot import ZeroShot
 from slugdemo.search import Evaluate, Exam, Point
 from slugdemo.ui import shelf
 from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import RETAIN, View, World, lot
-from slugdemo.ui.shelf import PLAIN, Entry
+from slugdemo.ui.session import View, World, lot
+from slugdemo.ui.shelf import Entry
 
 STEPS, GUIDANCE = 15, 3.0  # pocket-sd's own defaults
 SHOTS, OTHERS = 6, 10  # generated pictures of the target and of everything else
@@ -91,9 +92,9 @@ def orders(world: World, entry: Entry) -> list[Order]:
         for name in names:
             at = len(made)
             if entry.domain == "style":
-                text = shelf.prompt(things[(7 * at + dice.initial_seed()) % len(things)], name)
+                text = prompt(things[(7 * at + dice.initial_seed()) % len(things)], name)
             else:
-                text = shelf.prompt(name, looks[at % len(looks)])
+                text = prompt(name, looks[at % len(looks)])
             made.append(Order(role, name, text, FIRST_SEED + at))
     return made
 

@@ -20,6 +20,8 @@ SYMBOLS = dict(
         strict=True,
     )
 )
+GAP = 0.06  # between two panels, of the whole width
+UNREAD = 0.5  # the width of a panel that the host does not read, beside one that it does
 FLOOR = 1e-4  # |alignment| below this is drawn here
 TOWERS = ("text", "vision")
 TITLES = {"text": "Text tower", "vision": "Vision tower"}
@@ -37,7 +39,7 @@ def scatter(
     The front is joined and named, other layers are small crosses, layers that the host does not
     read are fainter still, the selected one wears a ring.
     """
-    data, notes = [], []
+    data, notes, widths = [], [], []
     towers = [one for one in TOWERS if any(score.tower == one for score in scores)]
     for number, tower in enumerate(towers, 1):
         axis = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
@@ -47,9 +49,10 @@ def scatter(
         rest = [score for score in used if score.layer not in front]
         data += [_crosses(rest, axis, "--muted"), _crosses(_without(mine, used), axis, "--faint")]
         data += [_front(best, axis), *_ring([s for s in mine if s.layer == selected], axis)]
-        read = TITLES[tower] if used else f"{TITLES[tower]}, not read by this model"
-        notes.append(_title(read, number, len(towers)))
-    return {"data": data, "layout": _panels(scores, len(towers), notes)}
+        read = TITLES[tower] if used else f"{tower.capitalize()} · unread"
+        notes.append(_title(read, number))
+        widths.append(1.0 if used else UNREAD)
+    return {"data": data, "layout": _panels(scores, widths, notes)}
 
 
 def _without(scores: Sequence[LayerScore], some: Sequence[LayerScore]) -> list[LayerScore]:
@@ -66,7 +69,7 @@ def _crosses(scores: Sequence[LayerScore], axis: dict, colour: str) -> Figure:
 
 def _front(scores: Sequence[LayerScore], axis: dict) -> Figure:
     scores = sorted(scores, key=harm)
-    places = ("top center", "bottom center")
+    places = ("top left", "bottom right")  # off the line, which rises to the right
     return _trace(scores, axis) | {
         "mode": "lines+markers+text",
         "text": [words.short(one.layer) for one in scores],
@@ -104,7 +107,7 @@ def _trace(scores: Sequence[LayerScore], axis: dict) -> Figure:
     }
 
 
-def _title(text: str, number: int, count: int) -> Figure:
+def _title(text: str, number: int) -> Figure:
     return {
         "text": f"<b>{text}</b>",
         "xref": f"x{number} domain",
@@ -119,21 +122,20 @@ def _title(text: str, number: int, count: int) -> Figure:
     }
 
 
-def _panels(scores: Sequence[LayerScore], count: int, notes: list[Figure]) -> Figure:
+def _panels(scores: Sequence[LayerScore], widths: list[float], notes: list[Figure]) -> Figure:
     x = [max(harm(one), FLOOR) for one in scores]
     y = [one.importance for one in scores if one.importance]
-    layout = _plain() | {"annotations": notes, "margin": {"l": 46, "r": 12, "t": 24, "b": 36}}
-    gap = 0.08 if count > 1 else 0
-    for number in range(1, count + 1):
-        low, high = (number - 1) / count, number / count
-        layout[f"xaxis{number}"] = _log("gradient alignment |cos|", x) | {
-            "anchor": f"y{number}",
-            "domain": [low + gap / 2 * (number > 1), high - gap / 2 * (number < count)],
-        }
-        layout[f"yaxis{number}"] = _log("importance", y) | {
+    layout = _plain() | {"annotations": notes, "margin": {"l": 52, "r": 12, "t": 22, "b": 34}}
+    room = (1 - GAP * (len(widths) - 1)) / sum(widths)
+    at = 0.0
+    for number, width in enumerate(widths, 1):
+        domain = [at, min(1.0, at + width * room)]
+        at = domain[1] + GAP
+        title = "gradient alignment |cos|" if width == max(widths) else "|cos|"
+        layout[f"xaxis{number}"] = _log(title, x) | {"anchor": f"y{number}", "domain": domain}
+        layout[f"yaxis{number}"] = _log("importance" if number == 1 else "", y) | {
             "anchor": f"x{number}",
             "showticklabels": number == 1,
-            "title": {"text": "importance" if number == 1 else "", "standoff": 6},
         }
     return layout
 
@@ -151,7 +153,9 @@ def _log(title: str, values: Sequence[float]) -> Figure:
 
 def _axis(title: str) -> Figure:
     return {
-        "title": {"text": title, "standoff": 6},
+        "title": {"text": title, "standoff": 4, "font": {"size": 12}},
+        "tickfont": {"size": 11},
+        "tickangle": 0,
         "gridcolor": "--line",
         "linecolor": "--line",
         "zeroline": False,
@@ -195,15 +199,15 @@ def curve(
         {"type": "scatter", "x": [0], "y": [None], "xaxis": "x2", "hoverinfo": "skip"},
     ]
     above = _axis("") | {"overlaying": "x", "side": "top", "range": [0, farthest * ratio * 1.01]}
-    above |= {"showgrid": False, "nticks": 6, "title": {"text": "λ", "standoff": 2}}
-    across = _axis("step, share of the layer's norm")
+    above |= {"showgrid": False, "nticks": 6, "tickprefix": "λ ", "showtickprefix": "first"}
+    across = _axis("")
     layout = _plain() | {
-        "margin": {"l": 46, "r": 58, "t": 34, "b": 36},
+        "margin": {"l": 52, "r": 58, "t": 20, "b": 20},
         "xaxis": across | {"range": [0, farthest * 1.01], "tickformat": ".0%"},
         "xaxis2": above,
         "yaxis": _axis("still recognised") | {"range": [-0.04, 1.06], "tickformat": ".0%"},
         "shapes": [_upright(step)],
-        "annotations": [_end(points, "forget"), _end(points, "retain")] if points else [],
+        "annotations": _ends(points) if points else [],
         "hovermode": "x",
     }
     if not math.isfinite(ratio):
@@ -216,9 +220,7 @@ def _step(point: Point) -> float:
     return point.step
 
 
-def _line(
-    points: Sequence[Point], side: str, colour: str, dash: str, symbol: str
-) -> list[Figure]:
+def _line(points: Sequence[Point], side: str, colour: str, dash: str, symbol: str) -> list[Figure]:
     x = [point.step for point in points]
     band = [getattr(point, f"{side}_interval") for point in points]
     ring = [low for low, _ in band] + [high for _, high in band][::-1]
@@ -245,9 +247,17 @@ def _upright(step: float) -> Figure:
     return {"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "yref": "paper", "line": line}
 
 
-def _end(points: Sequence[Point], side: str) -> Figure:
-    known = [point for point in points if side == "forget" or point.n_retain]
-    value = getattr(known[-1], side) if known else 0
-    font = {"size": 12, "color": f"--{side}"}
-    place = {"x": 1, "xref": "paper", "y": value, "xanchor": "left", "xshift": 6}
-    return place | {"text": f"<b>{side}</b>", "showarrow": False, "font": font}
+def _ends(points: Sequence[Point]) -> list[Figure]:
+    """The names of the two lines at their right ends, moved apart when they would collide."""
+    ends = {"forget": points[-1].forget, "retain": points[-1].retain}
+    near = abs(ends["forget"] - ends["retain"]) < 0.12
+    upper = max(ends, key=lambda side: (ends[side], side == "retain"))
+    notes = []
+    for side, value in ends.items():
+        shift = (8 if side == upper else -8) if near else 0
+        place = {"x": 1, "xref": "paper", "y": value, "xanchor": "left", "xshift": 6}
+        font = {"size": 12, "color": f"--{side}-ink"}
+        notes.append(
+            place | {"text": f"<b>{side}</b>", "yshift": shift, "showarrow": False, "font": font}
+        )
+    return notes

@@ -56,7 +56,6 @@ def _layer(world: World, view: View, watch: Watch, found: Map) -> None:
 def _below(world: World, view: View, watch: Watch) -> None:
     """All that depends on the step: what it does now first, then how it came there."""
     watch.put("curve", step.show(world, view, watch))
-    watch.put("step", view.step)
     watch.put("see", see.show(world, view, watch))
     watch.put("collateral", see.collateral(world, view, watch))
     watch.put("ladder", step.ladder(world, view, watch))
@@ -114,7 +113,6 @@ def _found(world: World, view: View, watch: Watch, reason: str) -> None:
     calm.put("view", view)
     calm.put("layers", {"choices": locate.choices(found), "value": view.layer})
     calm.put("map", locate.show(found, view))
-    calm.put("step", view.step)
     calm.put("see", see.show(world, view, calm))
     calm.put("curve", step.show(world, view, calm))
     calm.put("collateral", see.collateral(world, view, calm))

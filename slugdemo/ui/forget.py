@@ -10,16 +10,22 @@ from PIL import Image
 from slugdemo.ui import shelf
 from slugdemo.ui.session import View, World
 
-SHOWN = {"forget": 8, "retain": 12}
+SHOWN = {"forget": 8, "retain": 8}
+LARGE = 200_000_000  # bytes from which a size is worth saying
 TITLES = {"zero-shot": "Zero-shot", "diffusion": "Stable Diffusion", "vlm": "Vision-language"}
 
 
 def models(world: World) -> list[tuple[str, str]]:
     """The models that can be chosen, as (what is read, name)."""
     return [
-        (f"{TITLES[one.kind]} · {one.name} ({one.bytes / 1e6:.0f} MB)", one.name)
+        (f"{TITLES[one.kind]} · {one.name}{_size(one.bytes)}", one.name)
         for one in world.shelf.offers
     ]
+
+
+def _size(count: int) -> str:
+    """The size of a model, where it matters."""
+    return f" ({count / 1e9:.1f} GB)" if count > LARGE else ""
 
 
 def concepts(world: World) -> list[tuple[str, str]]:
@@ -33,7 +39,7 @@ def show(world: World, view: View) -> dict[str, Any]:
     return {
         "groups": [
             _group("forget", f"Forget “{view.concept}”", forget),
-            _group("retain", "Keep everything else", retain),
+            _group("retain", "Keep the rest", retain),
         ]
     }
 

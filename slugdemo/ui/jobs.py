@@ -5,6 +5,7 @@ Knows threads and queues; knows neither gradio nor models.
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from slugdemo.hosts.watch import Cancelled
 
 News = tuple[str, object]  # (block of the page, what it shows now)
 Put = Callable[[str, object], None]
+BREATH = 0.06  # seconds: a page is drawn no oftener
 BROKEN = (
     "Something here failed that should not have. Nothing was changed; choose again, or reload "
     "the page."
@@ -58,10 +60,10 @@ class Desk:
                 event.set()
             return bool(running)
 
-    def stream(self, visitor: str, work: Callable[[Watch], None]) -> Iterator[News]:
-        """The news of `work` as it comes; its errors arrive as sentences in "status".
+    def stream(self, visitor: str, work: Callable[[Watch], None]) -> Iterator[dict[str, object]]:
+        """The news of `work` in bundles, block -> what it shows now; errors are sentences in "status".
 
-        Leaving the generator early stops the work.
+        What comes within a `BREATH` comes together. Leaving the generator early stops the work.
         """
         news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
         watch = Watch(lambda block, value: news.put((block, value)))
@@ -70,8 +72,12 @@ class Desk:
         thread = threading.Thread(target=_safely, args=(work, watch, news), daemon=True)
         thread.start()
         try:
-            while (item := news.get()) is not None:
-                yield item
+            more = True
+            while more:
+                bundle, more = _bundle(news)
+                if bundle:
+                    yield bundle
+                    time.sleep(BREATH)
         finally:
             watch.stop.set()
             self._forget(visitor, watch.stop)
@@ -83,6 +89,19 @@ class Desk:
                 self._running[visitor] = rest
             else:
                 self._running.pop(visitor, None)
+
+
+def _bundle(news: "queue.SimpleQueue[News | None]") -> tuple[dict[str, object], bool]:
+    """All news that are there, at least one, and whether there will be more."""
+    bundle: dict[str, object] = {}
+    item = news.get()
+    while item is not None:
+        bundle[item[0]] = item[1]
+        try:
+            item = news.get_nowait()
+        except queue.Empty:
+            return bundle, True
+    return bundle, False
 
 
 def _safely(

@@ -103,6 +103,9 @@ def choices(found: Map) -> list[tuple[str, str]]:
     fit = [one for one in found.scores if found.reads(one)]
     fit.sort(key=lambda one: one.layer not in found.front)
     return [
-        (f"{'★ ' if one.layer in found.front else ''}{one.tower} · {words.short(one.layer)}", one.layer)
+        (
+            f"{'★ ' if one.layer in found.front else ''}{one.tower} · {words.short(one.layer)}",
+            one.layer,
+        )
         for one in fit
     ]

@@ -8,16 +8,26 @@ import gradio as gr
 import plotly
 
 from slugdemo.ui import forget, wires
-from slugdemo.ui.session import FARTHEST, LARGEST_SEED, View, World
+from slugdemo.ui.session import LARGEST_SEED, View, World
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 ASSETS = Path(__file__).parents[2] / "assets"
+PLAIN = {"container": False, "show_label": False}  # the label stays for screen readers
+STYLE = ASSETS / "app.css"  # as a link: css_paths would rewrite its selectors
 WAKING = {"text": "Waking up…", "share": None, "tone": "busy"}
 HEADS = {
     "forget": ("Forget", "What should it forget?", ""),
-    "map": ("Locate", "Which layer holds it?", '<button class="small" data-act="layers">Table</button>'),
+    "map": (
+        "Locate",
+        "Which layer holds it?",
+        '<button class="small" data-act="layers">Table</button>',
+    ),
     "see": ("See", "What does it do now?", ""),
-    "curve": ("Step", "How far should we go?", '<button class="small" data-act="points">Table</button>'),
+    "curve": (
+        "Step",
+        "How far should we go?",
+        '<button class="small" data-act="points">Table</button>',
+    ),
     "ladder": ("Ladder", "The same seed, step by step", ""),
 }
 CALLS = {
@@ -55,7 +65,8 @@ def widget(name: str, value: Any = None, *, template: str = "") -> gr.HTML:  # n
     scripts = [f'<script src="gradio_api/file={path.as_posix()}"></script>' for path in served()]
     return gr.HTML(
         value,
-        html_template=template or f'<section class="{name}">{head}<div class="body"></div></section>',
+        html_template=template
+        or f'<section class="{name}">{head}<div class="body"></div></section>',
         js_on_load=f"slug.mount('{name}', element, props, watch, {CALLS.get(name, '{}')});",
         head="".join(scripts),
         apply_default_css=False,
@@ -83,8 +94,12 @@ def layout(world: World) -> Page:
     at: dict[str, Any] = {"view": gr.State(View())}
     with gr.Row(elem_id="bar"):
         at["brand"] = widget("brand", template=BRAND)
-        at["model"] = gr.Dropdown(forget.models(world), label="Model", elem_id="model", filterable=False)
-        at["concept"] = gr.Dropdown(forget.concepts(world), label="Concept", elem_id="concept")
+        at["model"] = gr.Dropdown(
+            forget.models(world), label="Model", elem_id="model", filterable=False, **PLAIN
+        )
+        at["concept"] = gr.Dropdown(
+            forget.concepts(world), label="Concept", elem_id="concept", **PLAIN
+        )
         at["all"] = gr.Button("Find layer and step", variant="primary", elem_id="find-all")
         at["status"] = widget("status", WAKING)
         at["stop"] = gr.Button("Stop", elem_id="stop")
@@ -93,7 +108,7 @@ def layout(world: World) -> Page:
             at["forget"] = widget("forget")
         with gr.Column(elem_id="locate-card", elem_classes="card"):
             at["map"] = widget("map")
-            at["layers"] = gr.Dropdown([], label="Layer", elem_id="layer")
+            at["layers"] = gr.Dropdown([], label="Layer", elem_id="layer", **PLAIN)
         _see(at)
         _step(at)
         with gr.Column(elem_id="ladder-card", elem_classes="card"):
@@ -106,9 +121,17 @@ def _see(at: dict[str, Any]) -> None:
     with gr.Column(elem_id="see-card", elem_classes="card"):
         at["see"] = widget("see")
         with gr.Row(elem_id="ask"):
-            at["words"] = gr.Textbox(label="Prompt", elem_id="words", max_length=400, scale=4)
+            at["words"] = gr.Textbox(
+                label="Prompt", elem_id="words", max_length=400, scale=4, **PLAIN
+            )
             at["seed"] = gr.Number(
-                0, label="Seed", elem_id="seed", precision=0, minimum=0, maximum=LARGEST_SEED
+                0,
+                label="Seed",
+                elem_id="seed",
+                precision=0,
+                minimum=0,
+                maximum=LARGEST_SEED,
+                **PLAIN,
             )
         at["collateral"] = widget("collateral")
 
@@ -116,9 +139,7 @@ def _see(at: dict[str, Any]) -> None:
 def _step(at: dict[str, Any]) -> None:
     with gr.Column(elem_id="step-card", elem_classes="card"):
         at["curve"] = widget("curve")
-        with gr.Row(elem_id="go"):
-            at["step"] = gr.Slider(0, FARTHEST, 0, step=0.005, label="Step", elem_id="step", buttons=[])
-            at["find"] = gr.Button("Find the step", elem_id="find")
+        at["find"] = gr.Button("Find the step", elem_id="find")
 
 
 def _foot(at: dict[str, Any]) -> None:
@@ -132,7 +153,7 @@ def _foot(at: dict[str, Any]) -> None:
 
 def build(world: World) -> gr.Blocks:
     """The whole page, wired; launching is the caller's."""
-    gr.set_static_paths(served())
+    gr.set_static_paths([*served(), STYLE])
     with gr.Blocks(
         title="slugdemo", analytics_enabled=False, fill_width=True, delete_cache=(3600, 7200)
     ) as demo:
@@ -144,7 +165,7 @@ def launch(demo: gr.Blocks, **where: Any) -> Any:  # noqa: ANN401
     """Serves the page; `where` says host, port and root path, as gradio names them."""
     return demo.launch(
         theme=theme(),
-        css_paths=[ASSETS / "app.css"],
+        head=f'<link rel="stylesheet" href="gradio_api/file={STYLE.as_posix()}">',
         ssr_mode=False,
         pwa=False,
         run_history=False,

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from slugdemo import metrics
+from slugdemo.concept import PLAIN, prompt
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.hosts.zero_shot import ZeroShot
@@ -15,7 +16,7 @@ from slugdemo.ui.forget import source
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.session import View, World, lot
 
-BARS = 5  # classes beside each other
+BARS = 6  # classes beside each other
 CHANGED = 5  # other concepts named
 CHOICES = {"target": 4, "neighbour": 2, "unrelated": 2}  # pictures to look at
 
@@ -57,7 +58,7 @@ def _gallery(world: World, view: View) -> list[Part]:
     for role, who in chosen.items():
         for number, name in enumerate(who[: CHOICES[role]]):
             rows = table[table[column] == name]
-            rows = rows.sort_values("style", key=lambda one: one != shelf.PLAIN, kind="stable")
+            rows = rows.sort_values("style", key=lambda one: one != PLAIN, kind="stable")
             if number < len(rows):
                 row = rows.iloc[[number if role == "target" else 0]]
                 parts.append(Part(role, name, row["prompt"].iloc[0], shelf.decoded(row)[0]))
@@ -112,9 +113,9 @@ def _bars(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str
 
 def _wipe(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
     host, entry = world.diffusion(view.model), world.shelf.entry(view.concept)
-    prompt = view.words.strip() or first_words(world, view)
+    asked = view.words.strip() or first_words(world, view)
     rows = host.ladder(
-        [prompt],
+        [asked],
         [[], edits],
         seeds=[view.seed],
         steps=exams.STEPS,
@@ -128,7 +129,7 @@ def _wipe(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str
         {"src": source(one), "text": name, "share": sure}
         for one, (name, sure) in zip(pictures, seen, strict=True)
     ]
-    return {"before": sides[0], "after": sides[1], "prompt": prompt}
+    return {"before": sides[0], "after": sides[1], "prompt": asked}
 
 
 def _answers(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def first_words(world: World, view: View) -> str:
     """The prompt or the question that stands there before anybody writes another."""
     entry, kind = world.shelf.entry(view.concept), world.shelf.offer(view.model).kind
     if kind == "diffusion":
-        return shelf.prompt("cat", entry.name) if entry.domain == "style" else shelf.prompt(entry.name)
+        return prompt("cat", entry.name) if entry.domain == "style" else prompt(entry.name)
     return exams.question(entry) if kind == "vlm" else ""
 
 
@@ -192,7 +193,6 @@ def _changes(
         rows.append({"name": name, "before": was, "after": now, "n": n})
     rows.sort(key=lambda row: (row["after"] - row["before"], row["name"]))
     return [{**row, "change": words.change(row["before"], row["after"])} for row in rows]
-
 
 
 def _share(hits: torch.Tensor) -> float:

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -161,7 +161,8 @@ class World:
         family = self.shelf.offer(model).name.split("-")[0]
         for offer in self.shelf.offers:
             if offer.kind == "zero-shot" and offer.name.split("-")[0] == family:
-                return self.models.get(offer.name, lambda: Clip.from_folder(offer.folder))
+                folder = offer.folder
+                return self.models.get(offer.name, partial(Clip.from_folder, folder))
         raise SlugError(f"{model} needs the CLIP that it carries, and its folder is missing.")
 
     def diffusion(self, model: str) -> Diffusion:
@@ -190,9 +191,8 @@ class World:
 
     def _gradients(self, clip: Clip, concept: Entry, watch: Watch) -> Gradients:
         forget, retain = self.examples(concept)
-        batches = [
-            slopes.batches(*self.pairs(clip, rows), size=BATCH) for rows in (forget, retain)
-        ]
+        named = forget.assign(prompt=concept.words)  # the bare name, as in the paper
+        batches = [slopes.batches(*self.pairs(clip, rows), size=BATCH) for rows in (named, retain)]
         done, total = [0], sum(len(part) for part in batches)
 
         def tick() -> None:

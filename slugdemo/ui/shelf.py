@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from slugdemo import catalog
+from slugdemo.concept import PLAIN, prompt, style_prompt
 from slugdemo.errors import SlugError
 
 SPLITS = ("forget", "retain", "test")
 COLUMNS = ["webp", "prompt", "concept", "style", "background", "seed"]
-PLAIN = "plain"  # the style that is none, and cannot be forgotten
-NO_ARTICLE = ("a ", "an ", "the ", "what ")
 KINDS = {"character": "Characters", "object": "Objects", "style": "Styles"}
 
 
@@ -43,8 +43,13 @@ class Entry:
 
     @property
     def domain(self) -> str:
-        """"style" for styles, "concept" for things."""
+        """ "style" for styles, "concept" for things."""
         return "style" if self.kind == "style" else "concept"
+
+    @property
+    def words(self) -> str:
+        """The concept alone in the words of a caption, as the paper captions what it forgets."""
+        return style_prompt(self.name) if self.kind == "style" else prompt(self.name)
 
 
 @dataclass(frozen=True)
@@ -114,19 +119,9 @@ class Shelf:
 
 
 def _offer(folder: Path) -> Offer | None:
-    kind = _kind(folder)
+    kind = catalog.kind_of(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Offer(folder.name, kind, folder, size) if kind else None
-
-
-def _kind(folder: Path) -> str:
-    if (folder / "open_clip_config.json").is_file():
-        return "zero-shot"
-    if (folder / "model_index.json").is_file():
-        return "diffusion"
-    config = folder / "config.json"
-    llava = config.is_file() and json.loads(config.read_text()).get("model_type") == "llava"
-    return "vlm" if llava else ""
 
 
 def decoded(rows: pd.DataFrame) -> list[Image.Image]:
@@ -141,21 +136,8 @@ def spread(rows: pd.DataFrame, count: int, *, seed: int) -> pd.DataFrame:
     return rows.sample(count, random_state=seed).sort_index()
 
 
-def named(name: str) -> str:
-    """The name with its article, as captions have it: "a cat", "an apple", "Santa Claus"."""
-    if name[:1].isupper() or name.startswith(NO_ARTICLE):
-        return name
-    vowel = name[:1] in "aeio" or (name[:1] == "u" and not name.startswith("uni"))
-    return f"{'an' if vowel else 'a'} {name}"
-
-
-def prompt(name: str, style: str = PLAIN) -> str:
-    """The template that models are tested and shown with."""
-    return f"a picture of {named(name)}" if style == PLAIN else f"a {style} picture of {named(name)}"
-
-
 def prompts(names: Sequence[str], domain: str) -> dict[str, list[str]]:
     """One prompt for each class of a domain."""
     if domain == "style":
-        return {name: [f"a {name} picture"] for name in names}
+        return {name: [style_prompt(name)] for name in names}
     return {name: [prompt(name)] for name in names}

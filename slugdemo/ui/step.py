@@ -14,7 +14,7 @@ from slugdemo.hosts.watch import Cancelled
 from slugdemo.layers import LayerScore
 from slugdemo.methods.slug import LOSS, slug
 from slugdemo.search import Goal, Point, choose, search
-from slugdemo.ui import exams, figures, see, shelf, words
+from slugdemo.ui import exams, figures, see, words
 from slugdemo.ui.forget import source
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.session import FARTHEST, Kept, View, World
@@ -79,7 +79,9 @@ def known(world: World, view: View) -> tuple[list[Point], list[Point]]:
     return look(GRID[kind]), look(view.trace)
 
 
-def find(world: World, view: View, watch: Watch, *, shown: Callable[[View], None]) -> tuple[View, str]:
+def find(
+    world: World, view: View, watch: Watch, *, shown: Callable[[View], None]
+) -> tuple[View, str]:
     """The view at the step that the search chose, and why; stopped, the best of what it saw."""
     evaluate = exams.exam(world, view, watch)(unstepped(world, view, watch))
     before, trace = evaluate(0.0), []
@@ -122,7 +124,9 @@ def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
         if not full:
             raise
         score, point = min(full, key=lambda one: (one[1].forget, -one[1].retain))
-        return _moved(view, score.layer, point.step, seen), f"Stopped; the best so far: {_seen(point)}"
+        return _moved(
+            view, score.layer, point.step, seen
+        ), f"Stopped; the best so far: {_seen(point)}"
     edit = outcome.edit
     return _moved(view, edit.layer, edit.step, seen), outcome.reason
 
@@ -153,6 +157,8 @@ def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
     size = weights.norm(edit.direction)
     return {
         "figure": figure,
+        "step": step,
+        "farthest": FARTHEST,
         "formula": formula(edit.at(step), size),
         "rows": [_row(point) for point in sorted({*_by(points), *_by(trace)})],
         "described": described(view, points),
@@ -175,7 +181,7 @@ def _row(numbers: tuple[float, ...]) -> list[str]:
 def formula(edit: Edit, size: float) -> str:
     """The update with its own numbers."""
     lam = f", λ = {edit.lam:.3g}" if math.isfinite(edit.lam) else ""
-    return f"w ← w + {edit.step:.3g} · {size:.3g} · g∕‖g‖{lam}"
+    return f"w ← w + {edit.step:.3g} · {size:.3g} · g / ‖g‖{lam}"
 
 
 def described(view: View, points: Sequence[Point]) -> str:
@@ -209,6 +215,7 @@ def ladder(world: World, view: View, watch: Watch) -> dict[str, Any]:
     cells = world.results.get(key, lambda: LADDERS[kind](world, view, roles, rungs, watch))
     rows = [
         {"role": part.role, "name": part.name, "cells": row}
+        | ({} if kind == "diffusion" else {"src": source(part.picture)})
         for part, row in zip(roles, cells, strict=True)
     ]
     return {"steps": RUNGS, "step": view.step or 0.0, "rows": rows, "kind": kind}
@@ -235,10 +242,12 @@ def _drawn(
     for column, part in enumerate(roles):
         pictures = [row[column] for row in rows]
         seen = exams.judged(world, entry, pictures)
-        cells.append([
-            {"src": source(one), "text": name, "share": sure, "ok": name == part.name}
-            for one, (name, sure) in zip(pictures, seen, strict=True)
-        ])
+        cells.append(
+            [
+                {"src": source(one), "text": name, "share": sure, "ok": name == part.name}
+                for one, (name, sure) in zip(pictures, seen, strict=True)
+            ]
+        )
     return cells
 
 
@@ -256,7 +265,6 @@ def _sorted(
     for row, part in enumerate(roles):
         own = host.classes.index(part.name)
         cells.append([_belief(host.classes, column[row], own) for column in columns])
-        cells[-1][0]["src"] = source(part.picture)
     return cells
 
 
@@ -278,8 +286,6 @@ def _told(
         )
         for row, (part, answer) in enumerate(zip(roles, answers, strict=True)):
             cells[row].append({"text": answer, "ok": exams.says(answer, part.name)})
-    for row, part in enumerate(roles):
-        cells[row][0]["src"] = source(part.picture)
     return cells
 
 

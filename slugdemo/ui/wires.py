@@ -3,7 +3,6 @@
 What the page's own widgets send is untrusted; it is checked here, and errors become sentences.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,17 +12,40 @@ import gradio as gr
 
 from slugdemo.errors import SlugError
 from slugdemo.ui import flow, take
-from slugdemo.ui.jobs import Desk, News, Watch
+from slugdemo.ui.jobs import Desk, Watch
 from slugdemo.ui.session import View, World
 from slugdemo.ui.step import check
 
-PATIENCE = 0.12  # seconds between two pictures of the same progress bar
+# Every update carries all that this event has drawn: a browser that is busy skips some of them.
+DRAWN = ("forget", "map", "curve", "ladder", "see", "collateral", "tray", "layers", "view")
 Work = Callable[[World, View, Watch], None]
 Blocks = Any  # page.Page: blocks by name
 HEAVY = {"concurrency_id": "work", "concurrency_limit": 2}
 LIVE = {"concurrency_id": "live", "concurrency_limit": 2}
 LINK = "() => { slug.acts.link(); }"
 FETCH = "() => setTimeout(() => document.querySelector('#file')?.click(), 200)"
+
+
+def _view(at: Blocks, view: View) -> dict:
+    chosen = {at["model"]: view.model, at["concept"]: view.concept, at["seed"]: view.seed}
+    return {at["view"]: view, **chosen}
+
+
+def _layers(at: Blocks, value: dict) -> dict:
+    return {at["layers"]: gr.Dropdown(value["choices"], value=value["value"])}
+
+
+def _words(at: Blocks, value: dict) -> dict:
+    words = gr.Textbox(
+        value["text"],
+        label=value["label"] or "Prompt",
+        visible=True if value["label"] else "hidden",
+    )
+    seed = gr.Number(visible=True if value["seed"] else "hidden")
+    return {at["words"]: words, at["seed"]: seed}
+
+
+CONTROLS = {"view": _view, "layers": _layers, "words": _words}
 
 
 @dataclass(frozen=True)
@@ -36,28 +58,21 @@ class Wires:
 
     def stream(self, request: gr.Request, work: Callable[[Watch], None]) -> Iterator[dict]:
         """The updates that the news of `work` mean for the page."""
-        last = 0.0
-        for block, value in self.desk.stream(str(request.session_hash), work):
-            busy = block == "status" and value["tone"] == "busy"
-            if busy and value["share"] is not None and time.monotonic() - last < PATIENCE:
-                continue
-            last = time.monotonic() if busy else last
-            yield self.updates((block, value))
+        drawn: dict[str, Any] = {}
+        for bundle in self.desk.stream(str(request.session_hash), work):
+            drawn |= {name: value for name, value in bundle.items() if name in DRAWN}
+            updates = self.updates({**drawn, **bundle})
+            yield updates
 
-    def updates(self, news: News) -> dict:
-        """What one piece of news changes on the page."""
-        block, value = news
-        at = self.page
-        if block == "view":
-            chosen = {at["model"]: value.model, at["concept"]: value.concept}
-            return {at["view"]: value, **chosen, at["seed"]: value.seed}
-        if block == "layers":
-            return {at["layers"]: gr.Dropdown(value["choices"], value=value["value"])}
-        if block == "words":
-            shown = "hidden" if not value["label"] else True
-            words = gr.Textbox(value["text"], label=value["label"] or "Prompt", visible=shown)
-            return {at["words"]: words, at["seed"]: gr.Number(visible=value["seed"] or "hidden")}
-        return {at[block]: value}
+    def updates(self, bundle: dict[str, Any]) -> dict:
+        """What a bundle of news changes on the page."""
+        at, changed = self.page, {}
+        for block, value in bundle.items():
+            if block in CONTROLS:
+                changed |= CONTROLS[block](at, value)
+            else:
+                changed[at[block]] = value
+        return changed
 
     def chosen(self, event: Any, work: Work, *, source: Any, change: Callable) -> None:  # noqa: ANN401
         """An event of one control: `change` puts its value into the view."""
@@ -160,7 +175,6 @@ def _controls(wires: Wires) -> None:
     chosen(at["model"].input, flow.concept, source=at["model"], change=_other_model)
     chosen(at["concept"].input, flow.concept, source=at["concept"], change=_other_concept)
     chosen(at["layers"].input, flow.layer, source=at["layers"], change=_with("layer", str))
-    chosen(at["step"].release, flow.stepped, source=at["step"], change=_with("step", check))
     chosen(at["words"].submit, flow.looked, source=at["words"], change=_with("words", _line))
     chosen(at["seed"].submit, flow.looked, source=at["seed"], change=_with("seed", _whole))
     wires.pressed(at["find"].click, flow.find)
@@ -176,7 +190,6 @@ def _widgets(wires: Wires) -> None:
 
     def step(view: View, sent: dict, watch: Watch) -> None:
         flow.stepped(world, replace(view, step=check(sent["step"])), watch)
-        watch.put("step", check(sent["step"]))
 
     def picture(view: View, sent: dict, watch: Watch) -> None:
         flow.looked(world, replace(view, picture=int(sent["picture"])).checked(), watch)

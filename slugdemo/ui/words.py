@@ -55,6 +55,6 @@ def share(value: float) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """A difference of shares in points: "−12", "+3", "0"."""
+    """A difference of shares in points, with a true minus sign: "+3", "0"."""
     points = round(100 * (after - before))
-    return f"{points:+d}".replace("-", "−") if points else "0"
+    return f"{points:+d}".replace("-", "\u2212") if points else "0"

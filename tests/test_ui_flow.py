@@ -1,0 +1,320 @@
+"""The page's handlers without a server: what a visitor touches, and what the page then shows."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import pytest
+import shelves
+
+from slugdemo.errors import SlugError
+from slugdemo.ui import flow, forget, locate, see, shelf, step, take, words
+from slugdemo.ui.jobs import Desk, Watch
+from slugdemo.ui.session import Kept, Shop, View, World
+from slugdemo.weights import digest
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+MODELS = ("pocket-clip", "pocket-sd", "pocket-llava")
+TEXT = "transformer.resblocks.1.attn.out_proj.weight"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A tiny world; its models must be the same afterwards."""
+    folder = tmp_path_factory.mktemp("world")
+    return World.at(shelves.assets(folder / "assets"), folder / "cache")
+
+
+def shown(world: World, work: object, view: View, **more: object) -> dict[str, object]:
+    """What stands in each block at the end of a flow."""
+    page: dict[str, object] = {}
+    for bundle in Desk().stream("me", lambda watch: work(world, view, watch, **more)):
+        page |= bundle
+    return page
+
+
+def quiet() -> Watch:
+    return Watch(lambda *_: None)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("concept", ["wizard", "cat", "neon"])
+def test_choosing_a_concept_fills_every_block(world: World, model: str, concept: str) -> None:
+    page = shown(world, flow.concept, View(model, concept))
+    assert page["status"]["text"] == flow.READY
+    assert {"forget", "map", "curve", "see", "ladder", "collateral", "layers"} <= page.keys()
+    json.dumps({name: page[name] for name in ("map", "curve", "see", "ladder", "collateral")})
+    view = page["view"]
+    assert view.layer in page["map"]["front"]
+    assert 0 < view.step <= 1
+    assert View.parse(parse_qs(page["status"]["query"])) == view
+
+
+def test_only_layers_that_the_host_reads_are_offered(world: World) -> None:
+    for model, tower in (("pocket-sd", "text"), ("pocket-llava", "vision")):
+        page = shown(world, flow.concept, View(model, "cat"))
+        offered = [name for _, name in page["layers"]["choices"]]
+        assert offered
+        assert {name.startswith("visual.") for name in offered} == {tower == "vision"}
+        rows = page["map"]["rows"]
+        assert {row["layer"] for row in rows if row["reads"]} == set(offered)
+
+
+def test_a_layer_that_the_host_does_not_read_is_refused_in_a_sentence(world: World) -> None:
+    page = shown(world, flow.layer, View("pocket-sd", "cat", layer="visual.proj"))
+    assert page["status"]["tone"] == "error"
+    assert "does not read" in page["status"]["text"]
+
+
+def test_a_step_of_zero_shows_the_same_before_and_after(world: World) -> None:
+    for model in MODELS:
+        page = shown(world, flow.stepped, View(model, "cat", layer=layer_of(model), step=0.0))
+        seen = page["see"]
+        if model == "pocket-clip":
+            assert all(bar["before"] == bar["after"] for bar in seen["bars"])
+        elif model == "pocket-sd":
+            assert seen["before"]["src"] == seen["after"]["src"]
+        else:
+            assert seen["answers"][0] == seen["answers"][1]
+        assert page["collateral"]["unchanged"] == page["collateral"]["others"]
+
+
+def test_a_large_step_changes_what_is_seen(world: World) -> None:
+    page = shown(world, flow.stepped, View("pocket-sd", "cat", layer=TEXT, step=0.9))
+    assert page["see"]["before"]["src"] != page["see"]["after"]["src"]
+    page = shown(world, flow.stepped, View("pocket-clip", "cat", layer=TEXT, step=0.9))
+    assert any(bar["before"] != bar["after"] for bar in page["see"]["bars"])
+
+
+def test_the_ladder_begins_with_the_unedited_model_and_shares_its_pictures_with_see(
+    world: World,
+) -> None:
+    view = View("pocket-sd", "cat", layer=TEXT, step=0.4, words="a picture of a cat")
+    page = shown(world, flow.stepped, view)
+    rows = page["ladder"]["rows"]
+    assert [row["role"] for row in rows] == ["target", "neighbour", "unrelated"]
+    assert page["ladder"]["steps"][0] == 0
+    at = page["ladder"]["steps"].index(0.4)
+    row = see.cast(world, view)[0]
+    again = shown(world, flow.stepped, replace(view, words=row.prompt))
+    assert rows[0]["cells"][0]["src"] == again["see"]["before"]["src"]
+    assert rows[0]["cells"][at]["src"] == again["see"]["after"]["src"]
+
+
+def layer_of(model: str) -> str:
+    return "visual.transformer.resblocks.0.mlp.c_fc.weight" if model == "pocket-llava" else TEXT
+
+
+def test_two_edits_in_the_tray_act_together_and_switch_off_alone(world: World) -> None:
+    one = View("pocket-clip", "cat", layer=TEXT, step=0.5)
+    kept = shown(world, flow.keep, one)["view"]
+    assert kept.tray == (Kept("cat", TEXT, 0.5),)
+    other = replace(kept, concept="wizard", layer="visual.proj", step=0.5)
+    both = shown(world, flow.keep, other)["view"]
+    assert [edit.concept for edit in world.edits(both, quiet())] == ["cat", "wizard"]
+    off = shown(world, flow.switch, both, number=0)["view"]
+    assert [kept.on for kept in off.tray] == [False, True]
+    assert [edit.concept for edit in world.edits(off, quiet())] == ["wizard"]
+    gone = shown(world, flow.drop, off, number=0)["view"]
+    assert [kept.concept for kept in gone.tray] == ["wizard"]
+
+
+def test_the_tray_says_when_two_edits_share_a_layer(world: World) -> None:
+    tray = (Kept("cat", TEXT, 0.1), Kept("dog", TEXT, 0.1))
+    assert "add up" in flow.tray(View("pocket-clip", "fox", tray=tray))["note"]
+    assert not flow.tray(View("pocket-clip", "fox", tray=tray[:1]))["note"]
+    assert (
+        shown(world, flow.drop, View("pocket-clip", "fox", tray=tray), number=7)["status"]["tone"]
+        == "error"
+    )
+
+
+def test_an_edit_is_not_applied_twice_when_it_is_kept_and_looked_at(world: World) -> None:
+    tray = (Kept("cat", TEXT, 0.3),)
+    view = View("pocket-clip", "cat", layer=TEXT, step=0.5, tray=tray)
+    assert [edit.step for edit in world.edits(view, quiet())] == [0.5]
+
+
+@pytest.mark.parametrize("work", [flow.find, flow.find_everywhere])
+@pytest.mark.parametrize("model", ["pocket-clip", "pocket-llava"])
+def test_a_search_ends_with_a_step_and_a_reason(world: World, work: object, model: str) -> None:
+    page = shown(world, work, View(model, "dog", layer=layer_of(model), step=0.1))
+    if page["status"]["tone"] == "error":  # a random model may not know a dog at all
+        assert "nothing to forget" in page["status"]["text"]
+        return
+    assert page["view"].trace
+    assert 0 < page["view"].step <= 1
+    assert "layer's norm" in page["status"]["text"]
+
+
+def test_a_search_that_is_stopped_keeps_what_it_found(world: World) -> None:
+    stop = threading.Event()
+    seen: list[View] = []
+
+    def put(block: str, value: object) -> None:
+        if block == "view" and value.trace:
+            seen.append(value)
+            stop.set()
+
+    view = View("pocket-clip", "elf", layer=TEXT, step=0.1)
+    flow.find(world, view, Watch(put, stop))
+    assert len(seen[-1].trace) == 1
+    assert seen[-1].step == pytest.approx(seen[-1].trace[0])
+
+
+def test_stop_ends_a_drawing_within_a_step_and_says_so(world: World) -> None:
+    desk, said = Desk(), []
+
+    def work(watch: Watch) -> None:
+        host = world.diffusion("pocket-sd")
+        host.generate(
+            ["a cat"] * 4,
+            seeds=[91, 92, 93, 94],
+            steps=500,
+            cancelled=watch.stop.is_set,
+            progress=lambda done, _: watch.put("done", done),
+        )
+
+    for bundle in desk.stream("me", work):
+        said.append(bundle)
+        desk.stop("me")
+    assert said[-1]["status"]["tone"] == "calm"
+    assert max(bundle.get("done", 0) for bundle in said) < 500
+
+
+def test_one_visitors_stop_leaves_another_alone() -> None:
+    desk = Desk()
+    steps: dict[str, list[int]] = {"a": [], "b": []}
+
+    def counting(name: str) -> object:
+        def work(watch: Watch) -> None:
+            for number in range(5):
+                watch.check()
+                steps[name].append(number)
+                watch.put("status", {"text": str(number), "tone": "busy", "share": None})
+
+        return work
+
+    streams = {name: desk.stream(name, counting(name)) for name in "ab"}
+    next(streams["a"])
+    assert desk.stop("a")
+    for name in "ba":
+        list(streams[name])
+    assert steps["b"] == [0, 1, 2, 3, 4]
+    assert not desk.stop("a")
+
+
+def test_every_error_is_a_sentence_and_never_a_traceback(world: World) -> None:
+    for view in (
+        View("no-model", "cat"),
+        View("pocket-clip", "no concept"),
+        View("pocket-clip", "cat", layer="no.layer", step=0.1),
+        View("pocket-sd", "cat", layer=TEXT, step=0.1, words="long " * 200),
+    ):
+        page = shown(world, flow.looked if view.layer else flow.concept, view)
+        assert page["status"]["tone"] == "error", view
+        text = page["status"]["text"]
+        assert text.rstrip().endswith("."), text
+        assert "Traceback" not in text
+
+
+def test_a_page_without_models_says_so(tmp_path: Path) -> None:
+    page = shown(World.at(tmp_path, tmp_path / "cache"), flow.concept, View())
+    assert "no model" in page["status"]["text"]
+    flow.warm(World.at(tmp_path, tmp_path / "cache"))
+
+
+def test_missing_model_folders_are_not_offered(tmp_path: Path) -> None:
+    shelves.pictures(tmp_path / "concepts", each=1)
+    world = World.at(tmp_path, tmp_path / "cache")
+    assert forget.models(world) == []
+    assert next(name for _, name in forget.concepts(world)) in ("wizard", "ghost", "elf")
+    assert "plain" not in [name for _, name in forget.concepts(world)]
+
+
+def test_examples_to_retain_never_show_what_is_forgotten(world: World) -> None:
+    for name in ("cat", "neon"):
+        entry = world.shelf.entry(name)
+        own, others = world.examples(entry)
+        assert {*own[entry.domain]} == {name}
+        assert name not in {*others[entry.domain]}
+
+
+def test_the_edit_file_is_the_edit_that_is_shown(world: World) -> None:
+    from slugdemo import edit as edits
+
+    view = View("pocket-sd", "cat", layer=TEXT, step=0.25)
+    loaded = edits.load(
+        take.edit_file(world, view, quiet()), weights=world.clip("pocket-sd").digest
+    )
+    assert (loaded.concept, loaded.layer, loaded.step) == ("cat", TEXT, 0.25)
+    with pytest.raises(SlugError):
+        take.edit_file(world, replace(view, step=0.0), quiet())
+
+
+def test_links_are_versioned_and_checked() -> None:
+    view = View("m", "c", "l", 0.25, 7, "a cat & a dog?", 2, (Kept("x", "y", 0.5, on=False),))
+    assert View.parse(parse_qs(view.query())) == view
+    for query in ("v=2", "v=1&step=far", "step=7", "step=nan", "seed=-1", "keep=a~b", "seed=1e9"):
+        with pytest.raises(SlugError):
+            View.parse(parse_qs(query))
+
+
+def test_results_are_made_once_however_many_ask() -> None:
+    shop, made = Shop(4), []
+
+    def make() -> int:
+        made.append(1)
+        return len(made)
+
+    threads = [threading.Thread(target=shop.get, args=("one", make)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+    for number in range(9):
+        shop.get(number, lambda: None)
+    assert shop.peek("one") is None
+
+
+def test_nothing_that_visitors_do_changes_the_models(world: World) -> None:
+    clip, text = world.clip("pocket-sd").model, world.diffusion("pocket-sd").text
+    before = digest(clip), digest(text)
+    shown(world, flow.stepped, View("pocket-sd", "fox", layer=TEXT, step=0.7))
+    shown(world, flow.stepped, View("pocket-clip", "fox", layer="visual.proj", step=0.7))
+    assert (digest(clip), digest(text)) == before
+
+
+def test_layers_have_short_names_in_the_order_of_the_network() -> None:
+    assert words.short("visual.transformer.resblocks.3.attn.in_proj_weight") == "3 attn.qkv"
+    assert words.short("text_projection") == words.short("visual.proj") == "projection"
+    names = ["visual.proj", "visual.transformer.resblocks.10.ln_1.weight", "visual.conv1.weight"]
+    names.append("visual.transformer.resblocks.2.mlp.c_fc.weight")
+    assert sorted(names, key=words.depth) == [names[2], names[3], names[1], names[0]]
+    assert words.share(0.001) == "<1 %"
+    assert words.change(0.5, 0.25).endswith("25")
+
+
+def test_the_map_tells_its_picture_in_words(world: World) -> None:
+    view = View("pocket-llava", "cat")
+    found = locate.locate(world, view, quiet())
+    text = locate.described(found, replace(view, layer=found.best()))
+    assert "“cat”" in text
+    assert "grey" in text
+    assert all(words.short(one) in text for one in found.front)
+
+
+def test_the_goal_allows_for_one_picture_of_noise() -> None:
+    from slugdemo.search import Point
+
+    goal = step.goal(Point(0.0, 1.0, 0.9, 5, 10))
+    assert goal.met(Point(0.1, 0.0, 0.8, 5, 10))
+    assert not goal.met(Point(0.1, 0.0, 0.7, 5, 10))
+
+
+def test_articles_follow_the_captions(world: World) -> None:
+    assert world.shelf.entry("neon").words == "a neon picture"
+    assert shelf.prompts(["elf"], "concept") == {"elf": ["a picture of an elf"]}

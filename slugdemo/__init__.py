@@ -5,7 +5,12 @@ The map of the house. Imports only point down; siblings never import each other.
     app.py         the page: options -> World -> ui
     ui/            one file per question; the only place that knows gradio
     __main__.py    the same job on the command line
-    evaluate.py    hosts x edits x judge -> rows
+    cli/           its commands: to find out, to show, to measure
+    bench/         speed as ratios, quality on held-out material, against bars
+    report.py      findings as plain data and as tables
+    study.py       locate, sweep, erase, control: from a model and a concept to values
+    evaluate/      one board for each host: exams for the search, held-out rows afterwards
+    loading.py     a model in memory, and the CLIP whose tower it carries
     catalog.py     which models and concepts there are, and where
     judge.py       a classifier that shares no weight with what it judges
     examples.py    example pictures from folders, tars, uploads and the app's own splits
@@ -19,6 +24,7 @@ The map of the house. Imports only point down; siblings never import each other.
     clip.py        Clip: two towers, tokenizer and transform as one value
     towers.py      a tower as a chain of stages, so that a pass can start in the middle
     hosts/names.py the names of one CLIP in open_clip and transformers
+    cost.py        seconds by phase, bytes of memory
     metrics.py     accuracy, intervals, UA / IRA / CRA: arrays in, floats out
     concept.py     Concept, Example: strings and paths
     pictures.py    one picture, read with care from a file, a tar or a parquet row

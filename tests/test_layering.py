@@ -11,7 +11,7 @@ LINES = 300
 
 # Each line may import from the lines above it only; a name ending in "." is a folder.
 FLOORS = [
-    ["torchvision_ops", "errors"],
+    ["torchvision_ops", "errors", "cost"],
     ["weights", "concept", "metrics", "pictures"],
     ["towers", "edit", "hosts.names"],
     ["clip"],
@@ -21,9 +21,17 @@ FLOORS = [
     ["hosts.watch"],
     ["hosts.prompts", "hosts.gallery", "hosts.tower"],
     ["hosts.", "methods.slug", "judge", "examples", "export"],
-    ["methods."],
-    ["evaluate", "catalog"],
+    ["methods.", "catalog", "evaluate.material"],
+    ["loading", "evaluate."],
+    ["evaluate"],
+    ["study"],
+    ["report"],
+    ["bench", "bench.figures"],
+    ["bench.speed"],
+    ["bench.quality"],
     ["ui."],
+    ["cli", "cli.options"],
+    ["cli."],
     ["__main__"],
     ["app"],
 ]

@@ -1,0 +1,47 @@
+"""`python -m slugdemo`: the whole job without a browser.
+
+Every command prints a table, or JSON with --json; progress goes to stderr, and what is wrong with
+the input is one sentence and exit code 1.
+"""
+
+from typing import Any
+
+import click
+import typer
+
+import slugdemo  # noqa: F401  (declares torchvision's missing operators before anything imports it)
+from slugdemo.cli import find, measure, show
+from slugdemo.errors import SlugError
+
+
+class Sentences(typer.core.TyperGroup):
+    """Commands whose SlugErrors become one sentence on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except SlugError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=Sentences,
+    add_completion=False,
+    no_args_is_help=True,
+    help="Make CLIP forget one thing by moving one layer once (SLUG).",
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality against their bars.")
+app.add_typer(bench, name="bench")
+
+for command in (find.models, find.concepts, find.locate, find.sweep, find.erase):
+    app.command()(command)
+for command in (show.apply, show.generate, show.classify, show.ask):
+    app.command()(command)
+for command in (measure.speed, measure.quality):
+    bench.command()(command)
+
+if __name__ == "__main__":
+    app(prog_name="python -m slugdemo")

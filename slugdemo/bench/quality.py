@@ -1,0 +1,187 @@
+"""How well: every shipped concept is erased in every host and judged on held-out material.
+
+Nothing here is tuned on that material: settings are arguments, and the search has its own
+pictures and its own noise. Prints nothing.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from slugdemo import catalog, metrics, report
+from slugdemo.bench.figures import Figure
+from slugdemo.bench.speed import POCKET
+from slugdemo.errors import SlugError
+from slugdemo.evaluate import Row, Size
+from slugdemo.loading import Opened, opened
+from slugdemo.study import Setting, Study
+
+KINDS = ("character", "object", "style")
+MOST = {"character": 16, "object": 24, "style": 99}
+THINGS = ("character", "object")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a mean over concepts shall be.
+
+    `how`: "after" is the share itself, "loss" what the edit took away, "kept" the share as a
+    fraction of the unedited model's own.
+    """
+
+    measure: str
+    how: str
+    limit: float
+    less: bool = True
+    kinds: tuple[str, ...] = KINDS
+
+
+BARS = {
+    "zero-shot": [Bar("forget", "after", 0.02), Bar("retain", "loss", 0.02)],
+    "diffusion": [
+        Bar("ua", "after", 0.95, False, THINGS),
+        Bar("ira", "kept", 0.93, False, THINGS),
+        Bar("cra", "kept", 0.95, False, THINGS),
+        Bar("ua", "after", 0.95, False, ("style",)),
+        Bar("ira", "kept", 0.93, False, ("style",)),
+        Bar("cra", "kept", 0.93, False, ("style",)),
+    ],
+    "vlm": [
+        Bar("forget", "after", 0.03),
+        Bar("retain", "loss", 0.02),
+        Bar("style", "loss", 0.02, True, THINGS),
+        Bar("concept", "loss", 0.02, True, ("style",)),
+        Bar("background", "loss", 0.02),
+    ],
+}
+
+
+def settings(kind: str) -> Setting:
+    """How each host is searched in the benchmark, and in the same way by anyone who asks."""
+    return Setting(size=Size(top=1), loss=0.02 if kind == "zero-shot" else 0.05)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: hosts by kind and model name, how many concepts of each kind, how long.
+
+    `controls` is the number of concepts of each kind for which the controls are measured too.
+    """
+
+    hosts: Mapping[str, str] = field(default_factory=lambda: dict(POCKET))
+    concepts: int | None = None
+    controls: int = 2
+    limit_seconds: float = math.inf
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One concept in one host: its rows, and those of each control, or why there are none."""
+
+    host: str
+    concept: str
+    kind: str
+    rows: tuple[Row, ...] = ()
+    controls: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+    problem: str = ""
+
+    def plain(self) -> dict[str, object]:
+        """The result as plain data."""
+        return {
+            "host": self.host,
+            "concept": self.concept,
+            "kind": self.kind,
+            "rows": [report.row(one) for one in self.rows],
+            "controls": {
+                name: [report.row(one) for one in rows] for name, rows in self.controls.items()
+            },
+            "problem": self.problem,
+            **self.facts,
+        }
+
+
+def results(plan: Plan) -> Iterator[Result]:
+    """Every result as it is measured, kinds of concepts in turn, until the time is over."""
+    end = time.monotonic() + plan.limit_seconds
+    for kind, name in plan.hosts.items():
+        try:
+            one = opened(name, device=plan.device)
+        except SlugError as error:
+            yield Result(kind, "", "", problem=str(error))
+            continue
+        for at, entry in chosen(plan.concepts):
+            if time.monotonic() > end:
+                yield Result(kind, "", "", problem="The time was over before the end.")
+                return
+            yield result(one, entry, controlled=at < plan.controls)
+
+
+def chosen(count: int | None) -> list[tuple[int, Mapping]]:
+    """The concepts to measure with their number in their kind, kinds in turn."""
+    fit = [one for one in catalog.listing() if one.get("forgettable", True)]
+    picked = []
+    for kind in KINDS:
+        some = [one for one in fit if one["kind"] == kind]
+        most = min(len(some), MOST[kind], count or len(some))
+        picked += [(at, some[at * len(some) // most]) for at in range(most)]
+    return sorted(picked, key=lambda one: one[0])
+
+
+def result(one: Opened, entry: Mapping, *, controlled: bool) -> Result:
+    """What erasing one concept does in one host."""
+    place = (one.kind, entry["name"], entry["kind"])
+    try:
+        study = Study(one, catalog.concept(entry["name"]), settings(one.kind))
+        outcome = study.erase()
+        rows = study.rows([outcome.edit])
+        others = study.controls(outcome.edit) if controlled else {}
+        controls = {name: study.rows([edit]) for name, edit in others.items()}
+    except SlugError as error:
+        return Result(*place, problem=str(error))
+    facts = {
+        "layer": outcome.edit.layer,
+        "step": outcome.edit.step,
+        "feasible": outcome.feasible,
+        "searched": report.point(outcome.point),
+        "control layer": others["random layer"].layer if others else None,
+        "seconds": study.clock.seconds,
+    }
+    return Result(*place, rows, controls, facts)
+
+
+def judged(found: Sequence[Result]) -> list[Figure]:
+    """The means over concepts against the bars, and those of the controls beside, host by host."""
+    return [figure for kind in BARS for figure in _judged(kind, found)]
+
+
+def _judged(kind: str, found: Sequence[Result]) -> Iterator[Figure]:
+    mine = [one for one in found if one.host == kind and one.rows]
+    for bar in BARS[kind]:
+        who = "things" if bar.kinds == THINGS else "styles" if bar.kinds == ("style",) else "all"
+        some = [one for one in mine if one.kind in bar.kinds]
+        label = f"{kind}, {who}: {bar.measure} {bar.how}"
+        if values := _values(bar, [one.rows for one in some]):
+            yield _figure(label, values, bar)
+        for control in ("-g", "random direction", "random layer"):
+            rows = [one.controls[control] for one in some if control in one.controls]
+            if values := _values(bar, rows):
+                yield _figure(f"{label}, control {control}", values, None)
+
+
+def _figure(name: str, values: Sequence[float], bar: Bar | None) -> Figure:
+    value, interval = metrics.mean(values)
+    limit, less = (bar.limit, bar.less) if bar else (None, True)
+    return Figure(name, value, limit, less, n=len(values), interval=interval)
+
+
+def _values(bar: Bar, several: Sequence[Sequence[Row]]) -> list[float]:
+    """One number for each concept that was measured in this way."""
+    rows = [row for rows in several for row in rows if row.measure == bar.measure]
+    if bar.how == "loss":
+        return [row.before - row.after for row in rows]
+    if bar.how == "kept":
+        return [row.after / row.before for row in rows if row.before]
+    return [row.after for row in rows]

@@ -1,0 +1,267 @@
+"""How fast: each figure is a ratio of two things measured in turns in this very run.
+
+Absolute times drift with the machine and are only reported beside. Knows the house below the
+command line; prints nothing.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import open_clip
+import torch
+
+from slugdemo import catalog, layers, metrics
+from slugdemo.bench.figures import Figure, median, ratio, seconds
+from slugdemo.clip import Clip
+from slugdemo.concept import prompt
+from slugdemo.cost import Peak
+from slugdemo.edit import Edit, apply
+from slugdemo.errors import SlugError
+from slugdemo.gradients import Batch, Gradients, forget_loss, gradients, retain_loss
+from slugdemo.hosts.zero_shot import Memory, ZeroShot
+from slugdemo.loading import Opened, opened
+from slugdemo.methods.slug import Outcome, slug
+from slugdemo.search import Evaluate, Exam, Point
+from slugdemo.study import Setting, Study
+
+RUNGS, DENOISING, GUIDANCE = 16, 15, 3.0
+SHOWN = ("cat", "dog", "house", "tree")
+VISITORS = 100
+SIZE = 32  # pairs in a batch
+POCKET = {"zero-shot": "pocket-clip", "diffusion": "pocket-sd", "vlm": "pocket-llava"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: models by kind, pairs behind a gradient, rounds, and the full-size CLIP."""
+
+    models: tuple[tuple[str, str], ...] = tuple(POCKET.items())
+    pairs: int = 256
+    repeat: int = 5
+    full: bool = False
+    full_pairs: int = 512
+
+    def open(self, kind: str) -> Opened:
+        """The model of a kind."""
+        return opened(dict(self.models)[kind])
+
+
+def figures(plan: Plan) -> Iterator[Figure]:
+    """Every figure as it is measured; one whose models are missing has no value."""
+    parts = [locate, search, ladder, *(partial(edited, kind=kind) for kind in POCKET), visitors]
+    for part in [*parts, *([full_time, full_memory] if plan.full else [])]:
+        try:
+            yield part(plan)
+        except SlugError as error:
+            name = getattr(part, "func", part).__name__
+            yield Figure(name, float("nan"), details={"skipped": str(error)})
+
+
+def noise_batches(clip: Clip, pairs: int) -> list[Batch]:
+    """Random pictures with captions, in batches; times do not depend on what they show."""
+    dice = torch.Generator().manual_seed(0)
+    side = clip.model.visual.image_size
+    shape = (3, *side) if isinstance(side, tuple) else (3, side, side)
+    tokens = clip.tokenize([prompt(SHOWN[at % len(SHOWN)]) for at in range(SIZE)])
+    return [(torch.randn(SIZE, *shape, generator=dice), tokens) for _ in range(pairs // SIZE)]
+
+
+def bare(clip: Clip, batches: list[Batch], names: list[str]) -> None:
+    """The forward and backward passes that both gradients need, and nothing else."""
+    leaves = {name: clip.named()[name].detach().requires_grad_() for name in names}
+    model = clip.edited(leaves).model
+    for loss in (forget_loss, partial(retain_loss, scale=clip.logit_scale)):
+        for pixels, tokens in batches:
+            image = model.encode_image(pixels, normalize=True)
+            text = model.encode_text(tokens, normalize=True)
+            torch.autograd.grad(loss(image, text), list(leaves.values()), allow_unused=True)
+
+
+def located(clip: Clip, batches: list[Batch], names: list[str]) -> Gradients:
+    """Both gradients, after all scores and the fronts were made of them."""
+    slopes = gradients(clip, batches, retain=batches, names=names)
+    layers.pareto_front(layers.scores(clip.named(), slopes))
+    return slopes
+
+
+def locate(plan: Plan) -> Figure:
+    """Time of `locate` over that of the bare passes."""
+    return _located("locate / bare passes", plan.open("zero-shot").clip, plan.pairs, plan.repeat)
+
+
+def _located(name: str, clip: Clip, pairs: int, repeat: int) -> Figure:
+    batches, names = noise_batches(clip, pairs), layers.candidates(clip)
+    value, details = ratio(
+        lambda: located(clip, batches, names), lambda: bare(clip, batches, names), repeat=repeat
+    )
+    return Figure(name, value, 1.25, unit="x", details=details | {"pairs": pairs})
+
+
+def naive(host: ZeroShot, target: str) -> Exam:
+    """The exam as one would write it first: a deep copy, and both towers in full, for each step."""
+    tokens = host.clip.tokenize([prompt(name) for name in host.classes])
+    labels, pixels = host.labels.numpy(), host.pictures.inputs
+    own = labels == host.classes.index(target)
+
+    def measure(edit: Edit, step: float) -> Point:
+        model = copy.deepcopy(host.clip.model)
+        with torch.no_grad():
+            for name, tensor in apply(host.clip.named(), [edit.at(step)]).items():
+                model.get_parameter(name).copy_(tensor)
+            images = torch.cat([model.encode_image(p, normalize=True) for p in pixels.split(64)])
+            texts = torch.cat([model.encode_text(t, normalize=True) for t in tokens.split(64)])
+        hits = metrics.top_k((images @ texts.T).numpy(), labels)
+        shares = metrics.share(hits[own]), metrics.share(hits[~own])
+        return Point(step, *shares, int(own.sum()), int((~own).sum()))
+
+    def examine(edit: Edit) -> Evaluate:
+        return lambda step: measure(edit, step)
+
+    return examine
+
+
+def search(plan: Plan) -> Figure:
+    """Time of the naive search over that of `slug()`: all front layers, ten evaluations each."""
+    one = plan.open("zero-shot")
+    known = [entry for entry in catalog.listing() if entry.get("forgettable", True)]
+    if not known:
+        raise SlugError("There are no example pictures to search with.")
+    study = Study(one, catalog.concept(known[0]["name"]), Setting())
+    host, target = study.board.host, study.concept.name
+    run = partial(slug, study.clip, target, gradients=study.gradients, rule="paper", evaluations=10)
+    times, ours = [], None
+    for _ in range(plan.repeat):
+        new = _forgetful(host)
+        began = _timed(partial(run, exam=new.exam(target), glance=new.glance(target)))
+        times.append(began[0])
+        ours = began[1]
+    slow, theirs = _timed(partial(run, exam=naive(host, target)))
+    details = {
+        "seconds": median(times),
+        "against": slow,
+        "same answers": _agree(ours, theirs),
+        "layer": ours.edit.layer,
+        "step": ours.edit.step,
+        "naive layer": theirs.edit.layer,
+        "naive step": theirs.edit.step,
+        "layers": len(ours.attempts),
+        "pictures": len(host.labels),
+        "classes": len(host.classes),
+    }
+    value = slow / median(times)
+    return Figure("naive search / slug()", value, 20.0, less=False, unit="x", details=details)
+
+
+def _timed(work: partial) -> tuple[float, Outcome]:
+    box: list[Outcome] = []
+    return seconds(lambda: box.append(work())), box[0]
+
+
+def _forgetful(host: ZeroShot) -> ZeroShot:
+    """The same host with nothing remembered from an earlier run."""
+    clip = host.clip
+    prompts = Memory(clip, "text", clip.tokenize([prompt(name) for name in host.classes]))
+    return replace(host, prompts=prompts, pictures=Memory(clip, "vision", host.pictures.inputs))
+
+
+def _agree(ours: Outcome, theirs: Outcome) -> bool:
+    """Whether both searches saw the same at the same steps of each layer, and end alike."""
+    seen = {one.score.layer: {p.step: p.forget for p in one.trace} for one in theirs.attempts}
+    same = all(
+        seen[one.score.layer].get(point.step) == point.forget
+        for one in ours.attempts
+        for point in one.trace
+    )
+    return same and (ours.edit.layer, ours.edit.step) == (theirs.edit.layer, theirs.edit.step)
+
+
+def an_edit(one: Opened, *, step: float = 0.2) -> Edit:
+    """Some edit of a layer that the host reads, along noise."""
+    tower = "visual.transformer" if one.kind == "vlm" else "transformer"
+    name = f"{tower}.resblocks.0.attn.in_proj_weight"
+    weight = one.clip.named()[name].detach()
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    return Edit.along({name: noise}, {name: weight}, concept="cat", name=name).at(step)
+
+
+def ladder(plan: Plan) -> Figure:
+    """Time of 16 steps x 4 prompts in one ladder over one plain pipeline call on 64 prompts."""
+    one = plan.open("diffusion")
+    host, edit = one.host, an_edit(one)
+    prompts, seeds = [prompt(name) for name in SHOWN], list(range(len(SHOWN)))
+    rungs = [[edit.at((at + 1) / RUNGS)] for at in range(RUNGS)]
+
+    def ours() -> None:
+        options = {"seeds": seeds, "steps": DENOISING, "guidance": GUIDANCE}
+        host.ladder(prompts, rungs, **options)
+
+    def theirs() -> None:
+        host.pipeline()(
+            prompt=prompts * RUNGS,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds * RUNGS],
+            num_inference_steps=DENOISING,
+            guidance_scale=GUIDANCE,
+        )
+
+    value, details = ratio(ours, theirs, repeat=min(plan.repeat, 3))
+    name = f"ladder of {RUNGS} x {len(SHOWN)} / plain call on {RUNGS * len(SHOWN)} prompts"
+    return Figure(name, value, 1.15, unit="x", details=details)
+
+
+def edited(plan: Plan, *, kind: str) -> Figure:
+    """Milliseconds of `Host.edited`."""
+    one = plan.open(kind)
+    edit, host = an_edit(one), _host(one)
+    host.edited([edit])
+    times = [seconds(lambda: host.edited([edit])) for _ in range(200)]
+    return Figure(f"{kind}: Host.edited", 1000 * median(times), 1.0, unit="ms")
+
+
+def _host(one: Opened) -> ZeroShot:
+    if one.kind != "zero-shot":
+        return one.host
+    pixels = noise_batches(one.clip, SIZE)[0][0][:1]
+    return ZeroShot.of(one.clip, {"cat": ["a cat"]}, pixels=pixels, labels=[""])
+
+
+def visitors(plan: Plan) -> Figure:
+    """Memory of 100 edited hosts on one base over that of their edited layers."""
+    one = plan.open("diffusion")
+    edit, host = an_edit(one), one.host
+    edits = [edit.at(0.1 + at / 1000) for at in range(VISITORS)]
+    layer = sum(tensor.numel() * 4 for tensor in edit.direction.values())
+    with Peak() as peak:
+        hosts = [host.edited([each]) for each in edits]
+    details = {"bytes": peak.bytes, "layers": VISITORS * layer, "hosts": len(hosts)}
+    value = peak.bytes / (VISITORS * layer)
+    return Figure("memory of 100 visitors / their layers", value, 1.2, unit="x", details=details)
+
+
+def _full() -> Clip:
+    """A ViT-B-32 with random weights."""
+    model = open_clip.create_model("ViT-B-32", load_weights=False).eval().requires_grad_(False)
+    return Clip(model, open_clip.get_tokenizer("ViT-B-32"), lambda picture: picture, "ViT-B-32")
+
+
+def full_time(plan: Plan) -> Figure:
+    """As `locate`, on a full-size architecture."""
+    return _located("ViT-B-32: locate / bare passes", _full(), plan.full_pairs, 1)
+
+
+def full_memory(plan: Plan) -> Figure:
+    """Peak memory of `locate` over weights, two gradients, 15 % and one batch's activations."""
+    clip = _full()
+    batches, names = noise_batches(clip, min(plan.full_pairs, 2 * SIZE)), layers.candidates(clip)
+    grads = 4 * sum(clip.named()[name].numel() for name in names)
+    weights = 4 * sum(tensor.numel() for tensor in clip.named().values())
+    with Peak() as once:
+        bare(clip, batches[:1], names)
+    with Peak() as peak:
+        located(clip, batches, names)
+    activations = max(0, once.bytes - grads)
+    allowed = 1.15 * (weights + 2 * grads) + activations
+    details = {"bytes": peak.bytes + weights, "allowed": allowed, "activations": activations}
+    name = "ViT-B-32: peak memory / allowed"
+    return Figure(name, (peak.bytes + weights) / allowed, 1.0, unit="x", details=details)

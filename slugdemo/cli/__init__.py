@@ -1,0 +1,1 @@
+"""The commands of `python -m slugdemo`, one file for each purpose; __main__.py puts them together."""

@@ -1,0 +1,161 @@
+"""The commands that find out: models, concepts, locate, sweep, erase."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slugdemo import catalog, edit, report
+from slugdemo.cli.options import (
+    Batch,
+    By,
+    Caption,
+    Concepts,
+    Device,
+    Download,
+    Forget,
+    Json,
+    ModelName,
+    OneConcept,
+    Retain,
+    Unit,
+    numbers,
+    opening,
+    put,
+    say,
+    study,
+    watched,
+)
+from slugdemo.errors import SlugError
+from slugdemo.evaluate import Size
+from slugdemo.study import Setting
+
+
+def models(as_json: Json = False) -> None:
+    """List the models that are here or known, with their size."""
+    facts = [report.model(one) for one in catalog.models()]
+    text = report.table(facts, ["name", "kind", "place", "megabytes", "minutes"])
+    put(facts, text=text, as_json=as_json)
+
+
+def concepts(as_json: Json = False) -> None:
+    """List the concepts and styles that come with pictures to forget."""
+    facts = [one for one in catalog.listing() if one.get("forgettable", True)]
+    put(facts, text=report.table(facts, ["name", "kind", "group"]), as_json=as_json)
+
+
+def locate(
+    model: ModelName,
+    concept: OneConcept,
+    forget: Forget = None,
+    retain: Retain = None,
+    caption: Caption = "",
+    unit: Unit = "tensor",
+    by: By = "absolute",
+    batch: Batch = Setting.batch,
+    device: Device = "",
+    download: Download = False,
+    as_json: Json = False,
+) -> None:
+    """Show which layers hold a concept: importance, alignment, and the Pareto front."""
+    what = catalog.concept(concept, forget=forget, retain=retain, caption=caption)
+    setting = Setting(unit=unit, by=by, batch=batch)
+    work = study(opening(model, device, download=download), what, setting)
+    scores = sorted(work.scores, key=lambda one: (one.tower, -one.importance))
+    layers = [report.score(one, front=work.front) for one in scores]
+    columns = ["layer", "tower", "params", "importance", "alignment", "front"]
+    facts = {"model": model, "concept": what.name, "by": by, "unit": unit, "layers": layers}
+    facts["seconds"] = work.clock.seconds
+    put(facts, text=report.table(layers, columns), as_json=as_json)
+
+
+def sweep(
+    model: ModelName,
+    concept: OneConcept,
+    layer: Annotated[str, typer.Option(help="a layer's name as `locate` prints it")],
+    steps: Annotated[str, typer.Option(help="fractions of its norm")] = "0,.05,.1,.2,.4,.8",
+    forget: Forget = None,
+    retain: Retain = None,
+    caption: Caption = "",
+    unit: Unit = "tensor",
+    batch: Batch = Setting.batch,
+    top: Annotated[int, typer.Option(help="still there when among so many best")] = 1,
+    device: Device = "",
+    download: Download = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what each of some steps along one layer does."""
+    what = catalog.concept(concept, forget=forget, retain=retain, caption=caption)
+    setting = Setting(unit=unit, batch=batch, size=Size(top=top))
+    work = study(opening(model, device, download=download), what, setting)
+    facts = []
+    for point in work.sweep(layer, numbers(steps)):
+        say(f"step {point.step:g}: forget {point.forget:.3f}, retain {point.retain:.3f}")
+        facts.append(report.point(point))
+    columns = ["step", "forget", "forget_interval", "n_forget", "retain", "retain_interval"]
+    put(facts, text=report.table(facts, [*columns, "n_retain"]), as_json=as_json)
+
+
+def erase(
+    model: ModelName,
+    concept: Concepts,
+    forget: Forget = None,
+    retain: Retain = None,
+    caption: Caption = "",
+    layer: Annotated[str | None, typer.Option(help="try this layer only")] = None,
+    step: Annotated[float | None, typer.Option(help="go this far, without a search")] = None,
+    rule: Annotated[str, typer.Option(help="of the step search: floor or paper")] = "floor",
+    loss: Annotated[float, typer.Option(help="how much retain accuracy may go")] = Setting.loss,
+    evaluations: Annotated[int, typer.Option(help="a layer's, at most")] = Setting.evaluations,
+    top: Annotated[int | None, typer.Option(help="still there when among so many best")] = None,
+    unit: Unit = "tensor",
+    by: By = "absolute",
+    batch: Batch = Setting.batch,
+    out: Annotated[Path | None, typer.Option(help="the file for the edit")] = None,
+    test: Annotated[bool, typer.Option(help="judge on held-out pictures too")] = True,
+    device: Device = "",
+    download: Download = False,
+    as_json: Json = False,
+) -> None:
+    """Find the layer and step that make a model forget, and write the edit."""
+    if forget and len(concept) > 1:
+        raise SlugError("Your own pictures show one concept: give --concept once with --forget.")
+    one, found, done = opening(model, device, download=download), [], []
+    size = Size(top=top or (5 if rule == "paper" else 1))
+    setting = Setting(
+        unit=unit, by=by, batch=batch, rule=rule, loss=loss, evaluations=evaluations, size=size
+    )
+    for name in concept:
+        what = catalog.concept(name, forget=forget, retain=retain, caption=caption)
+        work = study(one, what, setting)
+        outcome = work.erase(layer=layer, step=step, watch=watched(what.name))
+        rows = work.rows([outcome.edit]) if test else ()
+        bytes_ = _saved(outcome.edit, out, several=len(concept) > 1)
+        found.append(report.erased(work, outcome, rows=rows, size=bytes_))
+        done.append((work, outcome.edit))
+    facts = found[0] if len(found) == 1 else {"model": model, "edits": found}
+    if len(found) > 1 and test:
+        both = [each for _, each in done]
+        facts["together"] = [
+            {"concept": work.concept.name, **report.row(row)}
+            for work, _ in done
+            for row in work.rows(both)
+        ]
+    text = "\n\n".join(report.summary(each) for each in found)
+    if "together" in facts:
+        columns = ["concept", "measure", "before", "after", "n", "interval"]
+        text += "\n\nAll together:\n" + report.table(facts["together"], columns)
+    put(facts, text=text, as_json=as_json)
+
+
+def _saved(found: edit.Edit, out: Path | None, *, several: bool) -> int:
+    """Writes the edit when there is a file for it; its size in bytes, in float16."""
+    if out is None:
+        return report.half_size(found)
+    path = out.with_stem(f"{out.stem}-{found.concept.replace(' ', '-')}") if several else out
+    try:
+        edit.save(path, found)
+    except OSError as error:
+        raise SlugError(f"{path} cannot be written: {error.strerror}.") from error
+    say(f"wrote {path}")
+    return path.stat().st_size

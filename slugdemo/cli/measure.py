@@ -1,0 +1,64 @@
+"""The commands that measure: bench speed, bench quality."""
+
+import math
+from typing import Annotated
+
+import typer
+
+from slugdemo import report
+from slugdemo.bench import quality as qualities
+from slugdemo.bench import speed as speeds
+from slugdemo.bench.figures import Figure
+from slugdemo.cli.options import Device, Json, put, say
+from slugdemo.errors import SlugError
+
+COLUMNS = ["name", "value", "unit", "bar", "met", "n", "interval"]
+
+
+def speed(
+    pairs: Annotated[int, typer.Option(help="behind each gradient")] = speeds.Plan.pairs,
+    repeat: Annotated[int, typer.Option(help="rounds; the median counts")] = speeds.Plan.repeat,
+    full: Annotated[bool, typer.Option(help="also a full-size ViT-B-32, for minutes")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what the engine costs over what it must compute, as ratios."""
+    found = []
+    for figure in speeds.figures(speeds.Plan(pairs=pairs, repeat=repeat, full=full)):
+        say(f"{figure.name}: {figure.details.get('skipped', f'{figure.value:.3g} {figure.unit}')}")
+        found.append(figure)
+    _show({"figures": [one.facts() for one in found]}, found, as_json=as_json)
+
+
+def quality(
+    host: Annotated[
+        list[str] | None, typer.Option(help="zero-shot, diffusion or vlm; all if not given")
+    ] = None,
+    concepts: Annotated[int | None, typer.Option(help="of each kind, at most")] = None,
+    controls: Annotated[int, typer.Option(help="concepts of each kind with controls")] = 2,
+    limit_seconds: Annotated[float, typer.Option(help="stop after so long")] = math.inf,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Erase every shipped concept in every host and judge on held-out material."""
+    if unknown := sorted({*(host or ())} - {*speeds.POCKET}):
+        raise SlugError(
+            f"There is no host {unknown[0]!r}; choose among {', '.join(speeds.POCKET)}."
+        )
+    hosts = {kind: name for kind, name in speeds.POCKET.items() if not host or kind in host}
+    plan = qualities.Plan(hosts, concepts, controls, limit_seconds, device or "cpu")
+    found = []
+    for one in qualities.results(plan):
+        said = ", ".join(f"{row.measure} {row.before:.3f} -> {row.after:.3f}" for row in one.rows)
+        say(f"{one.host}, {one.concept}: {one.problem or said}")
+        found.append(one)
+    figures = qualities.judged(found)
+    facts = {
+        "figures": [each.facts() for each in figures],
+        "results": [one.plain() for one in found],
+        "settings": {kind: report.settings(qualities.settings(kind)) for kind in hosts},
+    }
+    _show(facts, figures, as_json=as_json)
+
+
+def _show(facts: dict[str, object], figures: list[Figure], *, as_json: bool) -> None:
+    put(facts, text=report.table([one.facts() for one in figures], COLUMNS), as_json=as_json)

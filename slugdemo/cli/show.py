@@ -1,0 +1,146 @@
+"""The commands that use an edit: apply, generate, classify, ask."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from slugdemo import catalog, export, pictures, report
+from slugdemo.cli.options import (
+    Device,
+    Download,
+    Edits,
+    Json,
+    ModelName,
+    Pictures,
+    edits,
+    opening,
+    put,
+    say,
+)
+from slugdemo.concept import prompt
+from slugdemo.errors import SlugError
+from slugdemo.evaluate.drawings import DENOISING, GUIDANCE
+from slugdemo.hosts.zero_shot import ZeroShot
+from slugdemo.loading import Opened
+
+BEST = 5  # classes that are shown of each picture
+
+
+def apply(
+    model: ModelName,
+    edit: Annotated[list[Path], typer.Option("--edit", help="an edit file; several add up")],
+    out: Annotated[Path, typer.Option(help="the new folder")],
+    device: Device = "",
+    as_json: Json = False,
+) -> None:
+    """Write the edited model as a folder of its own format."""
+    one = opening(model, device, download=False)
+    if one.model.folder is None:
+        raise SlugError(f"{model} lies in a cache, not in a folder of its own; save it as one.")
+    made = edits(one, edit)
+    folder = export.export(one.model.folder, made, out)
+    facts = {"model": model, "out": folder, "edits": [[e.concept, e.layer, e.step] for e in made]}
+    put(facts, text=f"{folder} is {model} with {len(made)} edits.", as_json=as_json)
+
+
+def generate(
+    model: ModelName,
+    words: Annotated[list[str], typer.Option("--prompt", help="may be given several times")],
+    out: Annotated[Path, typer.Option(help="the folder for the pictures")],
+    edit: Edits = None,
+    seed: Annotated[int, typer.Option(help="of the noise of the first picture")] = 0,
+    count: Annotated[int, typer.Option(help="pictures of each prompt")] = 1,
+    steps: Annotated[int, typer.Option(help="denoising steps")] = DENOISING,
+    guidance: Annotated[float, typer.Option(help="how strictly the prompt is followed")] = GUIDANCE,
+    device: Device = "",
+    download: Download = False,
+    as_json: Json = False,
+) -> None:
+    """Draw pictures with Stable Diffusion, before and after edits from the same noise."""
+    one = _needs(opening(model, device, download=download), "diffusion", "draws no pictures")
+    shots = [(text, seed + at) for text in words for at in range(count)]
+    rungs = [[], edits(one, edit)] if edit else [[]]
+    rows = one.host.ladder(
+        [text for text, _ in shots],
+        rungs,
+        seeds=[number for _, number in shots],
+        steps=steps,
+        guidance=guidance,
+        progress=lambda done, total: say(f"denoising step {done} of {total}"),
+    )
+    facts = []
+    for row, when in zip(rows, ("before", "after"), strict=False):
+        for at, (picture, (text, number)) in enumerate(zip(row, shots, strict=True)):
+            path = out / f"{at:03d}-{when}.png"
+            _write(picture, path)
+            facts.append({"file": path, "when": when, "prompt": text, "seed": number})
+    put(facts, text=report.table(facts, ["file", "when", "seed", "prompt"]), as_json=as_json)
+
+
+def classify(
+    model: ModelName,
+    picture: Pictures,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="may be given several times")
+    ] = None,
+    edit: Edits = None,
+    device: Device = "",
+    download: Download = False,
+    as_json: Json = False,
+) -> None:
+    """Sort pictures into classes with CLIP, before and after edits."""
+    one = _needs(opening(model, device, download=download), "zero-shot", "sorts no pictures")
+    names = classes or catalog.names("concept")
+    if not names:
+        raise SlugError("Name at least one class with --class.")
+    pixels = torch.stack([one.clip.transform(pictures.read(path)) for path in picture])
+    prompts = {name: [prompt(name)] for name in names}
+    host = ZeroShot.of(one.clip, prompts, pixels=pixels, labels=[""] * len(picture))
+    before, after = host.probabilities(), host.edited(edits(one, edit)).probabilities()
+    facts = [
+        {"picture": path, "class": names[at], "before": before[n, at].item()}
+        | ({"after": after[n, at].item()} if edit else {})
+        for n, path in enumerate(picture)
+        for at in before[n].topk(min(BEST, len(names))).indices.tolist()
+    ]
+    columns = ["picture", "class", "before", *(["after"] if edit else [])]
+    put(facts, text=report.table(facts, columns), as_json=as_json)
+
+
+def ask(
+    model: ModelName,
+    picture: Pictures,
+    question: Annotated[str, typer.Option(help="about each picture")] = "What is in this picture?",
+    edit: Edits = None,
+    device: Device = "",
+    download: Download = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a LLaVA model about pictures, before and after edits."""
+    one = _needs(opening(model, device, download=download), "vlm", "answers no questions")
+    shown = [pictures.read(path) for path in picture]
+    before = one.host.answer(shown, [question] * len(shown))
+    after = one.host.edited(edits(one, edit)).answer(shown, [question] * len(shown))
+    facts = [
+        {"picture": path, "before": old} | ({"after": new} if edit else {})
+        for path, old, new in zip(picture, before, after, strict=True)
+    ]
+    columns = ["picture", "before", *(["after"] if edit else [])]
+    put(facts, text=report.table(facts, columns), as_json=as_json)
+
+
+def _needs(one: Opened, kind: str, otherwise: str) -> Opened:
+    if one.kind != kind:
+        fit = ", ".join(model.name for model in catalog.models() if model.kind == kind)
+        raise SlugError(f"{one.model.name} {otherwise}; choose one of {fit}.")
+    return one
+
+
+def _write(picture: pictures.Image.Image, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except OSError as error:
+        raise SlugError(f"{path} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,130 @@
+"""The VLM board: questions about pictures, and whether the answers name what is there.
+
+Knows questions, answers and a host that turns the one into the other.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+from PIL.Image import Image
+
+from slugdemo import metrics, pictures
+from slugdemo.concept import Concept, Example
+from slugdemo.edit import Edit
+from slugdemo.evaluate.material import OTHER, Row, Size, World, exam, label, spread
+from slugdemo.hosts.vlm import Vlm
+from slugdemo.hosts.watch import Progress, Question
+from slugdemo.search import Exam, Point
+
+ASK = {"concept": "What is in this picture?", "style": "In what style is it drawn?"}
+BACKGROUND = "Which colour is the background?"
+
+
+def says(answer: str, name: str) -> bool:
+    """Whether an answer holds a name as whole words, in any case."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", answer, re.IGNORECASE) is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the model says of pictures of the concept and of the rest."""
+
+    concept: Concept
+    host: Vlm
+    world: World
+    size: Size
+    progress: Progress | None = None
+    cancelled: Question | None = None
+
+    @cached_property
+    def searched(self) -> list[Example]:
+        """What is asked about at each step of a search: the concept first."""
+        return self._some(self.concept.forget, self.concept.retain, self.size.own, self.size.others)
+
+    @cached_property
+    def tested(self) -> list[Example]:
+        """What is asked about to judge an edit; nothing without held-out pictures."""
+        own = [one for one in self.world.test if self._shows(one)]
+        rest = [one for one in self.world.test if not self._shows(one)]
+        if not own or not rest:
+            return []
+        return self._some(own, rest, self.size.test_own, self.size.test_others)
+
+    def editable(self) -> Collection[str]:
+        """The canonical names of the tensors that the host reads."""
+        return self.host.editable()
+
+    def exam(self) -> Exam:
+        """An edit -> what each step of it does to the concept and to the rest."""
+        return exam(partial(self._point, self.searched))
+
+    def glance(self) -> Exam:
+        """An edit -> what each step of it does to the concept alone."""
+        return exam(partial(self._point, [one for one in self.searched if self._shows(one)]))
+
+    def rows(self, edits: Sequence[Edit]) -> list[Row]:
+        """How often it names the concept and other things, and tells the other domain right.
+
+        "background" is the share of answers that stay as they were, since no picture's
+        background is on record.
+        """
+        if not self.tested:
+            return []
+        own, other = self.concept.domain, OTHER[self.concept.domain]
+        target = np.array([self._shows(one) for one in self.tested])
+        rows = []
+        before, after = (self._hits(self.tested, some, own) for some in ([], edits))
+        for measure, part in (("forget", target), ("retain", ~target)):
+            rows.append(_row(measure, before[part], after[part]))
+        before, after = (self._hits(self.tested, some, other) for some in ([], edits))
+        rows.append(_row(other, before, after))
+        plain, changed = (self._asked(self.tested, some, BACKGROUND) for some in ([], edits))
+        same = np.array([a == b for a, b in zip(plain, changed, strict=True)])
+        return [*rows, _row("background", np.ones_like(same), same)]
+
+    def _shows(self, example: Example) -> bool:
+        return example.labels.get(self.concept.domain) == self.concept.name
+
+    def _some(
+        self, own: Sequence[Example], rest: Sequence[Example], few: int, many: int
+    ) -> list[Example]:
+        rows = [*own[:few]]
+        return [*rows, *spread(rest, min(many, len(rest)))]
+
+    def _asked(self, shown: Sequence[Example], edits: Sequence[Edit], question: str) -> list[str]:
+        return self.host.edited(edits).answer(
+            [self._picture(one) for one in shown],
+            [question] * len(shown),
+            progress=self.progress,
+            cancelled=self.cancelled,
+        )
+
+    def _picture(self, example: Example) -> Image:
+        return pictures.read(example.image)
+
+    def _hits(self, shown: Sequence[Example], edits: Sequence[Edit], domain: str) -> np.ndarray:
+        answers = self._asked(shown, edits, ASK[domain])
+        return np.array(
+            [says(text, label(one, domain)) for text, one in zip(answers, shown, strict=True)]
+        )
+
+    def _point(self, shown: Sequence[Example], edits: Sequence[Edit], step: float) -> Point:
+        """`retain` counts right answers about the rest; of the concept's own pictures, the other
+        domain where it is known."""
+        hits = self._hits(shown, edits, self.concept.domain)
+        target = np.array([self._shows(one) for one in shown])
+        there = hits[target]
+        if target.all():
+            return Point(step, metrics.share(there), float("nan"), len(there), 0)
+        other = OTHER[self.concept.domain]
+        known = [one for one in shown if self._shows(one) and one.labels.get(other)]
+        cross = self._hits(known, edits, other) if known else hits[:0]
+        kept = np.concatenate([hits[~target], cross])
+        return Point(step, metrics.share(there), metrics.share(kept), len(there), len(kept))
+
+
+def _row(measure: str, before: np.ndarray, after: np.ndarray) -> Row:
+    return Row(measure, metrics.share(before), metrics.share(after), len(after))

@@ -1,0 +1,81 @@
+"""The zero-shot board: pictures among the classes of the concept's domain.
+
+Knows CLIP as its own host only.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from slugdemo import examples
+from slugdemo.clip import Clip
+from slugdemo.concept import Concept, Example, prompt, style_prompt
+from slugdemo.edit import Edit
+from slugdemo.evaluate.material import Row, Size, World, label
+from slugdemo.hosts.zero_shot import ZeroShot
+from slugdemo.search import Exam
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Search pictures and held-out pictures before one CLIP; `held_out` is None without any."""
+
+    concept: Concept
+    host: ZeroShot
+    held_out: ZeroShot | None
+    top: int = 1
+
+    @classmethod
+    def of(cls, clip: Clip, concept: Concept, *, world: World, size: Size) -> "Classes":
+        """The board whose search looks at the concept's forget and retain pictures."""
+        shown = [*concept.forget, *concept.retain]
+        tested = [one for one in world.test if one.labels.get(concept.domain)]
+        prompts = _prompts(concept, world, [*shown, *tested])
+        labels = [label(one, concept.domain) for one in shown]
+        pixels = examples.pixels(shown, clip.transform)
+        host = ZeroShot.of(clip, prompts, pixels=pixels, labels=labels)
+        return cls(concept, host, _held_out(host, tested, concept), size.top)
+
+    def editable(self) -> Collection[str]:
+        """The canonical names of the tensors that the host reads."""
+        return self.host.editable()
+
+    def exam(self) -> Exam:
+        """An edit -> what each step of it does to the concept and to the rest."""
+        return self.host.exam(self.concept.name, top=self.top)
+
+    def glance(self) -> Exam:
+        """An edit -> what each step of it does to the concept alone."""
+        return self.host.glance(self.concept.name, top=self.top)
+
+    def rows(self, edits: Sequence[Edit]) -> list[Row]:
+        """Top-1 accuracy on held-out pictures of the concept and on those of all others."""
+        if self.held_out is None:
+            return []
+        before = self.held_out.point(self.concept.name, step=0.0)
+        after = self.held_out.edited(edits).point(self.concept.name, step=1.0)
+        return [
+            Row("forget", before.forget, after.forget, after.n_forget),
+            Row("retain", before.retain, after.retain, after.n_retain),
+        ]
+
+
+def _prompts(concept: Concept, world: World, shown: Sequence[Example]) -> dict[str, list[str]]:
+    """One prompt for each class: the known names, then captions of pictures without a label."""
+    write = style_prompt if concept.domain == "style" else prompt
+    known = world.names(concept)[concept.domain]
+    known += [one.labels[concept.domain] for one in shown if one.labels.get(concept.domain)]
+    prompts = {name: [write(name)] for name in known}
+    return prompts | {
+        one.caption: [one.caption] for one in shown if not one.labels.get(concept.domain)
+    }
+
+
+def _held_out(host: ZeroShot, tested: Sequence[Example], concept: Concept) -> ZeroShot | None:
+    labels = [label(one, concept.domain) for one in tested]
+    if concept.name not in labels or len({*labels}) < 2:
+        return None
+    numbers = torch.tensor([host.classes.index(name) for name in labels])
+    pixels = examples.pixels(tested, host.clip.transform)
+    return replace(host.showing(pixels), labels=numbers)

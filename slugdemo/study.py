@@ -1,0 +1,264 @@
+"""One study of one model: locate, sweep, erase and control as values, with what they cost.
+
+What the command line, the benchmarks and a notebook share: from an opened model and a concept to
+gradients, scores, points, edits and held-out rows. Prints nothing; knows no options or tables.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+
+from slugdemo import catalog, layers, search
+from slugdemo.clip import Clip
+from slugdemo.concept import Concept
+from slugdemo.cost import Clock
+from slugdemo.edit import Edit
+from slugdemo.errors import SlugError
+from slugdemo.evaluate import Answers, Board, Classes, Drawings, Row, Size, World
+from slugdemo.evaluate.drawings import eyes
+from slugdemo.examples import Pairs
+from slugdemo.gradients import Gradients, gradients
+from slugdemo.hosts.watch import Progress, Question
+from slugdemo.judge import Judge
+from slugdemo.layers import LayerScore
+from slugdemo.loading import Opened
+from slugdemo.methods import METHODS
+from slugdemo.methods.slug import Attempt, Outcome, Watch, direction, unwatched
+from slugdemo.search import Goal, Point, choose
+
+MOST = 384  # pictures behind the retain gradient, at most
+FEW = 16  # retain pictures below which the gradient and the search share them
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a study is done; every number that a result depends on.
+
+    `batch` and `seed` shape the gradients; `beyond` is how much farther than the searched step
+    an edit goes, as a fraction of it; the rest is passed to the method (see methods.slug).
+    """
+
+    method: str = "slug"
+    batch: int = 32
+    seed: int = 0
+    unit: str = "tensor"
+    by: str = "absolute"
+    rule: str = "floor"
+    loss: float = 0.02
+    forget: float = 0.0
+    evaluations: int = search.EVALUATIONS
+    beyond: float = 0.0
+    size: Size = field(default_factory=Size)
+
+
+@dataclass(eq=False)
+class Study:
+    """One concept in one model; what it needs is made when it is first asked for, and kept.
+
+    `progress` and `cancelled` go to hosts that take long; `tick` is called after each batch of a
+    gradient.
+    """
+
+    opened: Opened
+    concept: Concept
+    setting: Setting = field(default_factory=Setting)
+    world: World | None = None
+    clock: Clock = field(default_factory=Clock)
+    progress: Progress | None = None
+    cancelled: Question | None = None
+    tick: Callable[[], None] = lambda: None
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The CLIP whose layers are edited."""
+        with self.clock("open"):
+            return self.opened.clip
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """Both gradients, from the cache folder when they were taken before."""
+        clip, setting = self.clip, self.setting
+        rule = "clip" if self.opened.kind == "zero-shot" else "no norms"
+        with self.clock("gradients"):
+            return gradients(
+                clip,
+                Pairs(self.concept.forget, clip, size=setting.batch),
+                retain=Pairs(
+                    self._parts[0],
+                    clip,
+                    size=min(setting.batch, len(self._parts[0])),
+                    seed=setting.seed,
+                ),
+                names=layers.candidates(clip, rule=rule),
+                cache=catalog.cache() / "gradients",
+                tick=self.tick,
+            )
+
+    @cached_property
+    def _parts(self) -> tuple[Sequence, Sequence]:
+        """Retain pictures for the gradient, and others for the search."""
+        retain = self.concept.retain
+        if len(retain) < FEW:
+            return retain, retain
+        return retain[::2][:MOST], retain[1::2]
+
+    @cached_property
+    def board(self) -> Board:
+        """What the search and the test ask of the host."""
+        world = self.world or around(self.concept)
+        rest = replace(self.concept, retain=tuple(self._parts[1]))
+        size, clip = self.setting.size, self.clip
+        with self.clock("board"):
+            if self.opened.kind == "zero-shot":
+                return Classes.of(clip, rest, world=world, size=size)
+            calls = {"progress": self.progress, "cancelled": self.cancelled}
+            if self.opened.kind == "vlm":
+                return Answers(rest, self.opened.host, world, size, **calls)
+            look = eyes(judge(), lambda: clip, concept=rest, world=world)
+            return Drawings(rest, self.opened.host, look, world, size, **calls)
+
+    @cached_property
+    def editable(self) -> frozenset[str]:
+        """The tensors that the host reads."""
+        board = self.board
+        with self.clock("editable"):
+            return frozenset(board.editable())
+
+    @cached_property
+    def scores(self) -> list[LayerScore]:
+        """Importance and alignment of every layer that the host reads."""
+        slopes, readable = self.gradients, self.editable
+        with self.clock("scores"):
+            every = layers.scores(self.clip.named(), slopes, unit=self.setting.unit)
+            return [one for one in every if set(one.tensors) <= readable]
+
+    @property
+    def front(self) -> list[LayerScore]:
+        """The layers on the Pareto fronts."""
+        moving = [one for one in self.scores if one.importance > 0]
+        return layers.pareto_front(moving, by=self.setting.by)
+
+    def score(self, layer: str) -> LayerScore:
+        """The score of one layer. Raises SlugError when there is none of this name to edit."""
+        for one in self.scores:
+            if one.layer == layer:
+                return one
+        some = ", ".join(one.layer for one in self.front)
+        raise SlugError(
+            f"{self.opened.model.name} has no layer {layer!r} that can be edited. "
+            f"On the front are: {some}."
+        )
+
+    def direction(self, layer: str) -> Edit:
+        """The unstepped edit of a layer."""
+        score = self.score(layer)
+        return direction(self.clip, self.concept.name, score=score, gradients=self.gradients)
+
+    def sweep(self, layer: str, steps: Sequence[float]) -> Iterator[Point]:
+        """A point for each step along one layer, as it is measured."""
+        edit, board = self.direction(layer), self.board
+        return search.sweep(board.exam()(edit), steps)
+
+    def erase(
+        self, *, layer: str | None = None, step: float | None = None, watch: Watch = unwatched
+    ) -> Outcome:
+        """The method's answer: the best layer and step, or those that are given.
+
+        Raises SlugError when a step comes without a layer, or as the method does.
+        """
+        if step is not None and layer is None:
+            raise SlugError("A step alone says too little: name the layer that it belongs to.")
+        slopes, readable, board = self.gradients, self.editable, self.board
+        with self.clock("search"):
+            if step is not None:
+                return self._stepped(self.direction(layer), step, self.score(layer))
+            setting = self.setting
+            outcome = METHODS[setting.method](
+                self.clip,
+                self.concept.name,
+                gradients=slopes,
+                exam=board.exam(),
+                glance=board.glance(),
+                editable=self.score(layer).tensors if layer else readable,
+                unit=setting.unit,
+                by=setting.by,
+                rule=setting.rule,
+                loss=setting.loss,
+                forget=setting.forget,
+                evaluations=setting.evaluations,
+                watch=watch,
+            )
+        return self._noted(outcome)
+
+    def _stepped(self, edit: Edit, step: float, score: LayerScore) -> Outcome:
+        evaluate = self.board.exam()(edit)
+        before, point = evaluate(0.0), evaluate(step)
+        goal = Goal(self.setting.forget, before.retain - self.setting.loss)
+        choice = choose([point], goal)
+        one = Attempt(score, edit.at(step), choice, (point,))
+        return self._noted(Outcome((one,), before, goal, choice.reason))
+
+    def _noted(self, outcome: Outcome) -> Outcome:
+        """The outcome with the best edit a little beyond its step and all that was done on record."""
+        first, setting = outcome.attempts[0], self.setting
+        about = {
+            "host": self.opened.model.name,
+            "kind": self.concept.kind,
+            "rule": setting.rule,
+            "by": setting.by,
+            "unit": setting.unit,
+            "beyond": repr(setting.beyond),
+            "batch": repr(setting.batch),
+            "seed": repr(setting.seed),
+            "gradient_forget_pictures": repr(len(self.concept.forget)),
+            "gradient_retain_pictures": repr(len(self._parts[0])),
+            "torch": torch.__version__,
+        }
+        edit = first.edit.at(first.edit.step * (1 + setting.beyond)).noted(**about)
+        return replace(outcome, attempts=(replace(first, edit=edit), *outcome.attempts[1:]))
+
+    def rows(self, edits: Sequence[Edit]) -> tuple[Row, ...]:
+        """What edits do on held-out material."""
+        board = self.board
+        with self.clock("test"):
+            return tuple(board.rows(edits))
+
+    def controls(self, edit: Edit, *, seed: int = 0) -> Mapping[str, Edit]:
+        """Edits that should not work as well: backwards, at random, and in a random layer.
+
+        The first two go as far as `edit` in its layer; the last is searched for its own best
+        step.
+        """
+        noise = torch.Generator().manual_seed(seed)
+        lots = {
+            name: torch.randn(one.shape, generator=noise) for name, one in edit.direction.items()
+        }
+        layer = {name: self.clip.named()[name] for name in edit.direction}
+        lost = Edit.along(lots, layer, concept=edit.concept, name=edit.layer).at(edit.step)
+        others = [
+            one.layer for one in self.scores if one.layer != edit.layer and one.importance > 0
+        ]
+        chosen = others[int(torch.randint(len(others), (1,), generator=noise))]
+        return {
+            "-g": edit.at(-edit.step),
+            "random direction": lost,
+            "random layer": self.erase(layer=chosen).edit,
+        }
+
+
+def around(concept: Concept) -> World:
+    """The world of the shipped concepts around one of them."""
+    return World(
+        tuple(catalog.names("concept")),
+        tuple(catalog.names("style")),
+        tuple(catalog.group(concept.name)),
+        tuple(catalog.held_out()),
+    )
+
+
+def judge() -> Judge | None:
+    """The shipped judge, if there is one."""
+    folder = catalog.assets() / "models" / "judge"
+    return Judge.load(folder) if (folder / "judge.json").is_file() else None

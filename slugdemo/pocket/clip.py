@@ -5,6 +5,8 @@ the batch's own captions and over a bank of concept and style prompts in varying
 find one anchor a concept and a style (proxies, Movshovitz-Attias et al. 2017), which breaks the tie between two
 untrained towers; the anchors are thrown away. The text tower, which learns much faster, is locked early (LiT, Zhai
 et al. 2022). Half of the patches are dropped while training (FLIP, Li et al. 2023), none in its last tenth.
+A convolutional tutor, quickly trained and thrown away, shows every patch what to look for (token distillation): a
+small vision transformer finds edges and parts on its own only after many hours. It is not the judge.
 """
 import json
 from collections.abc import Mapping, Sequence
@@ -15,12 +17,13 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import PatchDropout
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from slugdemo.judge import Net
 from slugdemo.pocket.album import Album
+from slugdemo.pocket.muon import optimisers
 from slugdemo.pocket.styles import KEEPS_BACKGROUND, STYLES
 from slugdemo.pocket.training import Average, Run, device, faster, halves, picks, set_rate, warm_cosine
 from slugdemo.pocket.words import caption, style_prompt, style_wording, wording
@@ -30,7 +33,7 @@ SEED = 21
 CONTEXT = 32
 CAPTIONS = 32                                   # of a batch's pictures, how many bring their own caption
 BANK = 24                                       # concept prompts a step; style prompts are always all there
-LOCKED = 0.16                                   # after this share of the steps the text tower stays as it is
+LOCKED = 0.12                                   # after this share of the steps the text tower stays as it is
 DROPPED = 0.5                                   # share of patches dropped while training
 
 
@@ -95,22 +98,27 @@ def both_ways(logits: Tensor, match: Tensor) -> Tensor:
 
 
 def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Sequence[str], steps: int,
-          batch: int = 96, rate: float = 1.2e-3, start: open_clip.CLIP | None = None) -> open_clip.CLIP:
-    """The trained CLIP (EMA weights), on the CPU; from `start` where given."""
+          batch: int = 96, rate: float = 1.2e-3, tutor: Net | None = None,
+          start: open_clip.CLIP | None = None) -> open_clip.CLIP:
+    """The trained CLIP (EMA weights), on the CPU.
+
+    From `start` where given, whose text tower is then locked throughout: pocket-sd has learnt to read it.
+    """
     where = device()
-    school = School(start or fresh(len(tokenizer)), tokenizer, concepts).to(where)
+    school = School(start or fresh(len(tokenizer)), tokenizer, concepts, tutor=tutor).to(where)
     model = school.model
     faster(model.visual.transformer, steps)
-    optimiser = torch.optim.AdamW(school.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.03)
+    rates = optimisers(school, lr=rate, blocks="model.transformer.resblocks", boost=2.0)
     mean = Average(model, 0.998)
+    locked = 0 if start else int(LOCKED * steps)
     run = Run(work / "clip", {"model": config(len(tokenizer)), "batch": batch}, steps,
-              {"school": school, "optimiser": optimiser, "mean": mean})
+              {"school": school, **rates, "mean": mean})
 
     def update(step: int) -> Mapping[str, float]:
-        model.visual.patch_dropout = PatchDropout(DROPPED) if step < 0.9 * steps else nn.Identity()
-        if step == int(LOCKED * steps):
+        school.glimpse.share = 1 - DROPPED if step < 0.9 * steps else 1.0
+        if step == locked:
             mean.put_into(model, text_names(model))
-        if step >= int(LOCKED * steps):
+        if step >= locked:
             for name in text_names(model):
                 model.get_parameter(name).requires_grad_(False)
         which = picks(len(album), batch, seed=SEED, step=step).sort().values
@@ -118,11 +126,13 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
         with halves(where):
             terms = school(album.batch(which).to(where), [album.scenes[i] for i in which.tolist()],
                            np.random.default_rng((SEED, step)))
-        set_rate(optimiser, warm_cosine(step, steps))
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in rates.values():
+            set_rate(optimiser, warm_cosine(step, steps, warmup=60))
+            optimiser.zero_grad(set_to_none=True)
         sum(WEIGHTS[name] * value for name, value in terms.items() if name in WEIGHTS).backward()
         nn.utils.clip_grad_norm_(school.parameters(), 2.0)
-        optimiser.step()
+        for optimiser in rates.values():
+            optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(100))
         mean.follow(model, step)
@@ -130,7 +140,7 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
 
     run.loop(update)
     mean.put_into(model)
-    model.visual.patch_dropout = nn.Identity()
+    model.visual.patch_dropout, model.visual.output_tokens = nn.Identity(), False
     return model.cpu().eval()
 
 
@@ -153,7 +163,8 @@ def places(side: int, width: int) -> Tensor:
     return grid.reshape(side * side, width)
 
 
-WEIGHTS = {"pairs": 1.0, "concept": 1.0, "style": 0.5, "seen": 1.0, "read": 0.5}
+WEIGHTS = {"pairs": 1.0, "concept": 1.0, "style": 0.5, "seen": 1.0, "read": 0.5, "tutor": 2.0}
+TUTORED = 3                                     # blocks of the tutor up to its 8 x 8 map, one cell a patch
 
 
 def text_names(model: open_clip.CLIP) -> list[str]:
@@ -161,11 +172,31 @@ def text_names(model: open_clip.CLIP) -> list[str]:
     return [n for n, _ in model.named_parameters() if not n.startswith("visual.") and n != "logit_scale"]
 
 
+class Glimpse(nn.Module):
+    """Keeps a random share of the patches in training and remembers which, `kept` (N, P)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share, self.kept = 1.0, torch.empty(0, 0, dtype=torch.long)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Class token and patches (N, 1 + 64, W) to class token and kept patches (N, 1 + P, W)."""
+        count, patches = tokens.shape[0], tokens.shape[1] - 1
+        self.kept = torch.rand(count, patches).argsort(1)[:, :round(self.share * patches)].to(tokens.device)
+        places = self.kept[..., None].expand(-1, -1, tokens.shape[2])
+        return torch.cat((tokens[:, :1], tokens[:, 1:].gather(1, places)), 1)
+
+
 class School(nn.Module):
     """A CLIP in training, with its anchors: one unit vector a concept and a style, shared by both towers."""
 
-    def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str]) -> None:
+    def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str], *,
+                 tutor: Net | None = None) -> None:
         super().__init__()
+        self.glimpse = model.visual.patch_dropout = Glimpse()
+        model.visual.output_tokens = True
+        self._tutor = [tutor.eval().requires_grad_(False)] if tutor else []    # not a part: it is never saved
+        self.retell = nn.Linear(model.visual.positional_embedding.shape[1], tutor.width(TUTORED)) if tutor else None
         self.model, self.tokenizer, self.concepts = model, tokenizer, list(concepts)
         self.anchors = nn.Parameter(torch.randn(len(concepts) + len(STYLES), model.text_projection.shape[1]))
 
@@ -175,7 +206,8 @@ class School(nn.Module):
         own = [claim(scenes[i], rng) for i in some]
         asked = rng.choice(self.concepts, min(BANK, len(self.concepts)), replace=False)
         stock = bank([str(c) for c in asked], rng)
-        images = F.normalize(self.model.encode_image(pictures), dim=-1)
+        pooled, patches = self.model.encode_image(pictures)
+        images = F.normalize(pooled, dim=-1)
         texts = self._texts([*own, *stock])
         scale = self.model.logit_scale.exp()
         logits, match = scale * images @ texts.T, self._match([*own, *stock], scenes)
@@ -184,7 +216,17 @@ class School(nn.Module):
         return {"pairs": both_ways(logits[:, mine], match[:, mine]),
                 "concept": both_ways(logits[:, things], match[:, things]),
                 "style": contrast(logits[:, looks], match[:, looks]),
-                **self._anchored(images, texts[len(own):], scenes, stock, scale), "scale": scale.detach()}
+                **self._anchored(images, texts[len(own):], scenes, stock, scale),
+                **self._tutored(pictures, patches), "scale": scale.detach()}
+
+    def _tutored(self, pictures: Tensor, patches: Tensor) -> dict[str, Tensor]:
+        """How far the patches (N, P, W) are from what the tutor sees at their places."""
+        if self.retell is None:
+            return {}
+        with torch.no_grad():
+            cells = self._tutor[0].cells(pictures, TUTORED).flatten(2).transpose(1, 2)     # (N, 64, D)
+        places = self.glimpse.kept[..., None].expand(-1, -1, cells.shape[-1])
+        return {"tutor": (1 - F.cosine_similarity(self.retell(patches), cells.gather(1, places), dim=-1)).mean()}
 
     def _anchored(self, images: Tensor, texts: Tensor, scenes: Sequence[Scene], stock: Sequence[Claim],
                   scale: Tensor) -> dict[str, Tensor]:

@@ -44,9 +44,10 @@ class Muon(torch.optim.Optimizer):
                 matrix.add_(step, alpha=-group["lr"] * 0.2 * max(flat.shape) ** 0.5)
 
 
-def optimisers(model: nn.Module, *, lr: float, blocks: str) -> dict[str, torch.optim.Optimizer]:
-    """Muon for the matrices and kernels whose name contains `blocks`, AdamW for all the rest."""
+def optimisers(model: nn.Module, *, lr: float, blocks: str, boost: float = 1.0) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices and kernels whose name contains `blocks`, at `boost` times the rate; AdamW for the rest."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if blocks in n and p.ndim >= 2]
     rest = [p for n, p in named if not (blocks in n and p.ndim >= 2)]
-    return {"muon": Muon(matrices, lr=lr), "adamw": torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)}
+    return {"muon": Muon(matrices, lr=boost * lr),
+            "adamw": torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)}

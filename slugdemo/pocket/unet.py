@@ -19,7 +19,7 @@ from slugdemo.pocket.words import caption
 from slugdemo.pocket.world import Scene
 
 SEED = 41
-CHANNELS = (48, 96, 192)
+CHANNELS = (32, 64, 128)
 EMPTY = 0.1                                     # share of empty captions, for classifier-free guidance
 GAMMA = 5.0                                     # min-SNR weighting (Hang et al., 2023)
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",

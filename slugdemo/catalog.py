@@ -94,7 +94,7 @@ def find(name: str) -> Model:
     for model in local():
         if model.name == name:
             return model
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return _found(Path(name), name, "folder")
     if name in KNOWN:
         known = KNOWN[name]

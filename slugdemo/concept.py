@@ -10,7 +10,7 @@ from pathlib import Path
 
 KINDS = ("object", "character", "style", "custom")
 PLAIN = "plain"  # the style of a picture that has none
-WITH_ARTICLE = ("a", "an", "the", "what")
+WITH_ARTICLE = ("a", "an", "the", "what", "my", "our", "this")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Knows names, seeds and pictures' labels; knows no model.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+from zlib import crc32
 
 from slugdemo import metrics
 from slugdemo.concept import PLAIN, Concept, Example, prompt
@@ -101,27 +102,35 @@ def orders(concept: Concept, world: World, *, own: int, others: int, seed: int) 
     """
     styles = list(world.styles) or [PLAIN]
     if concept.domain == "style":
-        looks = [name for name in styles if name != concept.name] or [PLAIN]
         mine = [(thing, concept.name) for thing in spread(world.concepts, own)]
+        looks = [name for name in styles if name != concept.name] or [PLAIN]
         names = spread(world.concepts, others)
     else:
-        looks = styles
         mine = [(concept.name, styles[at % len(styles)]) for at in range(own)]
-        near = [name for name in world.neighbours if name != concept.name][: others // 4]
-        far = [name for name in world.concepts if name not in (concept.name, *near)]
-        names = [*near, *spread(far, others - len(near))]
-    rest = [(name, looks[at % len(looks)]) for at, name in enumerate(names)]
+        looks, names = styles, _company(concept, world, others)
+    rest = [(name, looks[_lot(name) % len(looks)]) for name in names]
     seen: dict[tuple[str, str], int] = {}
     made = []
     for thing, style in mine + rest:
         seen[thing, style] = seen.get((thing, style), -1) + 1
-        made.append(Order(thing, style, seed + _lot(thing, style) + seen[thing, style]))
+        number = 16 * _lot(f"{thing}|{style}") + seen[thing, style]
+        made.append(Order(thing, style, seed + number))
     return made
 
 
-def _lot(thing: str, style: str) -> int:
-    """A number that is the same for a pair in every run."""
-    return sum(ord(letter) * (at + 1) for at, letter in enumerate(f"{thing}|{style}")) * 16
+def _company(concept: Concept, world: World, count: int) -> list[str]:
+    """Other things: up to a quarter are neighbours, the rest is spread over the whole list."""
+    near = [name for name in world.neighbours if name != concept.name][: count // 4]
+    fixed = spread(world.concepts, min(count - count // 4, len(world.concepts)))
+    some = [name for name in fixed if name not in (concept.name, *near)]
+    spare = [name for name in world.concepts if name not in (concept.name, *near, *some)]
+    missing = count - len(near) - len(some)
+    return [*near, *some, *spread(spare or some, missing)]
+
+
+def _lot(text: str) -> int:
+    """A number below 65,536 that is the same for a text in every run."""
+    return crc32(text.encode()) % 65_536
 
 
 def spread(names: Sequence[str], count: int) -> list[str]:

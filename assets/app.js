@@ -1,7 +1,6 @@
 // The page's own widgets. Each draws one block from a plain value that Python sends; all text goes
 // in by textContent. Colours are CSS variables, so plots follow light, dark and the projector.
 window.slug = (() => {
-  const tell = {};                     // widget -> callbacks into Python
   const painted = new Map();           // plot element -> how to paint it again
   const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
   const percent = (x) => (x > 0 && x < 0.005 ? '<1 %' : `${Math.round(100 * x)} %`);
@@ -206,6 +205,24 @@ window.slug = (() => {
       table(head, body.value.rows));
   }
 
+  let asked = 0;
+  draw.compare = (body, value) => {
+    if (value.asked <= asked) return;
+    asked = value.asked;
+    const bar = (side, [share, low, high, n]) => make('td', {}, make('span', {class: `range ${side}`, role: 'img',
+      'aria-label': `${percent(share)}, 95 % interval ${percent(low)} to ${percent(high)}, ${n} pictures`},
+      make('i', {style: {width: `${100 * share}%`}}), make('u', {style: {left: `${100 * low}%`, width: `${100 * (high - low)}%`}})),
+      make('b', {}, percent(share)));
+    const rows = value.rows.map((row) => make('tr', {class: row.name === 'SLUG' ? 'ours' : ''},
+      make('th', {scope: 'row'}, row.name, make('small', {}, row.where)), bar('forget', row.forget), bar('retain', row.retain)));
+    const plain = value.rows.map((row) => [row.name, row.where, ...row.forget, ...row.retain]);
+    const head = ['control', 'where', ...['forget', 'retain'].flatMap((side) => [side, `${side} low`, `${side} high`, `${side} n`])];
+    dialog('Compare: is that better than chance?',
+      make('p', {}, `What is left of “${value.concept}” and of everything else, on the same pictures with the same judge; whiskers are 95 % intervals.`),
+      make('table', {class: 'compare'}, make('thead', {}, make('tr', {}, ...['', value.concept, 'everything else'].map((one) => make('th', {scope: 'col'}, one)))), make('tbody', {}, ...rows)),
+      make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('compare.csv', [head, ...plain]))));
+  };
+
   draw.ladder = (body, value, call) => {
     const near = value.steps.reduce((best, one) => (Math.abs(one - value.step) < Math.abs(best - value.step) ? one : best), 0);
     const head = value.steps.map((step) => make('button', {class: `rung ${step === near ? 'chosen' : ''}`,
@@ -283,7 +300,7 @@ window.slug = (() => {
   };
 
   // ---- keys
-  const KEYS = [['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step'],
+  const KEYS = [['C', 'compare with controls'], ['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step'],
     ['K', 'keep the edit'], ['S', 'stop'], ['T', 'table of all layers'], ['?', 'this sheet']];
   const help = () => dialog('Keys', table(['key', 'does'], KEYS));
   const press = (id) => { const button = document.querySelector(`#${id}`); (button?.matches('button') ? button : button?.querySelector('button'))?.click(); };
@@ -291,7 +308,7 @@ window.slug = (() => {
     document.body.classList.toggle('stage');
     setTimeout(repaint, calm() ? 0 : 60);
   }
-  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), k: () => press('keep'), s: () => press('stop')};
+  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), c: () => press('controls'), k: () => press('keep'), s: () => press('stop')};
   document.addEventListener('keydown', (event) => {
     const typing = event.target.closest?.('input:not([type=range]), textarea, [contenteditable], dialog');
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -300,17 +317,24 @@ window.slug = (() => {
   });
   new MutationObserver(repaint).observe(document.body, {attributeFilter: ['class'], attributes: true});
 
+  // Until the server says more, the page says that it has heard.
+  function waiting() {
+    const body = document.querySelector('#status .body');
+    if (body && !document.body.classList.contains('busy')) draw.status(body, {text: 'Asked; waiting for a free place…', share: null, tone: 'busy'});
+  }
+  document.addEventListener('click', (event) => { if (event.target.closest('#find, #find-all, #keep, #controls')) waiting(); });
+
   const acts = {layers, points, help, project,
     link: () => navigator.clipboard?.writeText(location.href).then(() => draw.status(document.querySelector('#status .body'),
       {text: 'The link to this view is copied.', share: null, tone: 'calm'}))};
   function mount(name, element, props, watch, calls) {
     const body = element.querySelector('.body');
-    tell[name] = calls;
+    for (const [key, call] of Object.entries(calls)) calls[key] = (data) => { waiting(); call(data); };
     element.querySelectorAll('[data-act]').forEach((button) => button.addEventListener('click', () => acts[button.dataset.act]()));
     let last = '';
     const paint = () => {
       const now = JSON.stringify(props.value ?? null);
-      if (!body || !props.value || now === last) return;
+      if (!body || !props.value || (now === last && name !== 'status')) return;
       last = now;
       draw[name](body, props.value, calls);
     };

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import forget, locate, see, shelf, step, words
+from slugdemo.ui import compare, forget, locate, see, shelf, step, words
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.locate import Map
 from slugdemo.ui.session import KEPT, Kept, View, World
@@ -118,6 +118,15 @@ def _found(world: World, view: View, watch: Watch, reason: str) -> None:
     calm.put("collateral", see.collateral(world, view, calm))
     watch.put("ladder", step.ladder(world, view, calm))
     done(calm, view, reason)
+
+
+def compared(world: World, view: View, watch: Watch) -> None:
+    """The edit beside its controls."""
+    view = _with_layer(world.settled(view))
+    if not view.step:
+        raise SlugError("A step of 0 changes nothing: move the step before comparing.")
+    watch.put("compare", compare.show(world, view, watch))
+    done(watch, view, READY)
 
 
 def keep(world: World, view: View, watch: Watch) -> None:

@@ -1,5 +1,6 @@
 """The page: which blocks there are, where they stand, and how it is served."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,10 @@ def _see(at: dict[str, Any]) -> None:
 def _step(at: dict[str, Any]) -> None:
     with gr.Column(elem_id="step-card", elem_classes="card"):
         at["curve"] = widget("curve")
-        at["find"] = gr.Button("Find the step", elem_id="find")
+        with gr.Row(elem_id="go"):
+            at["find"] = gr.Button("Find the step", elem_id="find")
+            at["controls"] = gr.Button("Compare", elem_id="controls")
+        at["compare"] = widget("compare")
 
 
 def _foot(at: dict[str, Any]) -> None:
@@ -176,5 +180,6 @@ def launch(demo: gr.Blocks, **where: Any) -> Any:  # noqa: ANN401
         share=False,
         state_session_capacity=200,
         footer_links=[],
+        mcp_server=bool(os.environ.get("SLUG_MCP")),
         **where,
     )

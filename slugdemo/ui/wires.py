@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import gradio as gr
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import flow, take
+from slugdemo.ui import api, flow, take
 from slugdemo.ui.jobs import Desk, Watch
 from slugdemo.ui.session import View, World
 from slugdemo.ui.step import check
@@ -168,6 +168,7 @@ def connect(demo: gr.Blocks, page: Blocks, world: World) -> None:
     saved.then(None, None, None, js=FETCH, **quiet)
     demo.load(wires.opened, page["view"], [*page.blocks.values()], **HEAVY, **quiet)
     demo.unload(wires.left)
+    api.publish(world)
 
 
 def _controls(wires: Wires) -> None:
@@ -179,6 +180,7 @@ def _controls(wires: Wires) -> None:
     chosen(at["seed"].submit, flow.looked, source=at["seed"], change=_with("seed", _whole))
     wires.pressed(at["find"].click, flow.find)
     wires.pressed(at["all"].click, flow.find_everywhere)
+    wires.pressed(at["controls"].click, flow.compared)
     wires.pressed(at["keep"].click, flow.keep)
 
 

@@ -1,0 +1,144 @@
+"""The same five questions without the page: named endpoints for gradio_client and MCP.
+
+Every call brings all that it needs; pictures travel as data addresses (data:image/...;base64,...).
+"""
+
+import base64
+import binascii
+import io
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from slugdemo.errors import SlugError
+from slugdemo.search import Point
+from slugdemo.ui import exams, forget, locate, step, take
+from slugdemo.ui.jobs import Watch
+from slugdemo.ui.session import Kept, View, World
+
+LARGEST = 4_000_000  # characters of a picture's address
+WIDEST = 4096  # pixels of a picture's side
+QUIET = Watch(lambda *_: None)
+
+
+def endpoints(world: World) -> list[Callable]:
+    """The functions that `gr.api` publishes, under their own names."""
+
+    def models() -> list[dict]:
+        """The models that are here: name, kind and size in bytes."""
+        return [{"name": m.name, "kind": m.kind, "bytes": m.bytes} for m in world.shelf.offers]
+
+    def concepts() -> list[dict]:
+        """The concepts that can be forgotten: name, kind and group."""
+        return [asdict(one) for one in world.shelf.offered]
+
+    def rank_layers(model: str, concept: str) -> list[dict]:
+        """Importance and alignment of every layer, and whether it is on the Pareto front."""
+        view = world.settled(View(model, concept))
+        found = locate.locate(world, view, QUIET)
+        return locate.show(found, view)["rows"]
+
+    def sweep(model: str, concept: str, layer: str, steps: list[float]) -> list[dict]:
+        """What is left of the concept and of everything else at each step along one layer."""
+        view = world.settled(View(model, concept, layer))
+        edit = world.edit(model, Kept(concept, layer, 0.0), QUIET)
+        evaluate = exams.exam(world, view, QUIET)(edit)
+        return [_point(evaluate(step.check(one))) for one in steps[:32]]
+
+    def search_step(model: str, concept: str, layer: str) -> dict:
+        """The step that forgets and keeps most on one layer, with every step that was tried."""
+        view = world.settled(View(model, concept, layer))
+        view, reason = step.find(world, view, QUIET, shown=lambda _: None)
+        return {"layer": layer, "step": view.step, "tried": list(view.trace), "reason": reason}
+
+    def erase(model: str, concept: str) -> dict:
+        """The best layer and step of all front layers, why, and the edit's file as base64."""
+        view = world.settled(View(model, concept))
+        view, reason = step.find_everywhere(world, view, QUIET)
+        data = base64.b64encode(take.edit_file(world, view, QUIET).read_bytes()).decode()
+        return {"layer": view.layer, "step": view.step, "reason": reason, "safetensors": data}
+
+    def generate(
+        model: str, prompt: str, seed: int, concept: str = "", layer: str = "", step: float = 0.0
+    ) -> dict:
+        """A picture of Stable Diffusion, edited when a concept, a layer and a step are given."""
+        _kind(world, model, "diffusion")
+        host = world.diffusion(model).edited(_edits(world, model, concept, layer, step))
+        options = {"steps": exams.STEPS, "guidance": exams.GUIDANCE}
+        return {"picture": forget.source(host.generate([prompt], seeds=[seed], **options)[0])}
+
+    def classify(
+        model: str, picture: str, concept: str, layer: str = "", step: float = 0.0
+    ) -> dict:
+        """What zero-shot CLIP believes of a picture, over all names of the concept's kind."""
+        clip, entry = world.clip(model), world.shelf.entry(concept)
+        host = exams.zero_shot(world, View(model, entry.name), split="test")
+        host = host.showing(clip.transform(_picture(picture))[None])
+        beliefs = host.edited(_edits(world, model, concept, layer, step)).probabilities()[0]
+        return dict(zip(host.classes, beliefs.tolist(), strict=True))
+
+    def ask(
+        model: str, picture: str, question: str, concept: str = "", layer: str = "", step: float = 0
+    ) -> dict:
+        """A vision-language model's answer about a picture."""
+        _kind(world, model, "vlm")
+        host = world.vlm(model).edited(_edits(world, model, concept, layer, step))
+        return {"answer": host.answer([_picture(picture)], [question])[0]}
+
+    return [models, concepts, rank_layers, sweep, search_step, erase, generate, classify, ask]
+
+
+def publish(world: World) -> None:
+    """Makes the endpoints of the page; called inside gr.Blocks."""
+    for function in endpoints(world):
+        gr.api(
+            _spoken(function),
+            api_name=function.__name__,
+            concurrency_id="work",
+            concurrency_limit=2,
+        )
+
+
+def _spoken(function: Callable) -> Callable:
+    """The same, with errors as sentences that reach the caller."""
+
+    @wraps(function)
+    def speaking(*given: Any, **named: Any) -> Any:  # noqa: ANN401
+        try:
+            return function(*given, **named)
+        except SlugError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return speaking
+
+
+def _kind(world: World, model: str, kind: str) -> None:
+    if world.shelf.offer(model).kind != kind:
+        raise SlugError(f"{model} is a model for {world.shelf.offer(model).kind}, not for {kind}.")
+
+
+def _edits(world: World, model: str, concept: str, layer: str, far: float) -> list:
+    view = View(model, concept, layer, step.check(far))
+    return world.edits(view, QUIET) if concept and layer else []
+
+
+def _point(point: Point) -> dict:
+    return {**asdict(point), "parts": dict(point.parts)}
+
+
+def _picture(address: str) -> Image.Image:
+    """The picture in a data address; raises SlugError when it is none, or far too large."""
+    if len(address) > LARGEST:
+        raise SlugError("This picture is too large: send one of at most 3 MB.")
+    try:
+        data = base64.b64decode(address.split(",", 1)[-1], validate=True)
+        picture = Image.open(io.BytesIO(data))
+        if max(picture.size) > WIDEST:
+            raise SlugError(f"This picture is wider than {WIDEST} pixels: make it smaller.")
+        return picture.convert("RGB")
+    except (binascii.Error, OSError, ValueError) as error:
+        raise SlugError("This cannot be read as a picture.") from error

@@ -1,0 +1,160 @@
+"""What a visitor does in a real browser; nothing here waits for time, only for what is shown."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore"),  # gradio's server warns of its own libraries
+]
+READY = "Ready."
+# Where on the screen a point of a front is that is not chosen now.
+OTHER = """() => {
+  const box = document.querySelector('#map .plot');
+  const now = document.querySelector('#map .body').value.selected;
+  for (const trace of box.data.filter((one) => one.mode?.includes('text'))) {
+    const at = trace.customdata.findIndex((one) => one[0] !== now);
+    const axis = (one) => `${one}axis${trace[`${one}axis`].slice(1)}`.replace('axis1', 'axis');
+    const [x, y] = ['x', 'y'].map((one) => box._fullLayout[axis(one)]);
+    if (at < 0) continue;
+    const frame = box.getBoundingClientRect();
+    return [frame.left + x._offset + x.d2p(trace.x[at]), frame.top + y._offset + y.d2p(trace.y[at])];
+  }
+}"""
+SIZES = ((1280, 720), (390, 844), (768, 1024), (1920, 1080))
+
+
+@pytest.fixture
+def visitor(browser: Browser) -> Iterator[Page]:
+    """A page at 1280 x 720 that must neither complain nor ask any other machine for anything."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page, wrong = context.new_page(), []
+    page.on("console", lambda note: wrong.append(note.text) if note.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if _foreign(request.url) else None)
+    page.set_default_timeout(30_000)
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def _foreign(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1", "data:", "blob:"))
+
+
+def opened(page: Page, address: str, query: str = "") -> Page:
+    page.goto(f"{address}?{query}" if query else address)
+    expect(page.locator("#status .said")).to_have_text(READY, timeout=60_000)
+    return page
+
+
+def test_the_first_page_shows_all_five_blocks_without_a_click(visitor: Page, served: str) -> None:
+    opened(visitor, served)
+    expect(visitor.locator("#see .wipe img")).to_have_count(2)
+    expect(visitor.locator("#ladder .cell img")).to_have_count(18)
+    expect(visitor.locator("#forget .thumbs img")).to_have_count(16)
+    assert visitor.locator("#map .scatterlayer .points path").count() > 10
+    size = visitor.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    )
+    assert size == [1280, 720]
+
+
+def test_a_click_on_a_point_chooses_its_layer_and_all_below_follows(
+    visitor: Page, served: str
+) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    before = visitor.locator("#layer input").input_value()
+    formula = visitor.locator("#curve .rest").inner_text()
+    slot = visitor.locator("#map .slot.front:not(.chosen)").first
+    slot.click()
+    expect(visitor.locator("#layer input")).not_to_have_value(before)
+    expect(visitor.locator("#curve .rest")).not_to_have_text(formula)
+    expect(visitor.locator("#status .said")).to_have_text(READY)
+    chosen = visitor.locator("#layer input").input_value()
+    visitor.mouse.click(*visitor.evaluate(OTHER))
+    expect(visitor.locator("#layer input")).not_to_have_value(chosen)
+
+
+def test_the_ladder_sets_the_step_and_the_link_brings_it_back(
+    visitor: Page, served: str, browser: Browser
+) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    visitor.locator("#ladder .rung", has_text="40 %").click()
+    expect(visitor.locator("#curve .at")).to_have_text("0.400")
+    expect(visitor.locator("#ladder .rung.chosen")).to_have_text("40 %")
+    visitor.wait_for_function("location.search.includes('step=0.4')")
+    other = browser.new_context(viewport={"width": 1280, "height": 720}).new_page()
+    opened(other, visitor.url)
+    expect(other.locator("#curve .at")).to_have_text("0.400")
+    assert (
+        other.locator("#layer input").input_value() == visitor.locator("#layer input").input_value()
+    )
+    other.context.close()
+
+
+def test_two_visitors_do_not_see_each_others_edits(
+    visitor: Page, served: str, browser: Browser
+) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    other = opened(browser.new_page(), served, "model=pocket-clip&concept=cat")
+    visitor.locator("#keep").click()
+    expect(visitor.locator("#tray .chip")).to_have_count(1)
+    other.locator("#ladder .rung", has_text="20 %").click()
+    expect(other.locator("#curve .at")).to_have_text("0.200")
+    expect(other.locator("#tray .chip")).to_have_count(0)
+    other.close()
+    visitor.locator("#tray .switch").click()
+    expect(visitor.locator("#tray .chip.on")).to_have_count(0)
+    visitor.locator("#tray .drop").click()
+    expect(visitor.locator("#tray .chip")).to_have_count(0)
+
+
+def test_the_edit_can_be_downloaded(visitor: Page, served: str) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    with visitor.expect_download() as waiting:
+        visitor.locator("#save").click()
+    assert waiting.value.suggested_filename == "forget-cat-pocket-clip.safetensors"
+
+
+def test_keys_walk_the_front_and_open_the_projector(visitor: Page, served: str) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    visitor.keyboard.press("?")
+    expect(visitor.locator(".slug-dialog")).to_be_visible()
+    visitor.keyboard.press("Escape")
+    expect(visitor.locator(".slug-dialog")).to_have_count(0)
+    before = visitor.locator("#layer input").input_value()
+    visitor.locator("#map .plot").focus()
+    visitor.keyboard.press("ArrowRight")
+    expect(visitor.locator("#layer input")).not_to_have_value(before)
+    expect(visitor.locator("#status .said")).to_have_text(READY)
+    visitor.keyboard.press("p")
+    expect(visitor.locator("#forget-card")).to_be_hidden()
+    expect(visitor.locator("#ladder-card")).to_be_in_viewport(ratio=1)
+    expect(visitor.locator("#see-card")).to_be_in_viewport(ratio=1)
+
+
+def test_the_table_chooses_layers_too(visitor: Page, served: str) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    visitor.keyboard.press("t")
+    row = visitor.locator(".slug-dialog button.link", has_text="2 mlp.out").first
+    row.click()
+    expect(visitor.locator("#layer input")).to_have_value("text · 2 mlp.out")
+
+
+def test_a_bad_link_is_answered_in_a_sentence(visitor: Page, served: str) -> None:
+    visitor.goto(f"{served}?model=nonsense")
+    expect(visitor.locator("#status .said")).to_contain_text(
+        "There is no model called", timeout=60_000
+    )
+    expect(visitor.locator("#ladder .cell")).not_to_have_count(0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_width_scrolls_sideways(visitor: Page, served: str, size: tuple[int, int]) -> None:
+    visitor.set_viewport_size({"width": size[0], "height": size[1]})
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    assert visitor.evaluate("document.documentElement.scrollWidth") <= size[0]

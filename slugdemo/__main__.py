@@ -4,12 +4,17 @@ Every command prints a table, or JSON with --json; progress goes to stderr, and 
 the input is one sentence and exit code 1.
 """
 
+import logging
 from typing import Any
 
 import click
 import typer
 
 import slugdemo  # noqa: F401  (declares torchvision's missing operators before anything imports it)
+
+# isort: split
+from transformers.utils.logging import disable_progress_bar
+
 from slugdemo.cli import find, measure, show
 from slugdemo.errors import SlugError
 
@@ -18,7 +23,10 @@ class Sentences(typer.core.TyperGroup):
     """Commands whose SlugErrors become one sentence on stderr and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
-        """Runs the command."""
+        """Runs the command; of what libraries say, only their errors get through."""
+        for library in ("diffusers", "transformers", "root"):
+            logging.getLogger(library).setLevel(logging.ERROR)
+        disable_progress_bar()
         try:
             return super().invoke(ctx)
         except SlugError as error:

@@ -21,12 +21,12 @@ from slugdemo.evaluate.drawings import eyes
 from slugdemo.examples import Pairs
 from slugdemo.gradients import Gradients, gradients
 from slugdemo.hosts.watch import Progress, Question
-from slugdemo.judge import Judge
 from slugdemo.layers import LayerScore
 from slugdemo.loading import Opened
 from slugdemo.methods import METHODS
 from slugdemo.methods.slug import Attempt, Outcome, Watch, direction, unwatched
 from slugdemo.search import Goal, Point, choose
+from slugdemo.world import around, judge
 
 MOST = 384  # pictures behind the retain gradient, at most
 FEW = 16  # retain pictures below which the gradient and the search share them
@@ -37,7 +37,9 @@ class Setting:
     """How a study is done; every number that a result depends on.
 
     `batch` and `seed` shape the gradients; `beyond` is how much farther than the searched step
-    an edit goes, as a fraction of it; the rest is passed to the method (see methods.slug).
+    an edit goes, as a fraction of it. With a `shortlist` of n, a host that takes long is asked
+    only about the n front layers that do best in zero-shot classification; 0 asks about all.
+    The rest is passed to the method (see methods.slug).
     """
 
     method: str = "slug"
@@ -50,6 +52,7 @@ class Setting:
     forget: float = 0.0
     evaluations: int = search.EVALUATIONS
     beyond: float = 0.0
+    shortlist: int = 0
     size: Size = field(default_factory=Size)
 
 
@@ -181,7 +184,7 @@ class Study:
                 gradients=slopes,
                 exam=board.exam(),
                 glance=board.glance(),
-                editable=self.score(layer).tensors if layer else readable,
+                editable=self.score(layer).tensors if layer else readable & self.shortlist,
                 unit=setting.unit,
                 by=setting.by,
                 rule=setting.rule,
@@ -191,6 +194,30 @@ class Study:
                 watch=watch,
             )
         return self._noted(outcome)
+
+    @cached_property
+    def shortlist(self) -> frozenset[str]:
+        """The tensors of the front layers that are worth a search in a host that takes long."""
+        setting = self.setting
+        if self.opened.kind == "zero-shot" or not 0 < setting.shortlist < len(self.front):
+            return self.editable
+        rest = replace(self.concept, retain=tuple(self._parts[1]))
+        board = Classes.of(self.clip, rest, world=World(), size=setting.size)
+        try:
+            found = METHODS[setting.method](
+                self.clip,
+                self.concept.name,
+                gradients=self.gradients,
+                exam=board.exam(),
+                glance=board.glance(),
+                editable=self.editable,
+                unit=setting.unit,
+                by=setting.by,
+            )
+        except SlugError:  # the CLIP alone does not know it, while the host may
+            return self.editable
+        best = found.attempts[: setting.shortlist]
+        return frozenset(name for one in best for name in one.score.tensors)
 
     def _stepped(self, edit: Edit, step: float, score: LayerScore) -> Outcome:
         evaluate = self.board.exam()(edit)
@@ -246,19 +273,3 @@ class Study:
             "random direction": lost,
             "random layer": self.erase(layer=chosen).edit,
         }
-
-
-def around(concept: Concept) -> World:
-    """The world of the shipped concepts around one of them."""
-    return World(
-        tuple(catalog.names("concept")),
-        tuple(catalog.names("style")),
-        tuple(catalog.group(concept.name)),
-        tuple(catalog.held_out()),
-    )
-
-
-def judge() -> Judge | None:
-    """The shipped judge, if there is one."""
-    folder = catalog.assets() / "models" / "judge"
-    return Judge.load(folder) if (folder / "judge.json").is_file() else None

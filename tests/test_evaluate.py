@@ -12,7 +12,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from slugdemo import catalog, examples, pictures, study
+from slugdemo import catalog, examples, pictures, world
 from slugdemo.concept import Concept, Example
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
@@ -167,7 +167,7 @@ def test_unlearn_canvas_rows_come_from_the_test_noise() -> None:
 
 
 def test_a_judge_who_does_not_know_the_concept_does_not_judge() -> None:
-    shipped, one = study.judge(), opened("pocket-clip")
+    shipped, one = world.judge(), opened("pocket-clip")
     known = eyes(shipped, lambda: one.clip, concept=Concept("cat", "object"), world=WORLD)
     mug = Concept("my mug", "custom")
     unknown = eyes(shipped, lambda: one.clip, concept=mug, world=WORLD)
@@ -324,3 +324,43 @@ def test_opened_parts_are_read_once(assets: Path) -> None:  # noqa: ARG001
     one: Opened = opened("pocket-sd")
     assert one.host is one.host
     assert one.clip is one.clip
+
+
+def test_a_search_with_a_margin_forgets_more_and_still_counts_the_rest_in_full() -> None:
+    near, far = (
+        Study(opened("pocket-clip"), catalog.concept("robot"), Setting(loss=1.0, size=Size(top=k)))
+        for k in (1, 2)
+    )
+    edit = near.direction("transformer.resblocks.0.mlp.c_fc.weight")
+    for step in (0.0, 0.05, 0.2):
+        one, two = (work.board.exam()(edit)(step) for work in (near, far))
+        assert two.forget >= one.forget == two.parts["top 1"]
+        assert two.retain == one.retain
+
+
+def test_top_k_never_asks_for_more_than_the_classes_can_tell() -> None:
+    assert [Size(top=5).best(classes) for classes in (3, 9, 18, 173)] == [1, 2, 3, 5]
+    assert Size(top=1).best(173) == 1
+
+
+def test_a_shortlist_of_one_leaves_one_layer_to_a_slow_host() -> None:
+    one, concept = opened("pocket-sd"), catalog.concept("robot")
+    every = Study(one, concept, Setting(loss=1.0))
+    short = Study(one, concept, Setting(loss=1.0, shortlist=1))
+    assert len(every.front) > 1
+    assert every.shortlist == every.editable
+    assert short.shortlist in [frozenset(layer.tensors) for layer in every.front]
+
+
+def test_a_model_draws_its_own_examples_once(assets: Path) -> None:
+    one = opened("pocket-sd")
+    folder = world.drawn(one, "my mug", count=3)
+    assert folder.is_relative_to(assets / "cache")
+    when = [file.stat().st_mtime_ns for file in sorted(folder.iterdir())]
+    assert len(when) == 3
+    assert world.drawn(one, "my mug", count=3) == folder
+    assert [file.stat().st_mtime_ns for file in sorted(folder.iterdir())] == when
+    concept = catalog.concept("my mug", forget=folder)
+    assert {example.caption for example in concept.forget} == {"a picture of my mug"}
+    with pytest.raises(SlugError, match="draws no pictures"):
+        world.drawn(opened("pocket-clip"), "my mug", count=3)

@@ -24,6 +24,7 @@ FLOORS = [
     ["methods.", "catalog", "evaluate.material"],
     ["loading", "evaluate."],
     ["evaluate"],
+    ["world"],
     ["study"],
     ["report"],
     ["bench", "bench.figures"],

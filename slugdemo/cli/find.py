@@ -1,5 +1,7 @@
 """The commands that find out: models, concepts, locate, sweep, erase."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from slugdemo.cli.options import (
     Concepts,
     Device,
     Download,
+    Draw,
     Forget,
     Json,
     ModelName,
@@ -24,11 +27,12 @@ from slugdemo.cli.options import (
     put,
     say,
     study,
+    subject,
     watched,
 )
 from slugdemo.errors import SlugError
 from slugdemo.evaluate import Size
-from slugdemo.study import Setting
+from slugdemo.study import Setting, Study
 
 
 def models(as_json: Json = False) -> None:
@@ -50,6 +54,7 @@ def locate(
     forget: Forget = None,
     retain: Retain = None,
     caption: Caption = "",
+    draw: Draw = 0,
     unit: Unit = "tensor",
     by: By = "absolute",
     batch: Batch = Setting.batch,
@@ -58,9 +63,10 @@ def locate(
     as_json: Json = False,
 ) -> None:
     """Show which layers hold a concept: importance, alignment, and the Pareto front."""
-    what = catalog.concept(concept, forget=forget, retain=retain, caption=caption)
+    one = opening(model, device, download=download)
+    what = subject(one, concept, forget=forget, retain=retain, caption=caption, draw=draw)
     setting = Setting(unit=unit, by=by, batch=batch)
-    work = study(opening(model, device, download=download), what, setting)
+    work = study(one, what, setting)
     scores = sorted(work.scores, key=lambda one: (one.tower, -one.importance))
     layers = [report.score(one, front=work.front) for one in scores]
     columns = ["layer", "tower", "params", "importance", "alignment", "front"]
@@ -77,6 +83,7 @@ def sweep(
     forget: Forget = None,
     retain: Retain = None,
     caption: Caption = "",
+    draw: Draw = 0,
     unit: Unit = "tensor",
     batch: Batch = Setting.batch,
     top: Annotated[int, typer.Option(help="still there when among so many best")] = 1,
@@ -85,9 +92,10 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Measure what each of some steps along one layer does."""
-    what = catalog.concept(concept, forget=forget, retain=retain, caption=caption)
+    one = opening(model, device, download=download)
+    what = subject(one, concept, forget=forget, retain=retain, caption=caption, draw=draw)
     setting = Setting(unit=unit, batch=batch, size=Size(top=top))
-    work = study(opening(model, device, download=download), what, setting)
+    work = study(one, what, setting)
     facts = []
     for point in work.sweep(layer, numbers(steps)):
         say(f"step {point.step:g}: forget {point.forget:.3f}, retain {point.retain:.3f}")
@@ -102,12 +110,19 @@ def erase(
     forget: Forget = None,
     retain: Retain = None,
     caption: Caption = "",
+    draw: Draw = 0,
     layer: Annotated[str | None, typer.Option(help="try this layer only")] = None,
     step: Annotated[float | None, typer.Option(help="go this far, without a search")] = None,
     rule: Annotated[str, typer.Option(help="of the step search: floor or paper")] = "floor",
     loss: Annotated[float, typer.Option(help="how much retain accuracy may go")] = Setting.loss,
     evaluations: Annotated[int, typer.Option(help="a layer's, at most")] = Setting.evaluations,
     top: Annotated[int | None, typer.Option(help="still there when among so many best")] = None,
+    beyond: Annotated[
+        float, typer.Option(help="go farther than the found step, by this share")
+    ] = 0,
+    shortlist: Annotated[
+        int, typer.Option(help="layers that a slow host is asked about; 0 for all")
+    ] = 0,
     unit: Unit = "tensor",
     by: By = "absolute",
     batch: Batch = Setting.batch,
@@ -120,35 +135,46 @@ def erase(
     """Find the layer and step that make a model forget, and write the edit."""
     if forget and len(concept) > 1:
         raise SlugError("Your own pictures show one concept: give --concept once with --forget.")
-    one, found, done = opening(model, device, download=download), [], []
-    size = Size(top=top or (5 if rule == "paper" else 1))
+    one = opening(model, device, download=download)
     setting = Setting(
-        unit=unit, by=by, batch=batch, rule=rule, loss=loss, evaluations=evaluations, size=size
+        unit=unit,
+        by=by,
+        batch=batch,
+        rule=rule,
+        loss=loss,
+        evaluations=evaluations,
+        beyond=beyond,
+        shortlist=shortlist,
+        size=Size(top=top or (5 if rule == "paper" else 1)),
     )
-    for name in concept:
-        what = catalog.concept(name, forget=forget, retain=retain, caption=caption)
-        work = study(one, what, setting)
-        outcome = work.erase(layer=layer, step=step, watch=watched(what.name))
-        rows = work.rows([outcome.edit]) if test else ()
-        bytes_ = _saved(outcome.edit, out, several=len(concept) > 1)
-        found.append(report.erased(work, outcome, rows=rows, size=bytes_))
-        done.append((work, outcome.edit))
-    facts = found[0] if len(found) == 1 else {"model": model, "edits": found}
-    if len(found) > 1 and test:
-        both = [each for _, each in done]
-        facts["together"] = [
-            {"concept": work.concept.name, **report.row(row)}
-            for work, _ in done
-            for row in work.rows(both)
-        ]
-    text = "\n\n".join(report.summary(each) for each in found)
-    if "together" in facts:
-        columns = ["concept", "measure", "before", "after", "n", "interval"]
-        text += "\n\nAll together:\n" + report.table(facts["together"], columns)
-    put(facts, text=text, as_json=as_json)
+    sources = {"forget": forget, "retain": retain, "caption": caption, "draw": draw}
+    works = [study(one, subject(one, name, **sources), setting) for name in concept]
+    found = [work.erase(layer=layer, step=step, watch=watched(work.concept.name)) for work in works]
+    size = partial(_saved, out=out, several=len(works) > 1)
+    facts = [
+        report.erased(work, got, rows=work.rows([got.edit]) if test else (), size=size(got.edit))
+        for work, got in zip(works, found, strict=True)
+    ]
+    text = "\n\n".join(report.summary(each) for each in facts)
+    if len(works) == 1:
+        put(facts[0], text=text, as_json=as_json)
+        return
+    joint = _together(works, [outcome.edit for outcome in found]) if test else []
+    columns = ["concept", "measure", "before", "after", "n", "interval"]
+    text += f"\n\nAll together:\n{report.table(joint, columns)}" if joint else ""
+    put({"model": model, "edits": facts, "together": joint}, text=text, as_json=as_json)
 
 
-def _saved(found: edit.Edit, out: Path | None, *, several: bool) -> int:
+def _together(works: Sequence[Study], made: Sequence[edit.Edit]) -> list[report.Facts]:
+    """What all edits at once do to each concept, on held-out material."""
+    return [
+        {"concept": work.concept.name, **report.row(row)}
+        for work in works
+        for row in work.rows(made)
+    ]
+
+
+def _saved(found: edit.Edit, *, out: Path | None, several: bool) -> int:
     """Writes the edit when there is a file for it; its size in bytes, in float16."""
     if out is None:
         return report.half_size(found)

@@ -8,12 +8,14 @@ import torch
 import typer
 
 from slugdemo import catalog, edit, report
+from slugdemo.concept import Concept
 from slugdemo.errors import SlugError
 from slugdemo.layers import LayerScore
 from slugdemo.loading import Opened, opened
 from slugdemo.methods.slug import Watch
 from slugdemo.search import Point
 from slugdemo.study import Setting, Study
+from slugdemo.world import drawn
 
 ModelName = Annotated[str, typer.Option("--model", help="a name of `models`, or a folder")]
 Concepts = Annotated[list[str], typer.Option("--concept", help="may be given several times")]
@@ -22,6 +24,7 @@ Forget = Annotated[
     Path | None, typer.Option(help="your pictures of the concept: a folder, tar or parquet")
 ]
 Retain = Annotated[Path | None, typer.Option(help="pictures of all else: a folder, tar or parquet")]
+Draw = Annotated[int, typer.Option(help="let the model draw so many pictures of it instead")]
 Caption = Annotated[str, typer.Option(help="the caption of your pictures that have none")]
 Json = Annotated[bool, typer.Option("--json", help="for machines")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps; the fastest one if not given")]
@@ -50,9 +53,18 @@ def opening(model: str, device: str, *, download: bool) -> Opened:
     return opened(model, device=device or there, download=download)
 
 
-def study(one: Opened, concept: catalog.Concept, setting: Setting) -> Study:
+def study(one: Opened, concept: Concept, setting: Setting) -> Study:
     """A study that reports its gradients' batches."""
     return Study(one, concept, setting, tick=lambda: say(f"{concept.name}: a batch of gradients"))
+
+
+def subject(
+    one: Opened, name: str, *, forget: Path | None, retain: Path | None, caption: str, draw: int
+) -> Concept:
+    """The concept with its pictures: shipped, from files, or drawn by the model."""
+    if draw:
+        forget = drawn(one, name, count=draw)
+    return catalog.concept(name, forget=forget, retain=retain, caption=caption)
 
 
 def edits(one: Opened, paths: Sequence[Path] | None) -> list[edit.Edit]:

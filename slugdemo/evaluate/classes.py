@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from slugdemo import examples
-from slugdemo.clip import Clip
+from slugdemo.clip import Clip, tower
 from slugdemo.concept import Concept, Example, prompt, style_prompt
 from slugdemo.edit import Edit
-from slugdemo.evaluate.material import Row, Size, World, label
+from slugdemo.evaluate.material import Row, Size, World, exam, label
 from slugdemo.hosts.zero_shot import ZeroShot
-from slugdemo.search import Exam
+from slugdemo.search import Evaluate, Exam, Point
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,19 +35,33 @@ class Classes:
         labels = [label(one, concept.domain) for one in shown]
         pixels = examples.pixels(shown, clip.transform)
         host = ZeroShot.of(clip, prompts, pixels=pixels, labels=labels)
-        return cls(concept, host, _held_out(host, tested, concept), size.top)
+        top = size.best(len(host.classes))
+        return cls(concept, host, _held_out(host, tested, concept), top)
 
     def editable(self) -> Collection[str]:
         """The canonical names of the tensors that the host reads."""
         return self.host.editable()
 
     def exam(self) -> Exam:
-        """An edit -> what each step of it does to the concept and to the rest."""
-        return self.host.exam(self.concept.name, top=self.top)
+        """An edit -> what each step of it does to the concept (top k) and to the rest (top 1)."""
+        return exam(self._point)
+
+    def _point(self, edits: Sequence[Edit], step: float) -> Point:
+        host = self.host.edited(edits)
+        plain = host.point(self.concept.name, step=step)
+        strict = host.point(self.concept.name, step=step, top=self.top)
+        return replace(plain, forget=strict.forget, parts={"top 1": plain.forget})
 
     def glance(self) -> Exam:
         """An edit -> what each step of it does to the concept alone."""
-        return self.host.glance(self.concept.name, top=self.top)
+        quick = self.host.glance(self.concept.name, top=self.top)
+        whole = self.exam()
+
+        def examine(edit: Edit) -> Evaluate:
+            text = all(tower(name) == "text" for name in edit.direction)
+            return (whole if text else quick)(edit)  # then the pictures cost nothing
+
+        return examine
 
     def rows(self, edits: Sequence[Edit]) -> list[Row]:
         """Top-1 accuracy on held-out pictures of the concept and on those of all others."""

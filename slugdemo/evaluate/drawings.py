@@ -145,7 +145,8 @@ class Drawings:
         domain, other = self.concept.domain, OTHER[self.concept.domain]
         target = np.array([self._shows(one) for one in asked])
         cross = self._right(asked, scores, other, top=1)
-        there = self._right(asked, scores, domain, top=self.size.top)[target]
+        top = self.size.best(len(self.eyes.names[domain]))
+        there = self._right(asked, scores, domain, top=top)[target]
         if target.all():
             return Point(step, metrics.share(there), float("nan"), len(there), 0)
         own = self._right(asked, scores, domain, top=1)

@@ -53,7 +53,9 @@ class World:
 class Size:
     """How much is asked in a search and in a test: of the concept, and of everything else.
 
-    `top`: while searching, what shall go counts as still there when it is among the `top` best.
+    `top`: while searching, what shall go counts as still there when it is among the `top` best;
+    a search that is content with less ends on the very edge of forgetting, and other pictures
+    then show what is left.
     """
 
     top: int = 1
@@ -61,6 +63,10 @@ class Size:
     others: int = 18
     test_own: int = 18
     test_others: int = 40
+
+    def best(self, classes: int) -> int:
+        """`top` among so many classes: at most one in nine, and one more."""
+        return min(self.top, 1 + classes // 9)
 
 
 class Board(Protocol):

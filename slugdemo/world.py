@@ -1,0 +1,56 @@
+"""What stands around a concept: the shipped names and test pictures, the judge, drawn examples."""
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+from slugdemo import catalog
+from slugdemo.concept import Concept, prompt
+from slugdemo.errors import SlugError
+from slugdemo.evaluate import World
+from slugdemo.evaluate.drawings import DENOISING, GUIDANCE
+from slugdemo.judge import Judge
+from slugdemo.loading import Opened
+
+DRAWN_SEED = 5_000_000  # of pictures that a model draws to be forgotten
+
+
+def around(concept: Concept) -> World:
+    """The world of the shipped concepts around one of them."""
+    return World(
+        tuple(catalog.names("concept")),
+        tuple(catalog.names("style")),
+        tuple(catalog.group(concept.name)),
+        tuple(catalog.held_out()),
+    )
+
+
+def judge() -> Judge | None:
+    """The shipped judge, if there is one."""
+    folder = catalog.assets() / "models" / "judge"
+    return Judge.load(folder) if (folder / "judge.json").is_file() else None
+
+
+def drawn(one: Opened, name: str, *, count: int, seed: int = DRAWN_SEED) -> Path:
+    """A folder with pictures of `name` that the model itself makes, as the paper does for characters.
+
+    They stay in the cache folder, so that the same request is drawn once. Raises SlugError for a
+    model that draws nothing.
+    """
+    if one.kind != "diffusion":
+        raise SlugError(f"{one.model.name} draws no pictures: give a folder of pictures instead.")
+    key = sha256(f"{one.clip.digest} {name} {count} {seed}".encode()).hexdigest()[:24]
+    folder = catalog.cache() / "drawn" / key
+    if not folder.is_dir():
+        shown = one.host.generate(
+            [prompt(name)] * count,
+            seeds=range(seed, seed + count),
+            steps=DENOISING,
+            guidance=GUIDANCE,
+        )
+        draft = folder.with_name(f"{key}.{os.getpid()}.part")
+        draft.mkdir(parents=True, exist_ok=True)
+        for at, picture in enumerate(shown):
+            picture.save(draft / f"{at:04d}.png")
+        draft.replace(folder)
+    return folder

@@ -97,7 +97,7 @@ window.slug = (() => {
     const busy = value.tone === 'busy';
     body.replaceChildren(
       make('span', {class: `dot ${value.tone}`, 'aria-hidden': 'true'}),
-      make('span', {class: 'said', role: 'status', title: value.text}, value.text),
+      make('span', {class: 'said', role: 'status', title: value.text}, value.text, value.text.length > 90 ? more(value.text) : ''),
       make('span', {class: `meter ${share === null ? 'none' : ''}`, 'aria-hidden': 'true'},
         make('i', {style: {width: `${100 * (share ?? 0)}%`}})));
     document.body.classList.toggle('busy', busy);
@@ -106,6 +106,8 @@ window.slug = (() => {
       history.replaceState(null, '', `?${value.query}${extra ? `&__theme=${extra}` : ''}`);
     }
   };
+
+  const more = (text) => make('button', {class: 'more', 'aria-label': 'Read all of it', on: () => dialog('What was found', make('p', {}, text))}, 'more');
 
   draw.forget = (body, value) => {
     body.replaceChildren(...value.groups.map((group) => make('div', {class: `group ${group.role}`},
@@ -123,6 +125,7 @@ window.slug = (() => {
     }
     body.value = value;
     body.choose = (layer) => call.layer({layer});
+    body.turn = () => call.turn({});
     plot(box, value.figure, value.described, (event) => {
       const data = event.points[0].customdata;
       if (data) call.layer({layer: data[0]});
@@ -299,8 +302,38 @@ window.slug = (() => {
       value.note ? make('small', {class: 'note'}, value.note) : '');
   };
 
+  // ---- the story: beats that point at the real controls and can be left at any time
+  const STORY = [
+    ['forget', 'These pictures are all that the model is told. Orange is what it should forget, blue what it should keep.'],
+    ['locate', 'One pass over each set gives two gradients. High: the layer matters to the concept. Left: moving it leaves the rest alone.'],
+    ['locate', 'No layer beats those on the dotted line in both ways. Click one of them, or walk along them with the arrow keys.'],
+    ['step', 'The layer moves once, along one direction. The curves say what is left of both, with 95 % intervals.'],
+    ['step', 'Drag the green handle, or let the search find the step: it doubles until the concept is gone, then halves.'],
+    ['ladder', 'The same seeds at every step: the target should go, its neighbour and the stranger should stay.'],
+    ['see', 'Before and after, live. Below it stands what else has changed, by name.'],
+    ['step', 'Is it better than chance? Compare puts the opposite direction, a random one and a random layer beside it.'],
+  ];
+  function story(at) {
+    document.querySelectorAll('.told').forEach((one) => one.classList.remove('told'));
+    document.querySelector('.story')?.remove();
+    if (at < 0 || at >= STORY.length) return;
+    const [card, text] = STORY[at];
+    const target = document.querySelector(`#${card}-card`);
+    target.classList.add('told');
+    target.scrollIntoView({block: 'nearest', behavior: calm() ? 'auto' : 'smooth'});
+    const next = small(at + 1 < STORY.length ? 'Next' : 'End', 'Next beat', () => story(at + 1));
+    const box = make('aside', {class: 'story slug-dialog', 'aria-live': 'polite', 'aria-label': 'Story'}, make('small', {}, `${at + 1} of ${STORY.length}`),
+      make('p', {}, text), make('div', {}, small('Back', 'Beat before', () => story(at - 1)), next, small('Leave', 'Leave the story', () => story(-1))));
+    const [frame, height] = [target.getBoundingClientRect(), 104];
+    const below = frame.bottom + height < innerHeight;
+    box.style.top = `${Math.max(8, below ? frame.bottom + 8 : frame.top > height ? frame.top - height : innerHeight - height)}px`;
+    box.style.left = `${Math.min(Math.max(8, frame.left), innerWidth - Math.min(440, innerWidth - 16) - 8)}px`;
+    (document.querySelector('.gradio-container') || document.body).append(box);
+    next.focus({preventScroll: true});
+  }
+
   // ---- keys
-  const KEYS = [['C', 'compare with controls'], ['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step'],
+  const KEYS = [['G', 'guided story'], ['C', 'compare with controls'], ['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step'],
     ['K', 'keep the edit'], ['S', 'stop'], ['T', 'table of all layers'], ['?', 'this sheet']];
   const help = () => dialog('Keys', table(['key', 'does'], KEYS));
   const press = (id) => { const button = document.querySelector(`#${id}`); (button?.matches('button') ? button : button?.querySelector('button'))?.click(); };
@@ -308,7 +341,7 @@ window.slug = (() => {
     document.body.classList.toggle('stage');
     setTimeout(repaint, calm() ? 0 : 60);
   }
-  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), c: () => press('controls'), k: () => press('keep'), s: () => press('stop')};
+  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), c: () => press('controls'), g: () => story(0), Escape: () => story(-1), k: () => press('keep'), s: () => press('stop')};
   document.addEventListener('keydown', (event) => {
     const typing = event.target.closest?.('input:not([type=range]), textarea, [contenteditable], dialog');
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -324,7 +357,7 @@ window.slug = (() => {
   }
   document.addEventListener('click', (event) => { if (event.target.closest('#find, #find-all, #keep, #controls')) waiting(); });
 
-  const acts = {layers, points, help, project,
+  const acts = {layers, turn: () => document.querySelector('#map .body').turn?.(), story: () => story(0), points, help, project,
     link: () => navigator.clipboard?.writeText(location.href).then(() => draw.status(document.querySelector('#status .body'),
       {text: 'The link to this view is copied.', share: null, tone: 'calm'}))};
   function mount(name, element, props, watch, calls) {

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 @pytest.fixture(scope="module")
 def calls(world: World) -> dict:  # noqa: F811
-    return {one.__name__: one for one in api.endpoints(world)}
+    return {name: getattr(api.Api(world), name) for name in api.NAMES}
 
 
 def test_controls_are_as_long_as_the_edit_and_point_elsewhere(world: World) -> None:  # noqa: F811

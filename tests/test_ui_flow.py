@@ -318,3 +318,33 @@ def test_the_goal_allows_for_one_picture_of_noise() -> None:
 def test_articles_follow_the_captions(world: World) -> None:
     assert world.shelf.entry("neon").words == "a neon picture"
     assert shelf.prompts(["elf"], "concept") == {"elf": ["a picture of an elf"]}
+
+
+def test_a_picture_of_ones_own_is_looked_at_and_never_in_a_link(
+    world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.png"
+    shelves.picture("car", "neon", 5).resize((900, 700)).save(path)
+    view = View("pocket-llava", "cat", layer=layer_of("pocket-llava"), step=0.1)
+    page = shown(world, flow.own_picture, view, path=str(path))
+    assert page["see"]["pictures"][0]["role"] == "own"
+    assert page["view"].own
+    assert page["view"].own not in page["status"]["query"]
+    path.write_bytes(b"no picture at all")
+    page = shown(world, flow.own_picture, view, path=str(path))
+    assert page["status"]["text"] == "This file cannot be read as a picture."
+
+
+def test_signed_alignment_makes_other_fronts_and_travels_in_the_link(world: World) -> None:
+    view = View("pocket-clip", "cat", layer=TEXT, step=0.1)
+    absolute = shown(world, flow.concept, view)["map"]
+    page = shown(world, flow.turned, view)
+    signed = page["map"]
+    assert (absolute["by"], signed["by"]) == ("absolute", "signed")
+    rows = {row["layer"]: row for row in signed["rows"]}
+    lowest = min(
+        (row for row in rows.values() if row["tower"] == "text"), key=lambda row: row["alignment"]
+    )
+    assert lowest["front"]
+    assert View.parse(parse_qs(page["status"]["query"])).by == "signed"
+    assert shown(world, flow.turned, page["view"])["map"]["front"] == absolute["front"]

@@ -7,7 +7,7 @@ import base64
 import binascii
 import io
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import wraps
 from typing import Any
 
@@ -25,79 +25,106 @@ WIDEST = 4096  # pixels of a picture's side
 QUIET = Watch(lambda *_: None)
 
 
-def endpoints(world: World) -> list[Callable]:
-    """The functions that `gr.api` publishes, under their own names."""
+NAMES = (
+    "models",
+    "concepts",
+    "rank_layers",
+    "sweep",
+    "search_step",
+    "erase",
+    "generate",
+    "classify",
+    "ask",
+)
 
-    def models() -> list[dict]:
+
+@dataclass(frozen=True)
+class Api:
+    """The endpoints over one world; `NAMES` are published, under their own names."""
+
+    world: World
+
+    def models(self) -> list[dict]:
         """The models that are here: name, kind and size in bytes."""
-        return [{"name": m.name, "kind": m.kind, "bytes": m.bytes} for m in world.shelf.offers]
+        return [{"name": m.name, "kind": m.kind, "bytes": m.bytes} for m in self.world.shelf.offers]
 
-    def concepts() -> list[dict]:
+    def concepts(self) -> list[dict]:
         """The concepts that can be forgotten: name, kind and group."""
-        return [asdict(one) for one in world.shelf.offered]
+        return [asdict(one) for one in self.world.shelf.offered]
 
-    def rank_layers(model: str, concept: str) -> list[dict]:
+    def rank_layers(self, model: str, concept: str) -> list[dict]:
         """Importance and alignment of every layer, and whether it is on the Pareto front."""
-        view = world.settled(View(model, concept))
-        found = locate.locate(world, view, QUIET)
+        view = self.world.settled(View(model, concept))
+        found = locate.locate(self.world, view, QUIET)
         return locate.show(found, view)["rows"]
 
-    def sweep(model: str, concept: str, layer: str, steps: list[float]) -> list[dict]:
+    def sweep(self, model: str, concept: str, layer: str, steps: list[float]) -> list[dict]:
         """What is left of the concept and of everything else at each step along one layer."""
-        view = world.settled(View(model, concept, layer))
-        edit = world.edit(model, Kept(concept, layer, 0.0), QUIET)
-        evaluate = exams.exam(world, view, QUIET)(edit)
+        view = self.world.settled(View(model, concept, layer))
+        edit = self.world.edit(model, Kept(concept, layer, 0.0), QUIET)
+        evaluate = exams.exam(self.world, view, QUIET)(edit)
         return [_point(evaluate(step.check(one))) for one in steps[:32]]
 
-    def search_step(model: str, concept: str, layer: str) -> dict:
+    def search_step(self, model: str, concept: str, layer: str) -> dict:
         """The step that forgets and keeps most on one layer, with every step that was tried."""
-        view = world.settled(View(model, concept, layer))
-        view, reason = step.find(world, view, QUIET, shown=lambda _: None)
+        view = self.world.settled(View(model, concept, layer))
+        view, reason = step.find(self.world, view, QUIET, shown=lambda _: None)
         return {"layer": layer, "step": view.step, "tried": list(view.trace), "reason": reason}
 
-    def erase(model: str, concept: str) -> dict:
+    def erase(self, model: str, concept: str) -> dict:
         """The best layer and step of all front layers, why, and the edit's file as base64."""
-        view = world.settled(View(model, concept))
-        view, reason = step.find_everywhere(world, view, QUIET)
-        data = base64.b64encode(take.edit_file(world, view, QUIET).read_bytes()).decode()
+        view = self.world.settled(View(model, concept))
+        view, reason = step.find_everywhere(self.world, view, QUIET)
+        data = base64.b64encode(take.edit_file(self.world, view, QUIET).read_bytes()).decode()
         return {"layer": view.layer, "step": view.step, "reason": reason, "safetensors": data}
 
     def generate(
-        model: str, prompt: str, seed: int, concept: str = "", layer: str = "", step: float = 0.0
+        self,
+        model: str,
+        prompt: str,
+        seed: int,
+        concept: str = "",
+        layer: str = "",
+        step: float = 0.0,
     ) -> dict:
         """A picture of Stable Diffusion, edited when a concept, a layer and a step are given."""
-        _kind(world, model, "diffusion")
-        host = world.diffusion(model).edited(_edits(world, model, concept, layer, step))
+        _kind(self.world, model, "diffusion")
+        host = self.world.diffusion(model).edited(_edits(self.world, model, concept, layer, step))
         options = {"steps": exams.STEPS, "guidance": exams.GUIDANCE}
         return {"picture": forget.source(host.generate([prompt], seeds=[seed], **options)[0])}
 
     def classify(
-        model: str, picture: str, concept: str, layer: str = "", step: float = 0.0
+        self, model: str, picture: str, concept: str, layer: str = "", step: float = 0.0
     ) -> dict:
         """What zero-shot CLIP believes of a picture, over all names of the concept's kind."""
-        clip, entry = world.clip(model), world.shelf.entry(concept)
-        host = exams.zero_shot(world, View(model, entry.name), split="test")
+        clip, entry = self.world.clip(model), self.world.shelf.entry(concept)
+        host = exams.zero_shot(self.world, View(model, entry.name), split="test")
         host = host.showing(clip.transform(_picture(picture))[None])
-        beliefs = host.edited(_edits(world, model, concept, layer, step)).probabilities()[0]
+        beliefs = host.edited(_edits(self.world, model, concept, layer, step)).probabilities()[0]
         return dict(zip(host.classes, beliefs.tolist(), strict=True))
 
     def ask(
-        model: str, picture: str, question: str, concept: str = "", layer: str = "", step: float = 0
+        self,
+        model: str,
+        picture: str,
+        question: str,
+        concept: str = "",
+        layer: str = "",
+        step: float = 0,
     ) -> dict:
         """A vision-language model's answer about a picture."""
-        _kind(world, model, "vlm")
-        host = world.vlm(model).edited(_edits(world, model, concept, layer, step))
+        _kind(self.world, model, "vlm")
+        host = self.world.vlm(model).edited(_edits(self.world, model, concept, layer, step))
         return {"answer": host.answer([_picture(picture)], [question])[0]}
-
-    return [models, concepts, rank_layers, sweep, search_step, erase, generate, classify, ask]
 
 
 def publish(world: World) -> None:
     """Makes the endpoints of the page; called inside gr.Blocks."""
-    for function in endpoints(world):
+    calls = Api(world)
+    for name in NAMES:
         gr.api(
-            _spoken(function),
-            api_name=function.__name__,
+            _spoken(getattr(calls, name)),
+            api_name=name,
             concurrency_id="work",
             concurrency_limit=2,
         )

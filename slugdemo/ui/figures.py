@@ -33,8 +33,9 @@ def scatter(
     *,
     readable: Collection[str],
     selected: str,
+    by: str = "absolute",
 ) -> Figure:
-    """Importance over alignment, log-log, one panel for each tower (SLUG, fig. 2).
+    """Importance over alignment, log-log (linear along signed alignment), one panel for each tower (SLUG, fig. 2).
 
     The front is joined and named, other layers are small crosses, layers that the host does not
     read are fainter still, the selected one wears a ring.
@@ -42,7 +43,7 @@ def scatter(
     data, notes, widths = [], [], []
     towers = [one for one in TOWERS if any(score.tower == one for score in scores)]
     for number, tower in enumerate(towers, 1):
-        axis = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
+        axis = {"xaxis": f"x{number}", "yaxis": f"y{number}", "by": by}
         mine = [score for score in scores if score.tower == tower]
         used = [score for score in mine if set(score.tensors) <= set(readable)]
         best = [score for score in used if score.layer in front]
@@ -52,7 +53,7 @@ def scatter(
         read = TITLES[tower] if used else f"{tower.capitalize()} · unread"
         notes.append(_title(read, number))
         widths.append(1.0 if used else UNREAD)
-    return {"data": data, "layout": _panels(scores, widths, notes)}
+    return {"data": data, "layout": _panels(scores, widths, notes, by)}
 
 
 def _without(scores: Sequence[LayerScore], some: Sequence[LayerScore]) -> list[LayerScore]:
@@ -68,7 +69,7 @@ def _crosses(scores: Sequence[LayerScore], axis: dict, colour: str) -> Figure:
 
 
 def _front(scores: Sequence[LayerScore], axis: dict) -> Figure:
-    scores = sorted(scores, key=harm)
+    scores = sorted(scores, key=lambda one: harm(one, by=axis["by"]))
     places = ("top left", "bottom right")  # off the line, which rises to the right
     return _trace(scores, axis) | {
         "mode": "lines+markers+text",
@@ -95,7 +96,7 @@ def _ring(scores: Sequence[LayerScore], axis: dict) -> list[Figure]:
 def _trace(scores: Sequence[LayerScore], axis: dict) -> Figure:
     return {
         "type": "scatter",
-        "x": [max(harm(one), FLOOR) for one in scores],
+        "x": _across(scores, axis["by"]),
         "y": [one.importance or None for one in scores],
         "customdata": [
             [one.layer, words.short(one.layer), one.params, one.alignment] for one in scores
@@ -103,8 +104,16 @@ def _trace(scores: Sequence[LayerScore], axis: dict) -> Figure:
         "hovertemplate": "<b>%{customdata[1]}</b><br>importance %{y:.3g}"
         "<br>alignment %{customdata[3]:+.3f}<br>%{customdata[2]:,} numbers<extra></extra>",
         "showlegend": False,
-        **axis,
+        "xaxis": axis["xaxis"],
+        "yaxis": axis["yaxis"],
     }
+
+
+def _across(scores: Sequence[LayerScore], by: str) -> list[float]:
+    """Where the layers stand from left to right."""
+    if by == "signed":
+        return [one.alignment for one in scores]
+    return [max(harm(one), FLOOR) for one in scores]
 
 
 def _title(text: str, number: int) -> Figure:
@@ -122,8 +131,10 @@ def _title(text: str, number: int) -> Figure:
     }
 
 
-def _panels(scores: Sequence[LayerScore], widths: list[float], notes: list[Figure]) -> Figure:
-    x = [max(harm(one), FLOOR) for one in scores]
+def _panels(
+    scores: Sequence[LayerScore], widths: list[float], notes: list[Figure], by: str
+) -> Figure:
+    x = _across(scores, by)
     y = [one.importance for one in scores if one.importance]
     layout = _plain() | {"annotations": notes, "margin": {"l": 52, "r": 12, "t": 22, "b": 34}}
     room = (1 - GAP * (len(widths) - 1)) / sum(widths)
@@ -131,13 +142,21 @@ def _panels(scores: Sequence[LayerScore], widths: list[float], notes: list[Figur
     for number, width in enumerate(widths, 1):
         domain = [at, min(1.0, at + width * room)]
         at = domain[1] + GAP
-        title = "gradient alignment |cos|" if width == max(widths) else "|cos|"
-        layout[f"xaxis{number}"] = _log(title, x) | {"anchor": f"y{number}", "domain": domain}
+        cos = "cos" if by == "signed" else "|cos|"
+        title = f"gradient alignment {cos}" if width == max(widths) else cos
+        scale = _linear if by == "signed" else _log
+        layout[f"xaxis{number}"] = scale(title, x) | {"anchor": f"y{number}", "domain": domain}
         layout[f"yaxis{number}"] = _log("importance" if number == 1 else "", y) | {
             "anchor": f"x{number}",
             "showticklabels": number == 1,
         }
     return layout
+
+
+def _linear(title: str, values: Sequence[float]) -> Figure:
+    low, high = min(*values, 0.0), max(*values, 0.0)
+    room = 0.08 * (high - low) + 0.02
+    return _axis(title) | {"range": [low - room, high + room], "nticks": 5}
 
 
 def _log(title: str, values: Sequence[float]) -> Figure:

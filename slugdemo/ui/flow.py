@@ -6,9 +6,11 @@ nothing here knows gradio, so all of it runs without a server.
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from slugdemo.errors import SlugError
+from slugdemo.layers import ALIGNMENTS
 from slugdemo.ui import compare, forget, locate, see, shelf, step, words
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.locate import Map
@@ -87,6 +89,25 @@ def looked(world: World, view: View, watch: Watch) -> None:
     done(watch, view, READY)
 
 
+def own_picture(world: World, view: View, watch: Watch, *, path: str) -> None:
+    """The visitor gave a picture: it is looked at from now on, here only, and kept in no file."""
+    looked(world, replace(view, own=see.keep_picture(world, Path(path))), watch)
+
+
+def turned(world: World, view: View, watch: Watch) -> None:
+    """Alignment is to be read the other way, signed or absolute: the fronts are others."""
+    view = world.settled(replace(view, by=_other(view.by)))
+    found = locate.locate(world, view, watch)
+    watch.put("view", view)
+    watch.put("layers", {"choices": locate.choices(found), "value": view.layer})
+    watch.put("map", locate.show(found, view))
+    done(watch, view, f"The fronts now go by the {view.by} alignment.")
+
+
+def _other(by: str) -> str:
+    return ALIGNMENTS[by == ALIGNMENTS[0]]
+
+
 def find(world: World, view: View, watch: Watch) -> None:
     """The step search on the chosen layer."""
     view = _with_layer(world.settled(view))
@@ -116,7 +137,11 @@ def _found(world: World, view: View, watch: Watch, reason: str) -> None:
     calm.put("see", see.show(world, view, calm))
     calm.put("curve", step.show(world, view, calm))
     calm.put("collateral", see.collateral(world, view, calm))
-    watch.put("ladder", step.ladder(world, view, calm))
+    calm.put("ladder", step.ladder(world, view, calm))
+    if not watch.stop.is_set():
+        step.sweep(
+            world, view, watch, shown=lambda _: calm.put("curve", step.show(world, view, calm))
+        )
     done(calm, view, reason)
 
 

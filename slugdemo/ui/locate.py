@@ -17,6 +17,7 @@ class Map:
     scores: tuple[LayerScore, ...]
     front: tuple[str, ...]
     readable: frozenset[str]
+    by: str
 
     def reads(self, score: LayerScore) -> bool:
         """Whether a change of this layer can be seen at all."""
@@ -37,7 +38,7 @@ class Map:
     def best(self) -> str:
         """The front layer to begin with: most important x least aligned (as in RAZOR's score)."""
         mine = [one for one in self.scores if one.layer in self.front]
-        return max(mine, key=lambda one: one.importance * (1 - harm(one))).layer
+        return max(mine, key=lambda one: one.importance * (1 - harm(one, by=self.by))).layer
 
 
 def locate(world: World, view: View, watch: Watch) -> Map:
@@ -49,23 +50,25 @@ def locate(world: World, view: View, watch: Watch) -> Map:
     if not fit:
         raise SlugError("No layer of this model has a gradient along which it could forget.")
     scores = sorted(scores, key=lambda one: (one.tower, words.depth(one.layer)))
-    return Map(tuple(scores), tuple(one.layer for one in pareto_front(fit)), readable)
+    front = tuple(one.layer for one in pareto_front(fit, by=view.by))
+    return Map(tuple(scores), front, readable, view.by)
 
 
 def show(found: Map, view: View) -> dict[str, Any]:
     """The scatter with its strip of slots, its table twin and its description."""
     figure = figures.scatter(
-        found.scores, found.front, readable=found.readable, selected=view.layer
+        found.scores, found.front, readable=found.readable, selected=view.layer, by=found.by
     )
     top = max(one.importance for one in found.scores)
     rows = [_row(found, one, top) for one in found.scores]
     walk = sorted(
         (one for one in found.scores if one.layer in found.front),
-        key=lambda one: (one.tower, harm(one)),
+        key=lambda one: (one.tower, harm(one, by=found.by)),
     )
     return {
         "figure": figure,
         "selected": view.layer,
+        "by": found.by,
         "front": [one.layer for one in walk],
         "rows": rows,
         "described": described(found, view),
@@ -93,7 +96,7 @@ def described(found: Map, view: View) -> str:
     deaf = sum(not found.reads(one) for one in found.scores)
     silent = f" {deaf} layers are grey because this model does not read them." if deaf else ""
     return (
-        f"Importance over gradient alignment of {len(found.scores)} layers for “{view.concept}”. "
+        f"Importance over {found.by} gradient alignment of {len(found.scores)} layers for “{view.concept}”. "
         f"On the front: {front}. Chosen: {names.get(view.layer, 'none')}.{silent}"
     )
 

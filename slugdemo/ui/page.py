@@ -21,6 +21,7 @@ HEADS = {
     "map": (
         "Locate",
         "Which layer holds it?",
+        '<button class="small" data-act="turn" title="Signed or absolute alignment">±</button>'
         '<button class="small" data-act="layers">Table</button>',
     ),
     "see": ("See", "What does it do now?", ""),
@@ -32,7 +33,7 @@ HEADS = {
     "ladder": ("Ladder", "The same seed, step by step", ""),
 }
 CALLS = {
-    "map": "{layer: d => trigger('layer', d)}",
+    "map": "{layer: d => trigger('layer', d), turn: d => trigger('turn', d)}",
     "curve": "{step: d => trigger('step', d)}",
     "ladder": "{step: d => trigger('step', d)}",
     "see": "{picture: d => trigger('picture', d)}",
@@ -40,6 +41,7 @@ CALLS = {
 }
 BRAND = (
     '<header class="brand"><b>slugdemo</b><span>one layer, one step, one thing forgotten</span>'
+    '<button class="small" data-act="story">Story</button>'
     '<button class="small" data-act="project" aria-label="Projector mode">Stage</button>'
     '<button class="small" data-act="help" aria-label="Keys">?</button></header>'
 )
@@ -134,6 +136,7 @@ def _see(at: dict[str, Any]) -> None:
                 maximum=LARGEST_SEED,
                 **PLAIN,
             )
+            at["own"] = gr.UploadButton("Own picture", file_types=["image"], elem_id="own")
         at["collateral"] = widget("collateral")
 
 

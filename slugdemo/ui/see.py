@@ -1,6 +1,8 @@
 """SEE: what the edited model does now, beside what it did, and what else has changed."""
 
+import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,10 +80,35 @@ def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
     return {"kind": kind, **SHOWS[kind](world, view, edits, watch)}
 
 
+LARGEST = 40_000_000  # pixels of a picture that a visitor gives
+SIDE = 512  # pixels that are kept of it
+
+
+def keep_picture(world: World, path: Path) -> str:
+    """The name under which a visitor's picture can be looked at: its hash, which nobody guesses.
+
+    Kept in memory only, with the last few dozen of all visitors. Raises SlugError for a file that
+    is no picture or is far too large.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > LARGEST:
+                raise SlugError("This picture is too large: give one of at most 40 megapixels.")
+            small = picture.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise SlugError("This file cannot be read as a picture.") from error
+    small.thumbnail((SIDE, SIDE))
+    name = hashlib.sha256(small.tobytes()).hexdigest()
+    world.uploads.get(name, lambda: small)
+    return name
+
+
 def _looked(world: World, view: View) -> tuple[Part, dict[str, Any]]:
     parts = gallery(world, view)
     if not parts:
         raise SlugError(f"There are no test pictures of “{view.concept}” to look at.")
+    if (own := world.uploads.peek(view.own)) is not None:
+        parts = [Part("own", "", "your own picture", own), *parts[:-1]]
     chosen = min(view.picture, len(parts) - 1)
     pictures = [
         {"src": source(one.picture), "alt": one.prompt, "role": one.role, "name": one.name}

@@ -24,7 +24,7 @@ from slugdemo.gradients import Gradients
 from slugdemo.hosts.diffusion import Diffusion
 from slugdemo.hosts.vlm import Vlm
 from slugdemo.judge import Judge
-from slugdemo.layers import LayerScore
+from slugdemo.layers import ALIGNMENTS, LayerScore
 from slugdemo.methods.slug import direction
 from slugdemo.ui import shelf
 from slugdemo.ui.jobs import Watch
@@ -59,6 +59,8 @@ class View:
     words: str = ""
     picture: int = 0
     tray: tuple[Kept, ...] = ()
+    by: str = ALIGNMENTS[0]  # how alignment is read
+    own: str = ""  # a picture of the visitor's own; no part of a link
     trace: tuple[float, ...] = ()  # the steps that a search has tried; no part of a link
 
     def query(self) -> str:
@@ -70,6 +72,8 @@ class View:
         if self.step is not None:
             pairs.append(("step", f"{self.step:g}"))
         pairs += [(key, str(value)) for key in ("seed", "picture") if (value := getattr(self, key))]
+        if self.by != ALIGNMENTS[0]:
+            pairs.append(("by", self.by))
         for kept in self.tray:
             on = "on" if kept.on else "off"
             pairs.append(("keep", f"{kept.concept}~{kept.layer}~{kept.step:g}~{on}"))
@@ -80,7 +84,9 @@ class View:
         """The view in a query string; raises SlugError when it is none of ours."""
         if query.get("v", [VERSION]) != [VERSION]:
             raise SlugError("This link was made by another version of slugdemo.")
-        text = {key: query[key][0][:200] for key in ("model", "concept", "layer") if key in query}
+        text = {
+            key: query[key][0][:200] for key in ("model", "concept", "layer", "by") if key in query
+        }
         try:
             step = float(query["step"][0]) if "step" in query else None
             numbers = {key: int(query[key][0]) for key in ("seed", "picture") if key in query}
@@ -95,6 +101,8 @@ class View:
         steps = [self.step or 0.0, *(kept.step for kept in self.tray)]
         if not all(0 <= step <= FARTHEST for step in steps):
             raise SlugError(f"A step lies between 0 and {FARTHEST:g} of the layer's norm.")
+        if self.by not in ALIGNMENTS:
+            raise SlugError(f"Alignment is read as {' or '.join(ALIGNMENTS)}, not otherwise.")
         if not 0 <= self.seed <= LARGEST_SEED or not 0 <= self.picture <= 10_000:
             raise SlugError(f"A seed is a whole number from 0 to {LARGEST_SEED}.")
         return self
@@ -143,6 +151,7 @@ class World:
     cache: Path
     models: Shop = field(default_factory=lambda: Shop(16))
     sets: Shop = field(default_factory=lambda: Shop(3))
+    uploads: Shop = field(default_factory=lambda: Shop(64))
     results: Shop = field(default_factory=lambda: Shop(4096))
 
     @classmethod

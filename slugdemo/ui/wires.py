@@ -42,7 +42,8 @@ def _words(at: Blocks, value: dict) -> dict:
         visible=True if value["label"] else "hidden",
     )
     seed = gr.Number(visible=True if value["seed"] else "hidden")
-    return {at["words"]: words, at["seed"]: seed}
+    own = gr.UploadButton(visible="hidden" if value["seed"] else True)
+    return {at["words"]: words, at["seed"]: seed, at["own"]: own}
 
 
 CONTROLS = {"view": _view, "layers": _layers, "words": _words}
@@ -80,6 +81,17 @@ class Wires:
         def handler(view: View, new: Any, request: gr.Request) -> Iterator[dict]:  # noqa: ANN401
             yield from self.stream(
                 request, lambda watch: work(self.world, change(view, new), watch)
+            )
+
+        self._listen(event, handler, [self.page["view"], source], LIVE)
+
+    def given(self, event: Any, source: Any) -> None:  # noqa: ANN401
+        """A picture was given."""
+
+        def handler(view: View, path: str, request: gr.Request) -> Iterator[dict]:
+            view = replace(view, picture=0)
+            yield from self.stream(
+                request, lambda watch: flow.own_picture(self.world, view, watch, path=path)
             )
 
         self._listen(event, handler, [self.page["view"], source], LIVE)
@@ -178,6 +190,7 @@ def _controls(wires: Wires) -> None:
     chosen(at["layers"].input, flow.layer, source=at["layers"], change=_with("layer", str))
     chosen(at["words"].submit, flow.looked, source=at["words"], change=_with("words", _line))
     chosen(at["seed"].submit, flow.looked, source=at["seed"], change=_with("seed", _whole))
+    wires.given(at["own"].upload, at["own"])
     wires.pressed(at["find"].click, flow.find)
     wires.pressed(at["all"].click, flow.find_everywhere)
     wires.pressed(at["controls"].click, flow.compared)
@@ -196,6 +209,10 @@ def _widgets(wires: Wires) -> None:
     def picture(view: View, sent: dict, watch: Watch) -> None:
         flow.looked(world, replace(view, picture=int(sent["picture"])).checked(), watch)
 
+    def turn(view: View, sent: dict, watch: Watch) -> None:
+        del sent
+        flow.turned(world, view, watch)
+
     def switch(view: View, sent: dict, watch: Watch) -> None:
         flow.switch(world, view, watch, number=int(sent["number"]))
 
@@ -203,6 +220,7 @@ def _widgets(wires: Wires) -> None:
         flow.drop(world, view, watch, number=int(sent["number"]))
 
     wires.picked(at["map"].layer, layer)
+    wires.picked(at["map"].turn, turn)
     wires.picked(at["curve"].step, step)
     wires.picked(at["ladder"].step, step)
     wires.picked(at["see"].picture, picture)
@@ -216,11 +234,11 @@ def _with(key: str, clean: Callable[[Any], Any]) -> Callable[[View, Any], View]:
 
 def _other_model(view: View, model: str) -> View:
     kept = tuple(one for one in view.tray)
-    return View(model=str(model), concept=view.concept, seed=view.seed, tray=kept)
+    return View(model=str(model), concept=view.concept, seed=view.seed, tray=kept, own=view.own)
 
 
 def _other_concept(view: View, concept: str) -> View:
-    return View(model=view.model, concept=str(concept), seed=view.seed, tray=view.tray)
+    return replace(_other_model(view, view.model), concept=str(concept))
 
 
 def _line(text: str | None) -> str:

@@ -16,8 +16,9 @@ from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
 from slugdemo.pocket.world import CALM, GROUNDS, Sprites
 
-STEPS = {"clip": 600, "judge": 1500, "vae": 1400, "unet": 3000, "llava": 1200}
-PICTURES = 48000                                # of the wide album; the calm one has two thirds as many
+STEPS = {"clip": 1800, "judge": 400, "vae": 1400, "unet": 3000, "llava": 600}
+TUTOR_STEPS = 300
+PICTURES = 36000                                # of the wide album; the calm one has two thirds as many
 DRAWN_BY = "fluent_3d"                          # the one hand that pocket-sd draws in
 
 
@@ -46,7 +47,10 @@ class Kitchen:
         """Train pocket-clip and write its folder."""
         words = tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=clip.CONTEXT)
         start = open_clip.create_model(f"local-dir:{self.models / 'pocket-clip'}") if self.onward else None
-        model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, start=start)
+        tutor = judge.train(self.wide(), self.work / "tutor", concepts=self.sprites.names, steps=TUTOR_STEPS,
+                            seed=judge.TUTOR_SEED).net
+        model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, tutor=tutor,
+                           start=start)
         clip.save(model, words, self.models / "pocket-clip")
         cards.write(self.models / "pocket-clip", [self.work / "clip"])
 

@@ -102,9 +102,14 @@ def on_world(sprites: Sprites, clip: ZeroShot, judge: Judge, *, each: int = 2) -
                 yield share(f"{who}, {kind}, {label}", [a == b for a, b in zip(said, true, strict=True)], bar)
 
 
+def picture(webp: bytes) -> Image.Image:
+    """A shipped picture from its row."""
+    return Image.open(BytesIO(webp)).convert("RGB")
+
+
 def on_shipped(pictures: pd.DataFrame, clip: ZeroShot) -> Iterator[Figure]:
     """Zero-shot on the shipped test pictures."""
-    arrays = [np.asarray(Image.open(BytesIO(webp)).convert("RGB")) for webp in pictures.webp]
+    arrays = [np.asarray(picture(webp)) for webp in pictures.webp]
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
     things, looks = clip.names(pixels)
     yield share("pocket-clip zero-shot, concept, shipped test pictures", list(pictures.concept == things))

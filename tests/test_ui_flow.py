@@ -11,7 +11,7 @@ import shelves
 
 from slugdemo.errors import SlugError
 from slugdemo.ui import flow, forget, locate, see, shelf, step, take, words
-from slugdemo.ui.jobs import Desk, Watch
+from slugdemo.ui.jobs import Desk, Signal, Watch
 from slugdemo.ui.session import Kept, Shop, View, World
 from slugdemo.weights import digest
 
@@ -150,7 +150,7 @@ def test_a_search_ends_with_a_step_and_a_reason(world: World, work: object, mode
 
 
 def test_a_search_that_is_stopped_keeps_what_it_found(world: World) -> None:
-    stop = threading.Event()
+    stop = Signal()
     seen: list[View] = []
 
     def put(block: str, value: object) -> None:
@@ -204,6 +204,21 @@ def test_one_visitors_stop_leaves_another_alone() -> None:
         list(streams[name])
     assert steps["b"] == [0, 1, 2, 3, 4]
     assert not desk.stop("a")
+
+
+def test_new_work_of_a_visitor_silences_the_old() -> None:
+    desk, going = Desk(), threading.Event()
+
+    def old(watch: Watch) -> None:
+        watch.put("see", "old")
+        going.wait(10)
+        watch.put("see", "older than what is shown")
+
+    first = desk.stream("me", old)
+    assert next(first) == {"see": "old"}
+    assert list(desk.stream("me", lambda watch: watch.put("see", "new"))) == [{"see": "new"}]
+    going.set()
+    assert list(first) == []
 
 
 def test_every_error_is_a_sentence_and_never_a_traceback(world: World) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from slugdemo.errors import SlugError
 from slugdemo.layers import ALIGNMENTS
-from slugdemo.ui import compare, forget, locate, see, shelf, step, words
+from slugdemo.ui import compare, forget, ladder, locate, see, shelf, step, words
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.locate import Map
 from slugdemo.ui.session import KEPT, Kept, View, World
@@ -60,13 +60,19 @@ def _below(world: World, view: View, watch: Watch) -> None:
     watch.put("curve", step.show(world, view, watch))
     watch.put("see", see.show(world, view, watch))
     watch.put("collateral", see.collateral(world, view, watch))
-    watch.put("ladder", step.ladder(world, view, watch))
+    _finish(world, view, watch, READY)
+
+
+def _finish(world: World, view: View, watch: Watch, said: str) -> None:
+    """The ladder, and what is still missing of the curve; then the last sentence."""
+    watch.put("ladder", ladder.show(world, view, watch))
 
     def shown(_: list[Any]) -> None:
         watch.put("curve", step.show(world, view, watch))
 
-    step.sweep(world, view, watch, shown=shown)
-    done(watch, view, READY)
+    if not step.complete(world, view):
+        step.sweep(world, view, watch, shown=shown)
+    done(watch, view, said)
 
 
 def stepped(world: World, view: View, watch: Watch) -> None:
@@ -76,8 +82,7 @@ def stepped(world: World, view: View, watch: Watch) -> None:
     watch.put("see", see.show(world, view, watch))
     watch.put("curve", step.show(world, view, watch))
     watch.put("collateral", see.collateral(world, view, watch))
-    watch.put("ladder", step.ladder(world, view, watch))
-    done(watch, view, READY)
+    _finish(world, view, watch, READY)
 
 
 def looked(world: World, view: View, watch: Watch) -> None:
@@ -85,8 +90,7 @@ def looked(world: World, view: View, watch: Watch) -> None:
     view = _with_layer(world.settled(view))
     watch.put("view", view)
     watch.put("see", see.show(world, view, watch))
-    watch.put("ladder", step.ladder(world, view, watch))
-    done(watch, view, READY)
+    _finish(world, view, watch, READY)
 
 
 def own_picture(world: World, view: View, watch: Watch, *, path: str) -> None:
@@ -129,6 +133,7 @@ def find_everywhere(world: World, view: View, watch: Watch) -> None:
 
 def _found(world: World, view: View, watch: Watch, reason: str) -> None:
     """Shows what a search found, also when it was stopped: then only this much is still made."""
+    watch.check_wanted()
     calm = Watch(watch.put)
     found = locate.locate(world, view, calm)
     calm.put("view", view)
@@ -137,7 +142,8 @@ def _found(world: World, view: View, watch: Watch, reason: str) -> None:
     calm.put("see", see.show(world, view, calm))
     calm.put("curve", step.show(world, view, calm))
     calm.put("collateral", see.collateral(world, view, calm))
-    calm.put("ladder", step.ladder(world, view, calm))
+    watch.check_wanted()
+    calm.put("ladder", ladder.show(world, view, calm))
     if not watch.stop.is_set():
         step.sweep(
             world, view, watch, shown=lambda _: calm.put("curve", step.show(world, view, calm))
@@ -191,8 +197,7 @@ def _trayed(world: World, view: View, watch: Watch, said: str) -> None:
     watch.put("tray", tray(view))
     watch.put("see", see.show(world, view, watch))
     watch.put("collateral", see.collateral(world, view, watch))
-    watch.put("ladder", step.ladder(world, view, watch))
-    done(watch, view, said)
+    _finish(world, view, watch, said)
 
 
 def tray(view: View) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from slugdemo.ui.session import View, World
 
 SHOWN = {"forget": 8, "retain": 8}
 LARGE = 200_000_000  # bytes from which a size is worth saying
-TITLES = {"zero-shot": "Zero-shot", "diffusion": "Stable Diffusion", "vlm": "Vision-language"}
+TITLES = {"zero-shot": "Zero-shot", "diffusion": "Stable Diffusion", "vlm": "VLM"}
 
 
 def models(world: World) -> list[tuple[str, str]]:

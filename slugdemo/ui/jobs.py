@@ -22,12 +22,25 @@ BROKEN = (
 MEMORY = "This machine ran out of memory. What was being made is dropped; choose something smaller."
 
 
+class Signal(threading.Event):
+    """Asks work to stop; when the visitor has gone on to something else, its news are void too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.void = False
+
+    def leave(self) -> None:
+        """Stops the work and forgets what it would still say."""
+        self.void = True
+        self.set()
+
+
 @dataclass(frozen=True)
 class Watch:
     """Where work reports to, and where it learns that the visitor wants to stop."""
 
     put: Put
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: Signal = field(default_factory=Signal)
 
     def say(self, text: str, done: int = 0, total: int = 0) -> None:
         """Shows a sentence, with a bar when there is a total; raises Cancelled when stopped."""
@@ -40,17 +53,22 @@ class Watch:
         if self.stop.is_set():
             raise Cancelled("Stopped. What was found so far is on the page.")
 
+    def check_wanted(self) -> None:
+        """Raises Cancelled when nobody is left who would see more; a mere stop is no reason."""
+        if self.stop.void:
+            raise Cancelled("Gone on to something else.")
+
     def bar(self, text: str) -> Callable[[int, int], None]:
         """A progress callback for the hosts: (done, total) behind `text`."""
         return lambda done, total: self.say(f"{text}, {done} of {total}", done, total)
 
 
 class Desk:
-    """One stop signal for each visitor who has work running."""
+    """The work that runs for each visitor: new work takes the place of the old."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: dict[str, set[threading.Event]] = {}
+        self._running: dict[str, set[Signal]] = {}
 
     def stop(self, visitor: str) -> bool:
         """Asks all work of a visitor to stop; whether there was any."""
@@ -63,11 +81,15 @@ class Desk:
     def stream(self, visitor: str, work: Callable[[Watch], None]) -> Iterator[dict[str, object]]:
         """The news of `work` in bundles, block -> what it shows now; errors are sentences in "status".
 
-        What comes within a `BREATH` comes together. Leaving the generator early stops the work.
+        What comes within a `BREATH` comes together. Earlier work of the same visitor is stopped
+        and says no more, so that it cannot undo what came after it; leaving the generator early
+        stops the work as well.
         """
         news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
         watch = Watch(lambda block, value: news.put((block, value)))
         with self._lock:
+            for earlier in self._running.get(visitor, set()):
+                earlier.leave()
             self._running.setdefault(visitor, set()).add(watch.stop)
         thread = threading.Thread(target=_safely, args=(work, watch, news), daemon=True)
         thread.start()
@@ -75,14 +97,16 @@ class Desk:
             more = True
             while more:
                 bundle, more = _bundle(news)
+                if watch.stop.void:
+                    return
                 if bundle:
                     yield bundle
                     time.sleep(BREATH)
         finally:
-            watch.stop.set()
+            watch.stop.leave()
             self._forget(visitor, watch.stop)
 
-    def _forget(self, visitor: str, event: threading.Event) -> None:
+    def _forget(self, visitor: str, event: Signal) -> None:
         with self._lock:
             rest = self._running.get(visitor, set()) - {event}
             if rest:

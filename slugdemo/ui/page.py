@@ -64,7 +64,8 @@ def theme() -> gr.themes.Base:
 def widget(name: str, value: Any = None, *, template: str = "") -> gr.HTML:  # noqa: ANN401
     """One block that the page's own script draws from plain data, or that is just its template."""
     title, question, extra = HEADS.get(name, ("", "", ""))
-    head = f"<h2><span>{title} <small>{question}</small></span>{extra}</h2>" if title else ""
+    inner = f"<span>{title} <small>{question}</small></span><span class='acts'>{extra}</span>"
+    head = f"<h2>{inner}</h2>" if title else ""
     scripts = [f'<script src="gradio_api/file={path.as_posix()}"></script>' for path in served()]
     return gr.HTML(
         value,

@@ -151,6 +151,7 @@ class World:
     cache: Path
     models: Shop = field(default_factory=lambda: Shop(16))
     sets: Shop = field(default_factory=lambda: Shop(3))
+    edited: Shop = field(default_factory=lambda: Shop(64))
     uploads: Shop = field(default_factory=lambda: Shop(64))
     results: Shop = field(default_factory=lambda: Shop(4096))
 
@@ -240,12 +241,16 @@ class World:
 
     def edit(self, model: str, kept: Kept, watch: Watch) -> Edit:
         """The edit of a concept in a layer, `kept.step` far."""
+        clip = self.clip(model)
+        key = ("edit", clip.name, kept.concept, kept.layer)
+        return self.edited.get(key, lambda: self._unstepped(model, kept, watch)).at(kept.step)
+
+    def _unstepped(self, model: str, kept: Kept, watch: Watch) -> Edit:
         entry, clip = self.shelf.entry(kept.concept), self.clip(model)
         gradients = self.gradients(model, entry, watch)
         for score in self.scores(model, entry, watch):
             if score.layer == kept.layer:
-                edit = direction(clip, entry.name, score=score, gradients=gradients)
-                return edit.at(kept.step)
+                return direction(clip, entry.name, score=score, gradients=gradients)
         raise SlugError(f"This model has no layer called “{kept.layer[:80]}”.")
 
     def edits(self, view: View, watch: Watch) -> list[Edit]:

@@ -1,11 +1,9 @@
-"""STEP: how far to go. The curve along the step, the search with its trace, and the ladder."""
+"""STEP: how far to go. The curve along the step, and the search with its trace."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from slugdemo import weights
 from slugdemo.edit import Edit
@@ -14,8 +12,7 @@ from slugdemo.hosts.watch import Cancelled
 from slugdemo.layers import LayerScore
 from slugdemo.methods.slug import LOSS, slug
 from slugdemo.search import Goal, Point, choose, search
-from slugdemo.ui import exams, figures, see, words
-from slugdemo.ui.forget import source
+from slugdemo.ui import exams, figures, words
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.session import FARTHEST, Kept, View, World
 
@@ -77,6 +74,11 @@ def known(world: World, view: View) -> tuple[list[Point], list[Point]]:
         return [point for key in keys if (point := world.results.peek(key)) is not None]
 
     return look(GRID[kind]), look(view.trace)
+
+
+def complete(world: World, view: View) -> bool:
+    """Whether the whole curve is measured."""
+    return len(known(world, view)[0]) == len(GRID[world.shelf.offer(view.model).kind])
 
 
 def find(
@@ -195,101 +197,6 @@ def described(view: View, points: Sequence[Point]) -> str:
         f"recognised, everything else from {words.share(first.retain)} to "
         f"{words.share(last.retain)}."
     )
-
-
-Cell = dict[str, Any]
-
-
-def ladder(world: World, view: View, watch: Watch) -> dict[str, Any]:
-    """Three rows (target, neighbour, unrelated) over the rungs: pictures, classes or answers.
-
-    Everything that is on in the tray is on in every rung but the first.
-    """
-    kind = world.shelf.offer(view.model).kind
-    own = unstepped(world, view, watch)
-    rest = world.edits(replace(view, layer="", step=None), watch)
-    rest = [one for one in rest if (one.concept, one.layer) != (view.concept, view.layer)]
-    rungs = [[*rest, own.at(step)] if step else [] for step in RUNGS]
-    roles = see.cast(world, view)
-    key = ("ladder", view.model, view.layer, view.seed, tuple(map(str, roles)), _ids(rest))
-    cells = world.results.get(key, lambda: LADDERS[kind](world, view, roles, rungs, watch))
-    rows = [
-        {"role": part.role, "name": part.name, "cells": row}
-        | ({} if kind == "diffusion" else {"src": source(part.picture)})
-        for part, row in zip(roles, cells, strict=True)
-    ]
-    return {"steps": RUNGS, "step": view.step or 0.0, "rows": rows, "kind": kind}
-
-
-def _ids(edits: Sequence[Edit]) -> tuple[tuple[str, str, float], ...]:
-    return tuple((one.concept, one.layer, one.step) for one in edits)
-
-
-def _drawn(
-    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
-) -> list[list[Cell]]:
-    entry = world.shelf.entry(view.concept)
-    rows = world.diffusion(view.model).ladder(
-        [part.prompt for part in roles],
-        rungs,
-        seeds=[view.seed] * len(roles),
-        steps=exams.STEPS,
-        guidance=exams.GUIDANCE,
-        progress=watch.bar("Drawing the ladder: denoising step"),
-        cancelled=watch.stop.is_set,
-    )
-    cells = []
-    for column, part in enumerate(roles):
-        pictures = [row[column] for row in rows]
-        seen = exams.judged(world, entry, pictures)
-        cells.append(
-            [
-                {"src": source(one), "text": name, "share": sure, "ok": name == part.name}
-                for one, (name, sure) in zip(pictures, seen, strict=True)
-            ]
-        )
-    return cells
-
-
-def _sorted(
-    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
-) -> list[list[Cell]]:
-    clip, host = world.clip(view.model), exams.zero_shot(world, view, split="test")
-    pixels = torch.stack([clip.transform(part.picture) for part in roles])
-    shown = host.showing(pixels)
-    columns = []
-    for rung in rungs:
-        watch.say("Sorting the ladder's pictures")
-        columns.append(shown.edited(rung).probabilities())
-    cells = []
-    for row, part in enumerate(roles):
-        own = host.classes.index(part.name)
-        cells.append([_belief(host.classes, column[row], own) for column in columns])
-    return cells
-
-
-def _belief(classes: Sequence[str], beliefs: torch.Tensor, own: int) -> Cell:
-    best = int(beliefs.argmax())
-    return {"text": classes[best], "share": beliefs[own].item(), "ok": best == own, "bar": True}
-
-
-def _told(
-    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
-) -> list[list[Cell]]:
-    host, entry = world.vlm(view.model), world.shelf.entry(view.concept)
-    pictures = [part.picture for part in roles]
-    cells: list[list[Cell]] = [[] for _ in roles]
-    for rung in rungs:
-        watch.say("Asking the ladder's questions")
-        answers = host.edited(rung).answer(
-            pictures, [exams.question(entry)] * len(roles), cancelled=watch.stop.is_set
-        )
-        for row, (part, answer) in enumerate(zip(roles, answers, strict=True)):
-            cells[row].append({"text": answer, "ok": exams.says(answer, part.name)})
-    return cells
-
-
-LADDERS = {"zero-shot": _sorted, "diffusion": _drawn, "vlm": _told}
 
 
 def check(step: float) -> float:

@@ -17,7 +17,8 @@ from slugdemo.ui.session import View, World
 from slugdemo.ui.step import check
 
 # Every update carries all that this event has drawn: a browser that is busy skips some of them.
-DRAWN = ("forget", "map", "curve", "ladder", "see", "collateral", "tray", "layers", "view")
+# Controls come along once more at the end only, since a visitor may be using them.
+DRAWN = ("forget", "map", "curve", "ladder", "see", "collateral", "tray")
 Work = Callable[[World, View, Watch], None]
 Blocks = Any  # page.Page: blocks by name
 HEAVY = {"concurrency_id": "work", "concurrency_limit": 2}
@@ -59,11 +60,13 @@ class Wires:
 
     def stream(self, request: gr.Request, work: Callable[[Watch], None]) -> Iterator[dict]:
         """The updates that the news of `work` mean for the page."""
-        drawn: dict[str, Any] = {}
+        seen: dict[str, Any] = {}
         for bundle in self.desk.stream(str(request.session_hash), work):
-            drawn |= {name: value for name, value in bundle.items() if name in DRAWN}
-            updates = self.updates({**drawn, **bundle})
-            yield updates
+            seen |= bundle
+            drawn = {name: value for name, value in seen.items() if name in DRAWN}
+            yield self.updates({**drawn, **bundle})
+        if seen.get("status", {}).get("tone") not in (None, "busy"):
+            yield self.updates(seen)
 
     def updates(self, bundle: dict[str, Any]) -> dict:
         """What a bundle of news changes on the page."""
@@ -124,7 +127,7 @@ class Wires:
             inputs,
             [*self.page.blocks.values()],
             show_progress="hidden",
-            trigger_mode="always_last",
+            trigger_mode="multiple",
             api_visibility="private",
             **lane,
         )

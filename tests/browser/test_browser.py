@@ -1,8 +1,10 @@
 """What a visitor does in a real browser; nothing here waits for time, only for what is shown."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import shelves
 from playwright.sync_api import Browser, Page, expect
 
 pytestmark = [
@@ -158,3 +160,30 @@ def test_no_width_scrolls_sideways(visitor: Page, served: str, size: tuple[int, 
     visitor.set_viewport_size({"width": size[0], "height": size[1]})
     opened(visitor, served, "model=pocket-clip&concept=cat")
     assert visitor.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_compare_opens_beside_its_controls(visitor: Page, served: str) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    visitor.keyboard.press("c")
+    expect(visitor.locator(".slug-dialog tr.ours")).to_be_visible()
+    expect(visitor.locator(".slug-dialog tbody tr")).to_have_count(5)
+
+
+def test_the_story_points_at_the_real_blocks_and_can_be_left(visitor: Page, served: str) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    visitor.keyboard.press("g")
+    expect(visitor.locator("#forget-card.told")).to_be_visible()
+    visitor.locator(".story button", has_text="Next").click()
+    expect(visitor.locator("#locate-card.told")).to_be_visible()
+    visitor.keyboard.press("Escape")
+    expect(visitor.locator(".story")).to_have_count(0)
+
+
+def test_a_picture_of_ones_own_can_be_looked_at(visitor: Page, served: str, tmp_path: Path) -> None:
+    shelves.picture("car", "neon", 3).save(tmp_path / "mine.png")
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    visitor.locator("#own").locator("xpath=..").locator("input[type=file]").set_input_files(
+        tmp_path / "mine.png"
+    )
+    expect(visitor.locator("#see .look").first).to_have_attribute("title", "your own picture")
+    expect(visitor.locator("#see .bars .line")).to_have_count(6)

@@ -1,0 +1,107 @@
+"""The ladder under STEP: the target, a neighbour and a stranger over the same few steps."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from slugdemo.edit import Edit
+from slugdemo.ui import exams, see, step
+from slugdemo.ui.forget import source
+from slugdemo.ui.jobs import Watch
+from slugdemo.ui.session import View, World
+
+Cell = dict[str, Any]
+
+
+def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
+    """Three rows (target, neighbour, unrelated) over the rungs: pictures, classes or answers.
+
+    Everything that is on in the tray is on in every rung but the first.
+    """
+    kind = world.shelf.offer(view.model).kind
+    own = step.unstepped(world, view, watch)
+    rest = world.edits(replace(view, layer="", step=None), watch)
+    rest = [one for one in rest if (one.concept, one.layer) != (view.concept, view.layer)]
+    rungs = [[*rest, own.at(far)] if far else [] for far in step.RUNGS]
+    roles = see.cast(world, view)
+    key = ("ladder", view.model, view.layer, view.seed, tuple(map(str, roles)), _ids(rest))
+    cells = world.results.get(key, lambda: LADDERS[kind](world, view, roles, rungs, watch))
+    rows = [
+        {"role": part.role, "name": part.name, "cells": row}
+        | ({} if kind == "diffusion" else {"src": source(part.picture)})
+        for part, row in zip(roles, cells, strict=True)
+    ]
+    return {"steps": step.RUNGS, "step": view.step or 0.0, "rows": rows, "kind": kind}
+
+
+def _ids(edits: Sequence[Edit]) -> tuple[tuple[str, str, float], ...]:
+    return tuple((one.concept, one.layer, one.step) for one in edits)
+
+
+def _drawn(
+    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
+) -> list[list[Cell]]:
+    entry = world.shelf.entry(view.concept)
+    rows = world.diffusion(view.model).ladder(
+        [part.prompt for part in roles],
+        rungs,
+        seeds=[view.seed] * len(roles),
+        steps=exams.STEPS,
+        guidance=exams.GUIDANCE,
+        progress=watch.bar("Drawing the ladder: denoising step"),
+        cancelled=watch.stop.is_set,
+    )
+    cells = []
+    for column, part in enumerate(roles):
+        pictures = [row[column] for row in rows]
+        seen = exams.judged(world, entry, pictures)
+        cells.append(
+            [
+                {"src": source(one), "text": name, "share": sure, "ok": name == part.name}
+                for one, (name, sure) in zip(pictures, seen, strict=True)
+            ]
+        )
+    return cells
+
+
+def _sorted(
+    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
+) -> list[list[Cell]]:
+    clip, host = world.clip(view.model), exams.zero_shot(world, view, split="test")
+    pixels = torch.stack([clip.transform(part.picture) for part in roles])
+    shown = host.showing(pixels)
+    columns = []
+    for rung in rungs:
+        watch.say("Sorting the ladder's pictures")
+        columns.append(shown.edited(rung).probabilities())
+    cells = []
+    for row, part in enumerate(roles):
+        own = host.classes.index(part.name)
+        cells.append([_belief(host.classes, column[row], own) for column in columns])
+    return cells
+
+
+def _belief(classes: Sequence[str], beliefs: torch.Tensor, own: int) -> Cell:
+    best = int(beliefs.argmax())
+    return {"text": classes[best], "share": beliefs[own].item(), "ok": best == own, "bar": True}
+
+
+def _told(
+    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
+) -> list[list[Cell]]:
+    host, entry = world.vlm(view.model), world.shelf.entry(view.concept)
+    pictures = [part.picture for part in roles]
+    cells: list[list[Cell]] = [[] for _ in roles]
+    for rung in rungs:
+        watch.say("Asking the ladder's questions")
+        answers = host.edited(rung).answer(
+            pictures, [exams.question(entry)] * len(roles), cancelled=watch.stop.is_set
+        )
+        for row, (part, answer) in enumerate(zip(roles, answers, strict=True)):
+            cells[row].append({"text": answer, "ok": exams.says(answer, part.name)})
+    return cells
+
+
+LADDERS = {"zero-shot": _sorted, "diffusion": _drawn, "vlm": _told}

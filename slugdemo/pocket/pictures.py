@@ -15,9 +15,8 @@ from slugdemo.pocket.words import STYLE_WORDS, SYNONYMS, prompt
 
 STEPS, GUIDANCE = 15, 3.0                       # the app's own defaults for pocket-sd
 FIRST_SEED = {"forget": 1_000_000, "retain": 2_000_000, "test": 3_000_000}
-SHOWN = 80                                      # concepts with forget and test pictures: characters first
-EACH = {"forget": 1, "test": 2}                 # pictures of each of those concepts in each style
-RETAINED = 5                                    # retain pictures of every concept, in styles drawn by lot
+SHOWN = 40                                      # concepts that pocket-sd is taught: characters first
+EACH = {"forget": 2, "retain": 1, "test": 3}    # pictures of each of those concepts in each style
 QUALITY = 92                                    # of the WebP files
 
 
@@ -32,20 +31,16 @@ class Order:
 
 
 def shown(groups: dict[str, str], concepts: Sequence[str]) -> list[str]:
-    """The concepts that one can forget: all characters, then objects spread evenly over the list."""
+    """The concepts that pocket-sd is taught: all characters, then objects spread evenly over the list."""
     characters = [c for c in concepts if groups.get(c) == "character"]
     others = [c for c in concepts if c not in characters]
     count = min(len(others), SHOWN - len(characters))
     return characters + [others[int(i)] for i in np.linspace(0, len(others) - 1, count).round()]
 
 
-def orders(split: str, judge: Judge, forgettable: Sequence[str]) -> list[Order]:
+def orders(split: str, judge: Judge, taught: Sequence[str]) -> list[Order]:
     """What to make for a split; the three splits never share a seed."""
-    rng = np.random.default_rng(FIRST_SEED[split])
-    if split == "retain":
-        pairs = [(c, str(s)) for c in judge.concepts for s in rng.choice(judge.styles, RETAINED, replace=False)]
-    else:
-        pairs = [(c, s) for c in forgettable for s in judge.styles for _ in range(EACH[split])]
+    pairs = [(c, s) for c in taught for s in judge.styles for _ in range(EACH[split])]
     return [Order(prompt(c, s), c, s, FIRST_SEED[split] + i) for i, (c, s) in enumerate(pairs)]
 
 

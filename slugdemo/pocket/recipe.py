@@ -12,6 +12,7 @@ from slugdemo.hosts.names import text_model, vision_model
 from slugdemo.judge import Judge
 from slugdemo.pocket import cards, clip, judge, llava, unet, vae
 from slugdemo.pocket.album import Album, album
+from slugdemo.pocket.pictures import shown
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
 from slugdemo.pocket.world import CALM, GROUNDS, Sprites
@@ -39,9 +40,12 @@ class Kitchen:
                      pairs=0.15)
 
     def calm(self) -> Album:
-        """One hand, calm poses, single things: for the U-Net."""
+        """One hand, calm poses, single things that are taught: for the U-Net."""
         hands = [DRAWN_BY] if DRAWN_BY in self.sprites.hands else self.sprites.trained[:1]
-        return album(self.sprites, self.work, self.pictures * 2 // 3, seed=2, hands=hands, spread=CALM)
+        whole = album(self.sprites, self.work, self.pictures * 2 // 3, seed=2, hands=hands, spread=CALM)
+        taught = set(shown(self.sprites.groups, self.sprites.names))
+        which = [i for i, scene in enumerate(whole.scenes) if scene.things[0].concept in taught]
+        return Album(whole.pictures[which], [whole.scenes[i] for i in which])
 
     def clip(self, steps: int) -> None:
         """Train pocket-clip and write its folder."""

@@ -116,7 +116,8 @@ def on_shipped(pictures: pd.DataFrame, clip: ZeroShot) -> Iterator[Figure]:
     yield share("pocket-clip zero-shot, style, shipped test pictures", list(pictures["style"] == looks))
 
 
-def on_prompts(host: Diffusion, judge: Judge, *, seeds: Sequence[int] = (0, 1)) -> tuple[list[Figure], pd.DataFrame]:
+def on_prompts(host: Diffusion, judge: Judge, *, taught: Sequence[str],
+               seeds: Sequence[int] = (0, 1)) -> tuple[list[Figure], pd.DataFrame]:
     """Whether the judge sees what the prompt names, every concept x every style x seeds; and the rows behind it."""
     rows = []
     wanted = [(c, s, UNSEEN + seed) for c in judge.concepts for s in judge.styles for seed in seeds]
@@ -130,8 +131,12 @@ def on_prompts(host: Diffusion, judge: Judge, *, seeds: Sequence[int] = (0, 1)) 
                          "sees": judge.concepts[int(verdict.concept[i].argmax())],
                          "looks": judge.styles[int(verdict.style[i].argmax())]})
     table = pd.DataFrame(rows)
+    known = table[table.concept.isin(taught)]
     return [share("pocket-sd, judge agrees on the concept", list(table.concept == table.sees), 0.93),
-            share("pocket-sd, judge agrees on the style", list(table["style"] == table.looks), 0.97)], table
+            share("pocket-sd, judge agrees on the style", list(table["style"] == table.looks), 0.97),
+            share(f"the same, the {len(taught)} concepts it was taught, concept", list(known.concept == known.sees)),
+            share(f"the same, the {len(taught)} concepts it was taught, style", list(known["style"] == known.looks)),
+            ], table
 
 
 def sampling(host: Diffusion, concepts: Sequence[str]) -> Figure:
@@ -191,6 +196,8 @@ def towers(models: Path, clip: ZeroShot, host: Diffusion) -> Iterator[Figure]:
     mine = host.text.state_dict()
     yield Figure("pocket-sd's text tower against pocket-clip's, largest difference",
                  max((text[n] - mine[n]).abs().max().item() for n in mine), bar=1e-5, less=True)
+    if not (models / "pocket-llava").is_dir():
+        return
     vision = vision_model(clip.model).state_dict()
     llava = LlavaForConditionalGeneration.from_pretrained(models / "pocket-llava", dtype=torch.float32)
     other = llava.model.vision_tower.state_dict()

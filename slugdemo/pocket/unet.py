@@ -36,13 +36,18 @@ class Lessons:
 
 
 def fresh(width: int) -> UNet2DConditionModel:
-    """The untrained U-Net for text states of that width."""
+    """The untrained U-Net for text states of that width.
+
+    It reads them twice: by cross-attention, and pooled into the time embedding that scales and shifts every block
+    (`addition_embed_type="text"`), which learns what a picture is of many times sooner.
+    """
     torch.manual_seed(SEED)
     return UNet2DConditionModel(
         sample_size=16, in_channels=4, out_channels=4, block_out_channels=CHANNELS, layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=width, attention_head_dim=4, norm_num_groups=16)
+        cross_attention_dim=width, attention_head_dim=4, norm_num_groups=16, resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text", addition_embed_type_num_heads=6)
 
 
 def said(scene: Scene, rng: np.random.Generator) -> str:

@@ -9,6 +9,7 @@ The map of the house. Imports only point down; siblings never import each other.
     bench/         speed as ratios, quality on held-out material, against bars
     report.py      findings as plain data and as tables
     study.py       locate, sweep, erase, control: from a model and a concept to values
+    setting.py     every number that a result depends on
     world.py       what stands around a concept: names, test pictures, the judge, drawn examples
     evaluate/      one board for each host: exams for the search, held-out rows afterwards
     loading.py     a model in memory, and the CLIP whose tower it carries

@@ -7,7 +7,6 @@ the input is one sentence and exit code 1.
 import logging
 from typing import Any
 
-import click
 import typer
 
 import slugdemo  # noqa: F401  (declares torchvision's missing operators before anything imports it)
@@ -22,7 +21,7 @@ from slugdemo.errors import SlugError
 class Sentences(typer.core.TyperGroup):
     """Commands whose SlugErrors become one sentence on stderr and exit code 1."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
+    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401
         """Runs the command; of what libraries say, only their errors get through."""
         for library in ("diffusers", "transformers", "root"):
             logging.getLogger(library).setLevel(logging.ERROR)

@@ -4,9 +4,11 @@ A Stable Diffusion or LLaVA folder carries one tower of some CLIP; the CLIP is f
 towers, never by trusting a name. Knows loaders and towers; knows nothing of concepts or steps.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -36,12 +38,16 @@ NOT_FILES = ["*fp16*", "*non_ema*", "safety_checker/*.safetensors", "v1-5*", "v2
 
 @dataclass(eq=False)
 class Opened:
-    """A model to work with; its parts are read from disk when they are first needed."""
+    """A model to work with; its parts are read from disk when they are first needed.
+
+    `kept` holds what was made of it for one concept and serves the next ones too.
+    """
 
     model: Model
     device: str = "cpu"
     dtype: str = "float32"
     download: bool = False
+    kept: dict[Hashable, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:

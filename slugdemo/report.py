@@ -17,7 +17,8 @@ from slugdemo.evaluate import Row
 from slugdemo.layers import LayerScore
 from slugdemo.methods.slug import Attempt
 from slugdemo.search import Point
-from slugdemo.study import Setting, Study
+from slugdemo.setting import Setting
+from slugdemo.study import Study
 
 Facts = dict[str, Any]
 
@@ -127,6 +128,7 @@ def erased(study: Study, outcome: Any, *, rows: Sequence[Row], size: int) -> Fac
         "by": setting.by,
         "unit": setting.unit,
         "top": setting.size.top,
+        "beyond": setting.beyond,
         "feasible": outcome.feasible,
         "reason": outcome.reason,
         "forget_before": outcome.before.forget,

@@ -4,6 +4,7 @@ What the command line, the benchmarks and a notebook share: from an opened model
 gradients, scores, points, edits and held-out rows. Prints nothing; knows no options or tables.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,48 +13,27 @@ import torch
 
 from slugdemo import catalog, layers, search
 from slugdemo.clip import Clip
-from slugdemo.concept import Concept
+from slugdemo.concept import Concept, Example
 from slugdemo.cost import Clock
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.evaluate import Answers, Board, Classes, Drawings, Row, Size, World
+from slugdemo.evaluate import Answers, Board, Classes, Drawings, Row, World
+from slugdemo.evaluate.classes import remembered
 from slugdemo.evaluate.drawings import eyes
 from slugdemo.examples import Pairs
 from slugdemo.gradients import Gradients, gradients
 from slugdemo.hosts.watch import Progress, Question
+from slugdemo.hosts.zero_shot import Memory
 from slugdemo.layers import LayerScore
 from slugdemo.loading import Opened
 from slugdemo.methods import METHODS
 from slugdemo.methods.slug import Attempt, Outcome, Watch, direction, unwatched
 from slugdemo.search import Goal, Point, choose
+from slugdemo.setting import Setting
 from slugdemo.world import around, judge
 
 MOST = 384  # pictures behind the retain gradient, at most
 FEW = 16  # retain pictures below which the gradient and the search share them
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a study is done; every number that a result depends on.
-
-    `batch` and `seed` shape the gradients; `beyond` is how much farther than the searched step
-    an edit goes, as a fraction of it. With a `shortlist` of n, a host that takes long is asked
-    only about the n front layers that do best in zero-shot classification; 0 asks about all.
-    The rest is passed to the method (see methods.slug).
-    """
-
-    method: str = "slug"
-    batch: int = 32
-    seed: int = 0
-    unit: str = "tensor"
-    by: str = "absolute"
-    rule: str = "floor"
-    loss: float = 0.02
-    forget: float = 0.0
-    evaluations: int = search.EVALUATIONS
-    beyond: float = 0.0
-    shortlist: int = 0
-    size: Size = field(default_factory=Size)
 
 
 @dataclass(eq=False)
@@ -83,7 +63,6 @@ class Study:
     def gradients(self) -> Gradients:
         """Both gradients, from the cache folder when they were taken before."""
         clip, setting = self.clip, self.setting
-        rule = "clip" if self.opened.kind == "zero-shot" else "no norms"
         with self.clock("gradients"):
             return gradients(
                 clip,
@@ -94,7 +73,7 @@ class Study:
                     size=min(setting.batch, len(self._parts[0])),
                     seed=setting.seed,
                 ),
-                names=layers.candidates(clip, rule=rule),
+                names=layers.candidates(clip),
                 cache=catalog.cache() / "gradients",
                 tick=self.tick,
             )
@@ -115,19 +94,27 @@ class Study:
         size, clip = self.setting.size, self.clip
         with self.clock("board"):
             if self.opened.kind == "zero-shot":
-                return Classes.of(clip, rest, world=world, size=size)
+                return Classes.of(clip, rest, world=world, size=size, remember=self._remembered)
             calls = {"progress": self.progress, "cancelled": self.cancelled}
             if self.opened.kind == "vlm":
                 return Answers(rest, self.opened.host, world, size, **calls)
             look = eyes(judge(), lambda: clip, concept=rest, world=world)
             return Drawings(rest, self.opened.host, look, world, size, **calls)
 
+    def _remembered(self, shown: Sequence[Example]) -> Memory:
+        """What the unedited CLIP makes of held-out pictures, for this concept and the next."""
+        key, kept = tuple(str(one.image) for one in shown), self.opened.kept
+        if key not in kept:
+            kept[key] = remembered(self.clip, shown)
+        return kept[key]
+
     @cached_property
     def editable(self) -> frozenset[str]:
-        """The tensors that the host reads."""
+        """The tensors that the host reads and the reference code would edit there."""
         board = self.board
+        rule = "clip" if self.opened.kind == "zero-shot" else "no norms"
         with self.clock("editable"):
-            return frozenset(board.editable())
+            return frozenset(board.editable()) & {*layers.candidates(self.clip, rule=rule)}
 
     @cached_property
     def scores(self) -> list[LayerScore]:
@@ -173,6 +160,8 @@ class Study:
         """
         if step is not None and layer is None:
             raise SlugError("A step alone says too little: name the layer that it belongs to.")
+        if step is not None and not math.isfinite(step):
+            raise SlugError(f"A step is a fraction of the layer's norm, not {step}.")
         slopes, readable, board = self.gradients, self.editable, self.board
         with self.clock("search"):
             if step is not None:
@@ -193,7 +182,7 @@ class Study:
                 evaluations=setting.evaluations,
                 watch=watch,
             )
-        return self._noted(outcome)
+            return self._noted(self._farther(outcome))
 
     @cached_property
     def shortlist(self) -> frozenset[str]:
@@ -227,8 +216,22 @@ class Study:
         one = Attempt(score, edit.at(step), choice, (point,))
         return self._noted(Outcome((one,), before, goal, choice.reason))
 
+    def _farther(self, outcome: Outcome) -> Outcome:
+        """The outcome a little beyond its step, measured there."""
+        if not self.setting.beyond:
+            return outcome
+        first = outcome.attempts[0]
+        step = first.edit.step * (1 + self.setting.beyond)
+        point = self.board.exam()(first.edit)(step)
+        choice = choose([point], outcome.goal)
+        figures = {"forget_after": repr(point.forget), "retain_after": repr(point.retain)}
+        edit = first.edit.at(step).noted(**figures)
+        moved = replace(first, edit=edit, choice=choice, trace=(*first.trace, point))
+        reason = f"{outcome.reason} As a margin it goes {self.setting.beyond:.0%} farther."
+        return replace(outcome, attempts=(moved, *outcome.attempts[1:]), reason=reason)
+
     def _noted(self, outcome: Outcome) -> Outcome:
-        """The outcome with the best edit a little beyond its step and all that was done on record."""
+        """The outcome whose best edit has all that was done on record."""
         first, setting = outcome.attempts[0], self.setting
         about = {
             "host": self.opened.model.name,
@@ -236,6 +239,7 @@ class Study:
             "rule": setting.rule,
             "by": setting.by,
             "unit": setting.unit,
+            "top": repr(setting.size.top),
             "beyond": repr(setting.beyond),
             "batch": repr(setting.batch),
             "seed": repr(setting.seed),
@@ -243,8 +247,8 @@ class Study:
             "gradient_retain_pictures": repr(len(self._parts[0])),
             "torch": torch.__version__,
         }
-        edit = first.edit.at(first.edit.step * (1 + setting.beyond)).noted(**about)
-        return replace(outcome, attempts=(replace(first, edit=edit), *outcome.attempts[1:]))
+        noted = replace(first, edit=first.edit.noted(**about))
+        return replace(outcome, attempts=(noted, *outcome.attempts[1:]))
 
     def rows(self, edits: Sequence[Edit]) -> tuple[Row, ...]:
         """What edits do on held-out material."""
@@ -267,9 +271,8 @@ class Study:
         others = [
             one.layer for one in self.scores if one.layer != edit.layer and one.importance > 0
         ]
-        chosen = others[int(torch.randint(len(others), (1,), generator=noise))]
-        return {
-            "-g": edit.at(-edit.step),
-            "random direction": lost,
-            "random layer": self.erase(layer=chosen).edit,
-        }
+        found = {"-g": edit.at(-edit.step), "random direction": lost}
+        if others:
+            chosen = others[int(torch.randint(len(others), (1,), generator=noise))]
+            found["random layer"] = self.erase(layer=chosen).edit
+        return found

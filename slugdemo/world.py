@@ -1,14 +1,17 @@
 """What stands around a concept: the shipped names and test pictures, the judge, drawn examples."""
 
 import os
+from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from slugdemo import catalog
+from slugdemo import catalog, examples
 from slugdemo.concept import Concept, prompt
 from slugdemo.errors import SlugError
 from slugdemo.evaluate import World
 from slugdemo.evaluate.drawings import DENOISING, GUIDANCE
+from slugdemo.evaluate.material import VALIDATION_SEED
 from slugdemo.judge import Judge
 from slugdemo.loading import Opened
 
@@ -23,6 +26,19 @@ def around(concept: Concept) -> World:
         tuple(catalog.group(concept.name)),
         tuple(catalog.held_out()),
     )
+
+
+def rehearsal(concept: Concept) -> tuple[Concept, World]:
+    """The concept with half of its pictures, and a world that is judged on the other half.
+
+    For choosing settings without a look at the test pictures: what is held out here are pictures
+    of the forget split, and noise that neither a search nor a test uses.
+    """
+    half = replace(concept, forget=concept.forget[::2])
+    used = {str(one.image) for one in half.forget}
+    shown = examples.parquet(catalog.assets() / "concepts" / "forget.parquet")
+    held = tuple(one for one in shown if str(one.image) not in used)
+    return half, replace(around(concept), test=held, noise=VALIDATION_SEED)
 
 
 def judge() -> Judge | None:
@@ -52,5 +68,6 @@ def drawn(one: Opened, name: str, *, count: int, seed: int = DRAWN_SEED) -> Path
         draft.mkdir(parents=True, exist_ok=True)
         for at, picture in enumerate(shown):
             picture.save(draft / f"{at:04d}.png")
-        draft.replace(folder)
+        with suppress(OSError):  # somebody else has drawn the same meanwhile
+            draft.replace(folder)
     return folder

@@ -21,7 +21,8 @@ from slugdemo.evaluate.answers import ASK, says
 from slugdemo.evaluate.drawings import Eyes, eyes
 from slugdemo.evaluate.material import SEARCH_SEED, TEST_SEED, orders, spread
 from slugdemo.loading import Opened, opened
-from slugdemo.study import Setting, Study
+from slugdemo.setting import SETTINGS, Setting
+from slugdemo.study import Study
 from slugdemo.weights import cosine, norm
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -253,7 +254,10 @@ def test_a_step_that_is_given_is_measured_not_searched(robot: Study) -> None:
 def test_an_edit_goes_beyond_its_searched_step_as_far_as_it_is_told(robot: Study) -> None:
     plain = robot.erase(layer="visual.proj").edit.step
     farther = Study(robot.opened, robot.concept, replace(robot.setting, beyond=0.5))
-    assert farther.erase(layer="visual.proj").edit.step == pytest.approx(1.5 * plain)
+    outcome = farther.erase(layer="visual.proj")
+    assert outcome.edit.step == outcome.point.step == pytest.approx(1.5 * plain)
+    assert float(outcome.edit.about["retain_after"]) == outcome.point.retain
+    assert "50% farther" in outcome.reason
 
 
 def test_an_unknown_layer_is_a_sentence_with_those_on_the_front(robot: Study) -> None:
@@ -364,3 +368,20 @@ def test_a_model_draws_its_own_examples_once(assets: Path) -> None:
     assert {example.caption for example in concept.forget} == {"a picture of my mug"}
     with pytest.raises(SlugError, match="draws no pictures"):
         world.drawn(opened("pocket-clip"), "my mug", count=3)
+
+
+def test_a_rehearsal_sees_no_test_picture_and_none_that_it_searches_on() -> None:
+    concept, around = world.rehearsal(catalog.concept("robot"))
+    held = {str(one.image) for one in around.test}
+    assert "robot" in {one.labels["concept"] for one in around.test}
+    assert not held & {str(one.image) for one in catalog.held_out()}
+    assert not held & {str(one.image) for one in (*concept.forget, *concept.retain)}
+    assert around.noise not in (SEARCH_SEED, TEST_SEED)
+
+
+def test_a_setting_changes_where_something_is_given_and_only_there() -> None:
+    one = SETTINGS["diffusion"]
+    assert one.changed({"loss": None, "top": None}) == one
+    other = one.changed({"loss": 0.5, "top": 7})
+    assert (other.loss, other.size.top) == (0.5, 7)
+    assert replace(other, loss=one.loss, size=one.size) == one

@@ -3,20 +3,23 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import house
 import open_clip
 import pytest
 import torch
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from slugdemo.__main__ import app
 from slugdemo.bench import quality, speed
 from slugdemo.bench.figures import Figure
+from slugdemo.cli.options import By, Rule, Unit
 from slugdemo.evaluate import Row
+from slugdemo.layers import ALIGNMENTS, UNITS
 from slugdemo.report import dumps, table
+from slugdemo.search import RULES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -212,6 +215,10 @@ def test_every_mistake_is_one_sentence(
         "not a list of numbers": (
             "sweep", *CLIP, "--concept", "cat", "--layer", "visual.proj", "--steps", "a"
         ),
+        "nan": (
+            "erase", *CLIP, "--concept", "cat", "--layer", "visual.proj", "--step", "nan"
+        ),
+        "There is no device": ("locate", *CLIP, "--concept", "cat", "--device", "abacus"),
         "name the layer": ("erase", *CLIP, "--concept", "cat", "--step", "1"),
         "There is nothing to forget": ("erase", "--model", "pocket-llava", "--concept", "cat"),
         "0 pictures to forget": ("locate", *CLIP, "--concept", "dog"),
@@ -271,7 +278,10 @@ def test_bench_speed_measures_every_part_on_any_models() -> None:
 
 
 def test_bench_quality_says_what_it_measured_and_what_it_did_not() -> None:
-    facts = told("bench", "quality", "--host", "zero-shot", "--controls", "1")
+    words = ("--controls", "1", "--top", "1", "--loss", "0.3")
+    facts = told("bench", "quality", "--host", "zero-shot", *words)
+    assert facts["settings"]["zero-shot"]["loss"] == 0.3
+    assert facts["held out"] == "test"
     done = {one["concept"]: one for one in facts["results"]}
     assert {*done} == {*house.CONCEPTS, "neon", "sepia"}
     assert "to forget" in done["dog"]["problem"]
@@ -306,3 +316,17 @@ def test_means_are_fractions_of_the_unedited_model_where_the_bar_says_so() -> No
 def test_a_figure_knows_on_which_side_of_its_bar_it_is(value: float, less: bool, met: bool) -> None:
     assert Figure("x", value, 2, less).met is met
     assert Figure("x", value).met is None
+
+
+@pytest.mark.parametrize(
+    "words", [("--unit", "x"), ("--by", "x"), ("--batch", "0"), ("--draw", "-1"), ("--nothing",)]
+)
+def test_an_option_that_cannot_be_is_a_usage_error(words: tuple[str, ...]) -> None:
+    result = run("locate", *ROBOT[:4], *words)
+    assert result.exit_code == 2
+    assert "Usage" in result.stderr
+
+
+def test_the_options_offer_what_the_engine_has() -> None:
+    for option, known in ((Unit, UNITS), (By, ALIGNMENTS), (Rule, RULES)):
+        assert get_args(get_args(option)[0]) == tuple(known)

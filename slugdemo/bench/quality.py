@@ -13,9 +13,11 @@ from slugdemo import catalog, metrics, report
 from slugdemo.bench.figures import Figure
 from slugdemo.bench.speed import POCKET
 from slugdemo.errors import SlugError
-from slugdemo.evaluate import Row, Size
+from slugdemo.evaluate import Row
 from slugdemo.loading import Opened, opened
-from slugdemo.study import Setting, Study
+from slugdemo.setting import SETTINGS, Setting
+from slugdemo.study import Study
+from slugdemo.world import rehearsal
 
 KINDS = ("character", "object", "style")
 MOST = {"character": 16, "object": 24, "style": 99}
@@ -57,16 +59,13 @@ BARS = {
 }
 
 
-def settings(kind: str) -> Setting:
-    """How each host is searched in the benchmark, and in the same way by anyone who asks."""
-    return Setting(size=Size(top=1), loss=0.02 if kind == "zero-shot" else 0.05)
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is measured: hosts by kind and model name, how many concepts of each kind, how long.
 
     `controls` is the number of concepts of each kind for which the controls are measured too.
+    `rehearse` holds out other material than the test's (see world.rehearsal): settings are
+    chosen there.
     """
 
     hosts: Mapping[str, str] = field(default_factory=lambda: dict(POCKET))
@@ -74,6 +73,8 @@ class Plan:
     controls: int = 2
     limit_seconds: float = math.inf
     device: str = "cpu"
+    settings: Mapping[str, Setting] = field(default_factory=lambda: dict(SETTINGS))
+    rehearse: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def results(plan: Plan) -> Iterator[Result]:
             if time.monotonic() > end:
                 yield Result(kind, "", "", problem="The time was over before the end.")
                 return
-            yield result(one, entry, controlled=at < plan.controls)
+            yield result(plan, one, entry, controlled=at < plan.controls)
 
 
 def chosen(count: int | None) -> list[tuple[int, Mapping]]:
@@ -130,11 +131,14 @@ def chosen(count: int | None) -> list[tuple[int, Mapping]]:
     return sorted(picked, key=lambda one: one[0])
 
 
-def result(one: Opened, entry: Mapping, *, controlled: bool) -> Result:
+def result(plan: Plan, one: Opened, entry: Mapping, *, controlled: bool) -> Result:
     """What erasing one concept does in one host."""
     place = (one.kind, entry["name"], entry["kind"])
     try:
-        study = Study(one, catalog.concept(entry["name"]), settings(one.kind))
+        concept, world = catalog.concept(entry["name"]), None
+        if plan.rehearse:
+            concept, world = rehearsal(concept)
+        study = Study(one, concept, plan.settings[one.kind], world)
         outcome = study.erase()
         rows = study.rows([outcome.edit])
         others = study.controls(outcome.edit) if controlled else {}
@@ -146,7 +150,7 @@ def result(one: Opened, entry: Mapping, *, controlled: bool) -> Result:
         "step": outcome.edit.step,
         "feasible": outcome.feasible,
         "searched": report.point(outcome.point),
-        "control layer": others["random layer"].layer if others else None,
+        "control layers": {name: edit.layer for name, edit in others.items()},
         "seconds": study.clock.seconds,
     }
     return Result(*place, rows, controls, facts)
@@ -158,7 +162,11 @@ def judged(found: Sequence[Result]) -> list[Figure]:
 
 
 def _judged(kind: str, found: Sequence[Result]) -> Iterator[Figure]:
-    mine = [one for one in found if one.host == kind and one.rows]
+    asked = [one for one in found if one.host == kind and one.concept]
+    mine = [one for one in asked if one.rows]
+    if asked:
+        name = f"{kind}: concepts without a result"
+        yield Figure(name, float(len(asked) - len(mine)), 0.0, n=len(asked))
     for bar in BARS[kind]:
         who = "things" if bar.kinds == THINGS else "styles" if bar.kinds == ("style",) else "all"
         some = [one for one in mine if one.kind in bar.kinds]

@@ -21,6 +21,7 @@ from slugdemo.cli.options import (
     ModelName,
     OneConcept,
     Retain,
+    Rule,
     Unit,
     numbers,
     opening,
@@ -32,7 +33,8 @@ from slugdemo.cli.options import (
 )
 from slugdemo.errors import SlugError
 from slugdemo.evaluate import Size
-from slugdemo.study import Setting, Study
+from slugdemo.setting import SETTINGS, Setting
+from slugdemo.study import Study
 
 
 def models(as_json: Json = False) -> None:
@@ -86,7 +88,7 @@ def sweep(
     draw: Draw = 0,
     unit: Unit = "tensor",
     batch: Batch = Setting.batch,
-    top: Annotated[int, typer.Option(help="still there when among so many best")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="still there when among so many best")] = 1,
     device: Device = "",
     download: Download = False,
     as_json: Json = False,
@@ -113,16 +115,16 @@ def erase(
     draw: Draw = 0,
     layer: Annotated[str | None, typer.Option(help="try this layer only")] = None,
     step: Annotated[float | None, typer.Option(help="go this far, without a search")] = None,
-    rule: Annotated[str, typer.Option(help="of the step search: floor or paper")] = "floor",
-    loss: Annotated[float, typer.Option(help="how much retain accuracy may go")] = Setting.loss,
-    evaluations: Annotated[int, typer.Option(help="a layer's, at most")] = Setting.evaluations,
-    top: Annotated[int | None, typer.Option(help="still there when among so many best")] = None,
-    beyond: Annotated[
-        float, typer.Option(help="go farther than the found step, by this share")
-    ] = 0,
+    rule: Rule = "floor",
+    loss: Annotated[float | None, typer.Option(help="how much retain accuracy may go")] = None,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="a layer's, at most")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="still there when among so many best")
+    ] = None,
+    beyond: Annotated[float | None, typer.Option(help="farther than found, by this share")] = None,
     shortlist: Annotated[
-        int, typer.Option(help="layers that a slow host is asked about; 0 for all")
-    ] = 0,
+        int | None, typer.Option(help="layers that a slow host is asked about; 0 for all")
+    ] = None,
     unit: Unit = "tensor",
     by: By = "absolute",
     batch: Batch = Setting.batch,
@@ -132,21 +134,18 @@ def erase(
     download: Download = False,
     as_json: Json = False,
 ) -> None:
-    """Find the layer and step that make a model forget, and write the edit."""
+    """Find the layer and step that make a model forget, and write the edit.
+
+    What is not given comes from the settings for the model's kind.
+    """
     if forget and len(concept) > 1:
         raise SlugError("Your own pictures show one concept: give --concept once with --forget.")
     one = opening(model, device, download=download)
-    setting = Setting(
-        unit=unit,
-        by=by,
-        batch=batch,
-        rule=rule,
-        loss=loss,
-        evaluations=evaluations,
-        beyond=beyond,
-        shortlist=shortlist,
-        size=Size(top=top or (5 if rule == "paper" else 1)),
-    )
+    if rule == "paper":
+        top, beyond = top or 5, beyond or 0.0
+    given = {"top": top, "loss": loss, "evaluations": evaluations, "beyond": beyond}
+    shape = {"unit": unit, "by": by, "batch": batch, "rule": rule, "shortlist": shortlist}
+    setting = SETTINGS[one.kind].changed({**given, **shape})
     sources = {"forget": forget, "retain": retain, "caption": caption, "draw": draw}
     works = [study(one, subject(one, name, **sources), setting) for name in concept]
     found = [work.erase(layer=layer, step=step, watch=watched(work.concept.name)) for work in works]

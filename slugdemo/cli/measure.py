@@ -11,13 +11,18 @@ from slugdemo.bench import speed as speeds
 from slugdemo.bench.figures import Figure
 from slugdemo.cli.options import Device, Json, put, say
 from slugdemo.errors import SlugError
+from slugdemo.setting import SETTINGS
 
 COLUMNS = ["name", "value", "unit", "bar", "met", "n", "interval"]
 
 
 def speed(
-    pairs: Annotated[int, typer.Option(help="behind each gradient")] = speeds.Plan.pairs,
-    repeat: Annotated[int, typer.Option(help="rounds; the median counts")] = speeds.Plan.repeat,
+    pairs: Annotated[
+        int, typer.Option(min=speeds.SIZE, help="behind each gradient")
+    ] = speeds.Plan.pairs,
+    repeat: Annotated[
+        int, typer.Option(min=1, help="rounds; the median counts")
+    ] = speeds.Plan.repeat,
     full: Annotated[bool, typer.Option(help="also a full-size ViT-B-32, for minutes")] = False,
     as_json: Json = False,
 ) -> None:
@@ -33,19 +38,40 @@ def quality(
     host: Annotated[
         list[str] | None, typer.Option(help="zero-shot, diffusion or vlm; all if not given")
     ] = None,
-    concepts: Annotated[int | None, typer.Option(help="of each kind, at most")] = None,
+    concepts: Annotated[int | None, typer.Option(min=1, help="of each kind, at most")] = None,
     controls: Annotated[int, typer.Option(help="concepts of each kind with controls")] = 2,
     limit_seconds: Annotated[float, typer.Option(help="stop after so long")] = math.inf,
+    top: Annotated[int | None, typer.Option(min=1, help="margin of the search")] = None,
+    beyond: Annotated[float | None, typer.Option(help="how much farther than found")] = None,
+    shortlist: Annotated[int | None, typer.Option(help="layers for slow hosts; 0 for all")] = None,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="a layer's, at most")] = None,
+    loss: Annotated[float | None, typer.Option(help="how much retain accuracy may go")] = None,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="judge on other material than the test's")
+    ] = False,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Erase every shipped concept in every host and judge on held-out material."""
+    """Erase every shipped concept in every host and judge on held-out material.
+
+    Choose settings with --rehearse, so that the test material stays unseen.
+    """
     if unknown := sorted({*(host or ())} - {*speeds.POCKET}):
         raise SlugError(
             f"There is no host {unknown[0]!r}; choose among {', '.join(speeds.POCKET)}."
         )
     hosts = {kind: name for kind, name in speeds.POCKET.items() if not host or kind in host}
-    plan = qualities.Plan(hosts, concepts, controls, limit_seconds, device or "cpu")
+    given = {
+        "top": top,
+        "beyond": beyond,
+        "shortlist": shortlist,
+        "evaluations": evaluations,
+        "loss": loss,
+    }
+    settings = {kind: SETTINGS[kind].changed(given) for kind in hosts}
+    plan = qualities.Plan(
+        hosts, concepts, controls, limit_seconds, device or "cpu", settings, rehearse
+    )
     found = []
     for one in qualities.results(plan):
         said = ", ".join(f"{row.measure} {row.before:.3f} -> {row.after:.3f}" for row in one.rows)
@@ -55,7 +81,8 @@ def quality(
     facts = {
         "figures": [each.facts() for each in figures],
         "results": [one.plain() for one in found],
-        "settings": {kind: report.settings(qualities.settings(kind)) for kind in hosts},
+        "settings": {kind: report.settings(one) for kind, one in settings.items()},
+        "held out": "rehearsal" if rehearse else "test",
     }
     _show(facts, figures, as_json=as_json)
 

@@ -1,8 +1,9 @@
 """What several commands share: their options, opening, progress and printing."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -14,7 +15,8 @@ from slugdemo.layers import LayerScore
 from slugdemo.loading import Opened, opened
 from slugdemo.methods.slug import Watch
 from slugdemo.search import Point
-from slugdemo.study import Setting, Study
+from slugdemo.setting import Setting
+from slugdemo.study import Study
 from slugdemo.world import drawn
 
 ModelName = Annotated[str, typer.Option("--model", help="a name of `models`, or a folder")]
@@ -24,16 +26,18 @@ Forget = Annotated[
     Path | None, typer.Option(help="your pictures of the concept: a folder, tar or parquet")
 ]
 Retain = Annotated[Path | None, typer.Option(help="pictures of all else: a folder, tar or parquet")]
-Draw = Annotated[int, typer.Option(help="let the model draw so many pictures of it instead")]
+Draw = Annotated[int, typer.Option(min=0, help="let the model draw so many pictures of it instead")]
 Caption = Annotated[str, typer.Option(help="the caption of your pictures that have none")]
 Json = Annotated[bool, typer.Option("--json", help="for machines")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps; the fastest one if not given")]
 Download = Annotated[bool, typer.Option("--download", help="fetch what is only at the hub")]
 Edits = Annotated[list[Path] | None, typer.Option("--edit", help="an edit file; several add up")]
-Unit = Annotated[str, typer.Option(help="what a layer is: tensor or group")]
-By = Annotated[str, typer.Option(help="what the front minimises: absolute or signed alignment")]
-Batch = Annotated[int, typer.Option(help="pairs in a batch of the gradients")]
-Seed = Annotated[int, typer.Option(help="of the noise of the first picture")]
+Unit = Annotated[Literal["tensor", "group"], typer.Option(help="what a layer is")]
+By = Annotated[
+    Literal["absolute", "signed"], typer.Option(help="which alignment the front minimises")
+]
+Rule = Annotated[Literal["floor", "paper"], typer.Option(help="of the step search")]
+Batch = Annotated[int, typer.Option(min=2, help="pairs in a batch of the gradients")]
 Pictures = Annotated[list[Path], typer.Option("--picture", help="may be given several times")]
 
 
@@ -49,8 +53,12 @@ def put(facts: object, *, text: str, as_json: bool) -> None:
 
 def opening(model: str, device: str, *, download: bool) -> Opened:
     """The model of this name on the device that was asked for."""
-    there = "cuda" if torch.cuda.is_available() else "cpu"
-    return opened(model, device=device or there, download=download)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # unknown, or a torch built without it
+        raise SlugError(f"There is no device {device!r} here: try --device cpu.") from error
+    return opened(model, device=device, download=download)
 
 
 def study(one: Opened, concept: Concept, setting: Setting) -> Study:
@@ -83,8 +91,11 @@ def watched(concept: str) -> Watch:
 
 
 def numbers(text: str) -> list[float]:
-    """The numbers in a list with commas. Raises SlugError when one is none."""
+    """The numbers in a list with commas. Raises SlugError when one is none, or there is none."""
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise SlugError(f"{text!r} is not a list of numbers such as 0,0.1,0.2.") from error
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found or not all(map(math.isfinite, found)):
+        raise SlugError(f"{text!r} is not a list of numbers such as 0,0.1,0.2.")
+    return found

@@ -51,7 +51,7 @@ def generate(
     out: Annotated[Path, typer.Option(help="the folder for the pictures")],
     edit: Edits = None,
     seed: Annotated[int, typer.Option(help="of the noise of the first picture")] = 0,
-    count: Annotated[int, typer.Option(help="pictures of each prompt")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="pictures of each prompt")] = 1,
     steps: Annotated[int, typer.Option(help="denoising steps")] = DENOISING,
     guidance: Annotated[float, typer.Option(help="how strictly the prompt is followed")] = GUIDANCE,
     device: Device = "",

@@ -3,8 +3,9 @@
 Knows CLIP as its own host only.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -13,22 +14,39 @@ from slugdemo.clip import Clip, tower
 from slugdemo.concept import Concept, Example, prompt, style_prompt
 from slugdemo.edit import Edit
 from slugdemo.evaluate.material import Row, Size, World, exam, label
-from slugdemo.hosts.zero_shot import ZeroShot
+from slugdemo.hosts.zero_shot import Memory, ZeroShot
 from slugdemo.search import Evaluate, Exam, Point
+
+Remember = Callable[[Sequence[Example]], Memory]
 
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """Search pictures and held-out pictures before one CLIP; `held_out` is None without any."""
+    """Search pictures and held-out pictures before one CLIP; `held_out` is None without any.
+
+    `prompts` are those of each class.
+    """
 
     concept: Concept
     host: ZeroShot
     held_out: ZeroShot | None
+    prompts: Mapping[str, Sequence[str]]
     top: int = 1
 
     @classmethod
-    def of(cls, clip: Clip, concept: Concept, *, world: World, size: Size) -> "Classes":
-        """The board whose search looks at the concept's forget and retain pictures."""
+    def of(
+        cls,
+        clip: Clip,
+        concept: Concept,
+        *,
+        world: World,
+        size: Size,
+        remember: Remember | None = None,
+    ) -> "Classes":
+        """The board whose search looks at the concept's forget and retain pictures.
+
+        `remember` gives what the unedited CLIP makes of examples, perhaps from an earlier time.
+        """
         shown = [*concept.forget, *concept.retain]
         tested = [one for one in world.test if one.labels.get(concept.domain)]
         prompts = _prompts(concept, world, [*shown, *tested])
@@ -36,7 +54,8 @@ class Classes:
         pixels = examples.pixels(shown, clip.transform)
         host = ZeroShot.of(clip, prompts, pixels=pixels, labels=labels)
         top = size.best(len(host.classes))
-        return cls(concept, host, _held_out(host, tested, concept), top)
+        test = _held_out(host, tested, concept, remember or partial(remembered, clip))
+        return cls(concept, host, test, prompts, top)
 
     def editable(self) -> Collection[str]:
         """The canonical names of the tensors that the host reads."""
@@ -86,10 +105,16 @@ def _prompts(concept: Concept, world: World, shown: Sequence[Example]) -> dict[s
     }
 
 
-def _held_out(host: ZeroShot, tested: Sequence[Example], concept: Concept) -> ZeroShot | None:
+def remembered(clip: Clip, shown: Sequence[Example]) -> Memory:
+    """What the unedited CLIP makes of the examples' pictures."""
+    return Memory(clip, "vision", examples.pixels(shown, clip.transform))
+
+
+def _held_out(
+    host: ZeroShot, tested: Sequence[Example], concept: Concept, remember: Remember
+) -> ZeroShot | None:
     labels = [label(one, concept.domain) for one in tested]
     if concept.name not in labels or len({*labels}) < 2:
         return None
     numbers = torch.tensor([host.classes.index(name) for name in labels])
-    pixels = examples.pixels(tested, host.clip.transform)
-    return replace(host.showing(pixels), labels=numbers)
+    return replace(host, pictures=remember(tested), labels=numbers)

@@ -19,7 +19,6 @@ from slugdemo.edit import Edit
 from slugdemo.evaluate.material import (
     OTHER,
     SEARCH_SEED,
-    TEST_SEED,
     Order,
     Row,
     Size,
@@ -95,7 +94,11 @@ class Drawings:
         """What is drawn to judge an edit: more, and from other noise."""
         size = self.size
         return orders(
-            self.concept, self.world, own=size.test_own, others=size.test_others, seed=TEST_SEED
+            self.concept,
+            self.world,
+            own=size.test_own,
+            others=size.test_others,
+            seed=self.world.noise,
         )
 
     def editable(self) -> Collection[str]:

@@ -12,6 +12,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # gradio's server warns of its own libraries
 ]
 READY = "Ready."
+PATIENCE = 240_000  # milliseconds for a whole page on a machine that is busy
+expect.set_options(timeout=60_000)
 # Where on the screen a point of a front is that is not chosen now.
 OTHER = """() => {
   const box = document.querySelector('#map .plot');
@@ -37,7 +39,7 @@ def visitor(browser: Browser) -> Iterator[Page]:
     page.on("console", lambda note: wrong.append(note.text) if note.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: wrong.append(request.url) if _foreign(request.url) else None)
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(PATIENCE)
     yield page
     context.close()
     assert wrong == []
@@ -49,7 +51,7 @@ def _foreign(url: str) -> bool:
 
 def opened(page: Page, address: str, query: str = "") -> Page:
     page.goto(f"{address}?{query}" if query else address)
-    expect(page.locator("#status .said")).to_have_text(READY, timeout=60_000)
+    expect(page.locator("#status .said")).to_have_text(READY, timeout=PATIENCE)
     return page
 
 
@@ -150,7 +152,7 @@ def test_the_table_chooses_layers_too(visitor: Page, served: str) -> None:
 def test_a_bad_link_is_answered_in_a_sentence(visitor: Page, served: str) -> None:
     visitor.goto(f"{served}?model=nonsense")
     expect(visitor.locator("#status .said")).to_contain_text(
-        "There is no model called", timeout=60_000
+        "There is no model called", timeout=PATIENCE
     )
     expect(visitor.locator("#ladder .cell")).not_to_have_count(0)
 

@@ -18,6 +18,12 @@ from slugdemo.pocket.recipe import Kitchen
 from slugdemo.pocket.training import Average, Run, picks, warm_cosine
 from slugdemo.pocket.world import Sprites
 
+# Both in diffusers' own code.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
 
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:

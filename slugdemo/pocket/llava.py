@@ -16,6 +16,7 @@ from slugdemo.pocket.dialogue import Turn, dialogue, sentences
 from slugdemo.pocket.muon import optimisers
 from slugdemo.pocket.styles import STYLES
 from slugdemo.pocket.training import Run, device, halves, picks, set_rate, warm_cosine
+from slugdemo.pocket.unet import load_as_float32
 from slugdemo.pocket.world import GROUNDS
 
 SEED = 51
@@ -145,4 +146,5 @@ def save(model: LlavaForConditionalGeneration, reader: LlavaProcessor, folder: P
     """Write the transformers folder, weights in fp16."""
     model.half().save_pretrained(folder, safe_serialization=True)
     model.float()
+    load_as_float32(folder / "config.json")
     reader.save_pretrained(folder)

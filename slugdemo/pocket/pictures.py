@@ -16,7 +16,7 @@ from slugdemo.pocket.words import STYLE_WORDS, SYNONYMS, prompt
 STEPS, GUIDANCE = 15, 3.0                       # the app's own defaults for pocket-sd
 FIRST_SEED = {"forget": 1_000_000, "retain": 2_000_000, "test": 3_000_000}
 SHOWN = 40                                      # concepts that pocket-sd is taught: characters first
-EACH = {"forget": 2, "retain": 1, "test": 3}    # pictures of each of those concepts in each style
+EACH = {"forget": 1, "retain": 1, "test": 2}    # pictures of each of those concepts in each style
 QUALITY = 92                                    # of the WebP files
 
 
@@ -67,7 +67,7 @@ def write(host: Diffusion, judge: Judge, folder: Path, *, groups: dict[str, str]
     counts = {}
     for split in FIRST_SEED:
         rows = pd.DataFrame(made(host, judge, orders(split, judge, names)))
-        kept = rows[(rows.judge_concept == rows.concept) & (rows.judge_style == rows.style)]
+        kept = rows[(rows.judge_concept == rows["concept"]) & (rows.judge_style == rows["style"])]
         counts[split] = {"made": len(rows), "kept": len(kept)}
         half = folder / f"{split}.{os.getpid()}.part"
         kept.reset_index(drop=True).to_parquet(half, compression="zstd")

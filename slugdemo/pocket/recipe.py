@@ -51,7 +51,8 @@ class Kitchen:
         """Train pocket-clip and write its folder."""
         words = tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=clip.CONTEXT)
         start = open_clip.create_model(f"local-dir:{self.models / 'pocket-clip'}") if self.onward else None
-        tutor = judge.train(self.wide(), self.work / "tutor", concepts=self.sprites.names, steps=TUTOR_STEPS,
+        tutor = judge.train(self.wide(), self.work / "tutor", concepts=self.sprites.names,
+                            steps=min(steps, TUTOR_STEPS),
                             seed=judge.TUTOR_SEED).net
         model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, tutor=tutor,
                            start=start)

@@ -1,4 +1,5 @@
 """Training of pocket-sd's U-Net on latents of calm scenes, under pocket-clip's own text tower; and its folder."""
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,8 @@ def train(taught: Lessons, work: Path, *, steps: int, batch: int = 64, rate: flo
 def pipeline(net: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel,
              tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     """The four parts as a Stable Diffusion pipeline with a DPM-Solver++ scheduler."""
-    scheduler = DPMSolverMultistepScheduler(**NOISE, algorithm_type="dpmsolver++", timestep_spacing="trailing")
+    scheduler = DPMSolverMultistepScheduler(**NOISE, algorithm_type="dpmsolver++", timestep_spacing="trailing",
+                                            steps_offset=1)
     return StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=net, scheduler=scheduler,
                                    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
@@ -127,3 +129,10 @@ def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
     """Write the diffusers folder, weights in fp16."""
     pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     pipe.to(torch.float32)
+    load_as_float32(folder / "text_encoder" / "config.json")
+
+
+def load_as_float32(config: Path) -> None:
+    """Let transformers, which otherwise keeps the type on disk, load these weights in float32."""
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "dtype": "float32"}, indent=2) + "\n")

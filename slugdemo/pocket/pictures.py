@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from slugdemo.hosts.diffusion import Diffusion
 from slugdemo.judge import Judge
@@ -50,14 +51,19 @@ def made(host: Diffusion, judge: Judge, wanted: Sequence[Order], *, batch: int =
         some = wanted[start:start + batch]
         pictures = host.generate([o.prompt for o in some], seeds=[o.seed for o in some], steps=STEPS,
                                  guidance=GUIDANCE)
-        seen = judge(pictures)
-        for i, (order, picture) in enumerate(zip(some, pictures, strict=True)):
-            packed = io.BytesIO()
-            picture.save(packed, "webp", quality=QUALITY, method=6)
+        packed = [_webp(picture) for picture in pictures]
+        seen = judge([Image.open(io.BytesIO(webp)) for webp in packed])         # the picture that is shipped
+        for i, (order, webp) in enumerate(zip(some, packed, strict=True)):
             yield {**asdict(order), "judge_concept": judge.concepts[int(seen.concept[i].argmax())],
                    "judge_concept_p": float(seen.concept[i].max()),
                    "judge_style": judge.styles[int(seen.style[i].argmax())],
-                   "judge_style_p": float(seen.style[i].max()), "webp": packed.getvalue()}
+                   "judge_style_p": float(seen.style[i].max()), "webp": webp}
+
+
+def _webp(picture: Image.Image) -> bytes:
+    packed = io.BytesIO()
+    picture.save(packed, "webp", quality=QUALITY, method=6)
+    return packed.getvalue()
 
 
 def write(host: Diffusion, judge: Judge, folder: Path, *, groups: dict[str, str]) -> dict[str, dict[str, int]]:

@@ -5,6 +5,8 @@ window.slug = (() => {
   const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
   const percent = (x) => (x > 0 && x < 0.005 ? '<1 %' : `${Math.round(100 * x)} %`);
 
+  const count = (n) => (n === 1 ? '1 picture' : `${n} pictures`);
+
   function make(tag, attributes = {}, ...children) {
     const node = document.createElement(tag);
     for (const [key, value] of Object.entries(attributes)) {
@@ -111,7 +113,7 @@ window.slug = (() => {
 
   draw.forget = (body, value) => {
     body.replaceChildren(...value.groups.map((group) => make('div', {class: `group ${group.role}`},
-      make('h3', {}, make('span', {}, group.title), make('small', {}, `${group.count} pictures`)),
+      make('h3', {}, make('span', {}, group.title), make('small', {}, count(group.count))),
       make('ul', {class: 'thumbs'}, ...group.pictures.map((one) =>
         make('li', {}, make('img', {src: one.src, alt: one.alt, title: one.alt})))))));
   };
@@ -283,7 +285,7 @@ window.slug = (() => {
 
   draw.collateral = (body, value) => {
     const line = (role, name, [before, after, n]) => make('div', {class: `total ${role}`},
-      make('span', {class: 'name'}, name), make('b', {}, `${percent(before)} → ${percent(after)}`), make('small', {}, `${n} pictures`));
+      make('span', {class: 'name'}, name), make('b', {}, `${percent(before)} → ${percent(after)}`), make('small', {}, count(n)));
     const rows = value.rows.filter((row) => row.after !== row.before);
     const named = rows.length ? rows.map((row) => make('li', {title: `${percent(row.before)} → ${percent(row.after)}, ${row.n} pictures`},
       make('span', {}, row.name), make('b', {}, row.change))) : [make('li', {class: 'none'}, 'No other concept changed.')];

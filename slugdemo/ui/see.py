@@ -19,7 +19,7 @@ from slugdemo.ui.jobs import Watch
 from slugdemo.ui.session import View, World, lot
 
 BARS = 6  # classes beside each other
-CHANGED = 5  # other concepts named
+CHANGED = 4  # other concepts named
 CHOICES = {"target": 4, "neighbour": 2, "unrelated": 2}  # pictures to look at
 
 

@@ -22,6 +22,7 @@ GRID = {
     "diffusion": RUNGS,
     "vlm": RUNGS,
 }
+UNKNOWING = 0.2  # where to begin when zero-shot CLIP never knew the concept
 GUESSES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 
 
@@ -43,6 +44,8 @@ def guess(world: World, view: View, watch: Watch) -> float:
 
     def make() -> float:
         before, points = evaluate(0.0), []
+        if before.forget <= 0:
+            return UNKNOWING  # CLIP cannot say; the host's own curve will
         for step in GUESSES:
             watch.say(f"Trying {words.short(view.layer)} at {words.share(step)} of its norm")
             points.append(evaluate(step))

@@ -58,14 +58,6 @@ class Net(nn.Module):
         self.concept = nn.Linear(2 * blocks[-1], concepts)
         self.style = nn.Linear(2 * blocks[-1], styles)
 
-    def cells(self, pixels: Tensor, blocks: int) -> Tensor:
-        """The feature map (N, D, H, W) after the first `blocks` blocks."""
-        return self.blocks[:blocks](self.stem(pixels))
-
-    def width(self, blocks: int) -> int:
-        """The channels of that feature map."""
-        return self.blocks[blocks - 1].second.out_channels
-
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Concept and style logits from mean- and max-pooled features."""
         x = F.relu(self.norm(self.blocks(self.stem(pixels))))

@@ -13,6 +13,7 @@ from slugdemo.edit import Edit
 START = 0.1  # the first step, a tenth of the layer's norm (SLUG's code: lambda = R / 10)
 EVALUATIONS = 10
 TOLERANCE = 0.02  # the floor rule ends when the step is known this well, relative to itself
+FARTHEST = 3.2  # times the norm of a layer; beyond that little of it is left
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def floor_rule(evaluate: Evaluate, goal: Goal, evaluations: int) -> Iterator[Poi
     """The paper's search with a utility floor; ends when nothing can be gained any more.
 
     Ends when the smallest step that forgets is known to `TOLERANCE`, or when a step keeps too
-    little before any step has forgotten enough: farther harms more, nearer forgets less.
+    little before any step has forgotten enough: farther harms more, nearer forgets less. Never
+    goes beyond `FARTHEST`.
     """
     low, high, step = 0.0, math.inf, START
     for _ in range(evaluations):
@@ -128,9 +130,10 @@ def floor_rule(evaluate: Evaluate, goal: Goal, evaluations: int) -> Iterator[Poi
         forgotten = point.forget <= goal.forget
         low, high = (low, step) if forgotten else (step, high)
         if high == math.inf:
-            if point.retain < goal.retain:  # not so after a glance: NaN is less than nothing
-                return
             step *= 2
+            # after a glance retain is NaN, which is less than nothing
+            if point.retain < goal.retain or step > FARTHEST:
+                return
         else:
             if high - low <= TOLERANCE * high:
                 return

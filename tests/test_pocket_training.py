@@ -13,6 +13,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from slugdemo.errors import SlugError
 from slugdemo.judge import Judge
+from slugdemo.pocket.clip import fresh
+from slugdemo.pocket.convolutional import convolutional, moved, places, whitening
 from slugdemo.pocket.muon import Muon, orthogonal
 from slugdemo.pocket.recipe import Kitchen
 from slugdemo.pocket.training import Average, Run, picks, warm_cosine
@@ -157,3 +159,31 @@ def test_the_rate_rises_then_falls() -> None:
     rates = [warm_cosine(s, 1000) for s in range(1000)]
     assert rates[0] < rates[50] < rates[99] == max(rates)
     assert rates[-1] < 0.03
+
+
+def test_whitened_patches_vary_alike_in_every_direction() -> None:
+    mixed = torch.randn(4000, 12, generator=torch.Generator().manual_seed(1)) @ torch.randn(
+        12, 12, generator=torch.Generator().manual_seed(2)
+    )
+    assert torch.allclose(torch.cov((mixed @ whitening(mixed).T).T), torch.eye(12), atol=0.05)
+
+
+def test_a_move_takes_the_code_of_a_place_to_that_of_its_neighbour() -> None:
+    grid = places(8).view(8, 8, -1)
+    assert torch.allclose(grid[2, 3] @ moved(1, -1).T, grid[3, 2], atol=1e-5)
+
+
+def test_every_head_starts_out_looking_at_one_neighbour() -> None:
+    visual = fresh(300).visual
+    pictures = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    convolutional(visual, pictures, seed=5)
+    x = visual.conv1(pictures).flatten(2).transpose(1, 2)
+    x = visual.ln_pre(x + visual.positional_embedding[1:])  # (N, 64, W)
+    block = visual.transformer.resblocks[0]
+    _, weights = block.attn(*3 * [block.ln_1(x)], average_attn_weights=False)  # (N, heads, 64, 64)
+    inner = [row * 8 + column for row in range(1, 7) for column in range(1, 7)]
+    seen = weights.mean(0).argmax(-1)[:, inner] - torch.tensor(inner)  # (heads, 36)
+    offsets = [row.unique().tolist() for row in seen]
+    assert all(len(one) == 1 for one in offsets), offsets
+    assert len({one[0] for one in offsets}) == len(offsets), offsets
+    assert {one[0] for one in offsets} <= {8 * down + right for down in (-1, 0, 1) for right in (-1, 0, 1)}

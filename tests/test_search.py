@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from slugdemo.search import EVALUATIONS, Goal, Point, choose, search, sweep
+from slugdemo.search import EVALUATIONS, FARTHEST, Goal, Point, choose, search, sweep
 
 Curve = Callable[[float], float]
 
@@ -56,6 +56,13 @@ def test_the_floor_rule_finds_the_smallest_step_that_forgets() -> None:
         assert chosen.feasible
         assert edge <= chosen.point.step <= 1.03 * edge
         assert len(asked) <= EVALUATIONS
+
+
+def test_the_floor_rule_never_goes_beyond_the_farthest_step() -> None:
+    asked: list[float] = []
+    points = list(search(host(falls_at(1000.0), lambda _: 1.0, asked), Goal()))
+    assert max(asked) == FARTHEST == points[-1].step
+    assert not choose(points, Goal()).feasible
 
 
 def test_the_floor_rule_stops_where_nothing_can_pass() -> None:

@@ -1,12 +1,11 @@
 """Training of pocket-clip: an open_clip.CLIP on the sprite world, and its folder.
 
-Loss: contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over
-the batch's own captions and over a bank of concept and style prompts in varying words. Both towers also learn to
-find one anchor a concept and a style (proxies, Movshovitz-Attias et al. 2017), which breaks the tie between two
-untrained towers; the anchors are thrown away. The text tower, which learns much faster, is locked early (LiT, Zhai
-et al. 2022). Half of the patches are dropped while training (FLIP, Li et al. 2023), none in its last tenth.
-A convolutional tutor, quickly trained and thrown away, shows every patch what to look for (token distillation): a
-small vision transformer finds edges and parts on its own only after many hours. It is not the judge.
+First the text tower learns what captions say: it finds one anchor a concept, a style and a ground (proxies,
+Movshovitz-Attias et al. 2017), which are then thrown away. Then it is locked (LiT, Zhai et al. 2022), and the vision
+tower learns against it: contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et
+al. 2022), over some of the batch's own captions and over prompts of all concepts and styles in varying words.
+
+The vision tower starts as a stack of small convolutions (convolutional.py).
 """
 import json
 from collections.abc import Mapping, Sequence
@@ -21,20 +20,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from slugdemo.judge import Net
 from slugdemo.pocket.album import Album
+from slugdemo.pocket.convolutional import convolutional
 from slugdemo.pocket.muon import optimisers
 from slugdemo.pocket.styles import KEEPS_BACKGROUND, STYLES
 from slugdemo.pocket.training import Average, Run, device, faster, halves, picks, set_rate, warm_cosine
-from slugdemo.pocket.words import caption, style_prompt, style_wording, wording
-from slugdemo.pocket.world import Scene
+from slugdemo.pocket.words import caption, named, style_prompt, style_wording, wording
+from slugdemo.pocket.world import GROUNDS, Scene
 
 SEED = 21
 CONTEXT = 32
 CAPTIONS = 32                                   # of a batch's pictures, how many bring their own caption
-BANK = 24                                       # concept prompts a step; style prompts are always all there
-LOCKED = 0.12                                   # after this share of the steps the text tower stays as it is
-DROPPED = 0.5                                   # share of patches dropped while training
+ALONE = 0.35                                    # share of the steps before the captions join, which slow the start
+WORDINGS = 8                                    # of every concept's and style's prompt
+READINGS = 600                                  # steps of the text tower, 128 captions each
 
 
 def config(vocabulary: int) -> dict:
@@ -69,10 +68,10 @@ def claim(scene: Scene, rng: np.random.Generator) -> Claim:
     return Claim(caption(names, rng, style=style, ground=ground), frozenset(names), style, ground)
 
 
-def bank(concepts: Sequence[str], rng: np.random.Generator) -> list[Claim]:
-    """One claim a concept in fresh words, then one claim a style."""
-    things = [Claim(f"a picture of {wording(c, rng)}", frozenset({c})) for c in concepts]
-    return things + [Claim(style_prompt(style_wording(s, rng)), style=s) for s in STYLES]
+def bank(concepts: Sequence[str], rng: np.random.Generator | None) -> list[Claim]:
+    """One claim a concept, then one a style; in fresh words, or by name alone without `rng`."""
+    things = [Claim(f"a picture of {wording(c, rng) if rng else named(c)}", frozenset({c})) for c in concepts]
+    return things + [Claim(style_prompt(style_wording(s, rng) if rng else s), style=s) for s in STYLES]
 
 
 def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
@@ -98,41 +97,31 @@ def both_ways(logits: Tensor, match: Tensor) -> Tensor:
 
 
 def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Sequence[str], steps: int,
-          batch: int = 96, rate: float = 1.2e-3, tutor: Net | None = None,
-          start: open_clip.CLIP | None = None) -> open_clip.CLIP:
-    """The trained CLIP (EMA weights), on the CPU.
+          batch: int = 96, rate: float = 1.2e-3, start: open_clip.CLIP | None = None) -> open_clip.CLIP:
+    """The trained CLIP (EMA weights of the vision tower), on the CPU.
 
-    From `start` where given, whose text tower is then locked throughout: pocket-sd has learnt to read it.
+    From `start` where given, whose text tower stays as it is: pocket-sd has learnt to read it.
     """
     where = device()
-    school = School(start or fresh(len(tokenizer)), tokenizer, concepts, tutor=tutor).to(where)
+    if start is None:
+        start = fresh(len(tokenizer))
+        read(start, tokenizer, album.scenes, work, concepts=concepts, steps=min(READINGS, steps))
+        convolutional(start.visual, album.batch(torch.arange(min(len(album), 600))), seed=SEED)
+    school = School(start, tokenizer, concepts).to(where)
     model = school.model
     faster(model.visual.transformer, steps)
-    rates = optimisers(school, lr=rate, blocks="model.transformer.resblocks", boost=2.0)
+    rates = optimisers(school, lr=rate, blocks="model.visual.transformer.resblocks", boost=2.0)
     mean = Average(model, 0.998)
-    locked = 0 if start else int(LOCKED * steps)
     run = Run(work / "clip", {"model": config(len(tokenizer)), "batch": batch}, steps,
               {"school": school, **rates, "mean": mean})
 
     def update(step: int) -> Mapping[str, float]:
-        school.glimpse.share = 1 - DROPPED if step < 0.9 * steps else 1.0
-        if step == locked:
-            mean.put_into(model, text_names(model))
-        if step >= locked:
-            for name in text_names(model):
-                model.get_parameter(name).requires_grad_(False)
         which = picks(len(album), batch, seed=SEED, step=step).sort().values
-        torch.manual_seed(SEED + step)
         with halves(where):
             terms = school(album.batch(which).to(where), [album.scenes[i] for i in which.tolist()],
                            np.random.default_rng((SEED, step)))
-        for optimiser in rates.values():
-            set_rate(optimiser, warm_cosine(step, steps, warmup=60))
-            optimiser.zero_grad(set_to_none=True)
-        sum(WEIGHTS[name] * value for name, value in terms.items() if name in WEIGHTS).backward()
-        nn.utils.clip_grad_norm_(school.parameters(), 2.0)
-        for optimiser in rates.values():
-            optimiser.step()
+        pairs = terms["pairs"] if step >= ALONE * steps else 0.0
+        descend(pairs + terms["concept"] + 0.3 * terms["style"], school, rates, step, steps)
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(100))
         mean.follow(model, step)
@@ -140,113 +129,116 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
 
     run.loop(update)
     mean.put_into(model)
-    model.visual.patch_dropout, model.visual.output_tokens = nn.Identity(), False
-    return model.cpu().eval()
+    return model.cpu().eval().requires_grad_(True)
+
+
+def read(model: open_clip.CLIP, tokenizer: CLIPTokenizer, scenes: Sequence[Scene], work: Path, *,
+         concepts: Sequence[str], steps: int, batch: int = 128, rate: float = 2e-3) -> None:
+    """Teach the text tower, in place, which concepts, style and ground a caption names."""
+    where = device()
+    reader = Reader(model, tokenizer, concepts).to(where)
+    rates = optimisers(reader, lr=rate, blocks="model.transformer.resblocks")
+    mean = Average(model, 0.99)
+    run = Run(work / "words", {"model": config(len(tokenizer)), "batch": batch}, steps,
+              {"reader": reader, **rates, "mean": mean})
+
+    def update(step: int) -> Mapping[str, float]:
+        rng = np.random.default_rng((SEED + 1, step))
+        some = rng.choice(len(scenes), batch // 2)
+        stock = bank(concepts, rng)
+        heard = [claim(scenes[i], rng) for i in some] + [stock[i] for i in rng.choice(len(stock), batch // 2)]
+        terms = reader(heard)
+        descend(sum(terms[name] for name in ("concept", "style", "ground")), reader, rates, step, steps)
+        mean.follow(model, step)
+        return {name: value.item() for name, value in terms.items()}
+
+    run.loop(update)
+    mean.put_into(model)
+    model.cpu()
+
+
+def descend(loss: Tensor, learner: nn.Module, rates: Mapping[str, torch.optim.Optimizer], step: int,
+            steps: int) -> None:
+    """One step of every optimiser at its warmed-up, cosine-shaped rate; gradients clipped to norm 2."""
+    for optimiser in rates.values():
+        set_rate(optimiser, warm_cosine(step, steps, warmup=60))
+        optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(learner.parameters(), 2.0)
+    for optimiser in rates.values():
+        optimiser.step()
 
 
 def fresh(vocabulary: int) -> open_clip.CLIP:
-    """The untrained CLIP; its patches know their places from the start (2-D sines and cosines)."""
+    """The untrained CLIP."""
     torch.manual_seed(SEED)
-    model = open_clip.CLIP(**config(vocabulary))
-    side = model.visual.grid_size[0]
-    with torch.no_grad():
-        model.visual.positional_embedding[1:] = 0.3 * places(side, model.visual.positional_embedding.shape[1])
-    return model
+    return open_clip.CLIP(**config(vocabulary))
 
 
-def places(side: int, width: int) -> Tensor:
-    """Sine and cosine codes of a square grid of patches, (side * side, width)."""
-    pace = 1 / 100 ** (torch.arange(width // 4) / (width // 4))
-    angle = torch.arange(side)[:, None] * pace                                # (side, width / 4)
-    line = torch.cat((angle.sin(), angle.cos()), 1)
-    grid = torch.cat((line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)), -1)
-    return grid.reshape(side * side, width)
+class Reader(nn.Module):
+    """A text tower in training, with one anchor a concept, a style and a ground."""
 
-
-WEIGHTS = {"pairs": 1.0, "concept": 1.0, "style": 0.5, "seen": 1.0, "read": 0.5, "tutor": 2.0}
-TUTORED = 3                                     # blocks of the tutor up to its 8 x 8 map, one cell a patch
-
-
-def text_names(model: open_clip.CLIP) -> list[str]:
-    """The names of the text tower's parameters."""
-    return [n for n, _ in model.named_parameters() if not n.startswith("visual.") and n != "logit_scale"]
-
-
-class Glimpse(nn.Module):
-    """Keeps a random share of the patches in training and remembers which, `kept` (N, P)."""
-
-    def __init__(self) -> None:
+    def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str]) -> None:
         super().__init__()
-        self.share, self.kept = 1.0, torch.empty(0, 0, dtype=torch.long)
+        self.model, self.tokenizer = model, tokenizer
+        self.names = {"concept": list(concepts), "style": list(STYLES), "ground": list(GROUNDS)}
+        width = model.text_projection.shape[1]
+        self.anchors = nn.ParameterDict({n: torch.randn(len(names), width) for n, names in self.names.items()})
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Class token and patches (N, 1 + 64, W) to class token and kept patches (N, 1 + P, W)."""
-        count, patches = tokens.shape[0], tokens.shape[1] - 1
-        self.kept = torch.rand(count, patches).argsort(1)[:, :round(self.share * patches)].to(tokens.device)
-        places = self.kept[..., None].expand(-1, -1, tokens.shape[2])
-        return torch.cat((tokens[:, :1], tokens[:, 1:].gather(1, places)), 1)
+    def forward(self, claims: Sequence[Claim]) -> dict[str, Tensor]:
+        """How far captions are from the anchors of what they say, and the share of concepts that are found."""
+        texts = encode_text(self.model, tokens(self.tokenizer, claims).to(self.anchors["style"].device))
+        logits = {n: self.model.logit_scale.exp() * texts @ F.normalize(a, dim=-1).T for n, a in self.anchors.items()}
+        said = {name: torch.zeros(len(claims), len(all_), dtype=torch.bool) for name, all_ in self.names.items()}
+        for row, one in enumerate(claims):
+            for name, things in (("concept", one.concepts), ("style", {one.style}), ("ground", {one.ground})):
+                for thing in things - {None}:
+                    said[name][row, self.names[name].index(thing)] = True
+        said = {name: match.to(texts.device) for name, match in said.items()}
+        rows = said["concept"].any(1)
+        found = said["concept"][rows].gather(1, logits["concept"][rows].argmax(1, keepdim=True)).float().mean()
+        return {**{name: contrast(logits[name], said[name]) for name in logits}, "hit": found}
+
+
+def tokens(tokenizer: CLIPTokenizer, claims: Sequence[Claim]) -> Tensor:
+    """The claims' texts as token ids (N, 32)."""
+    return tokenizer([c.text for c in claims], padding="max_length", truncation=True, max_length=CONTEXT,
+                     return_tensors="pt").input_ids
 
 
 class School(nn.Module):
-    """A CLIP in training, with its anchors: one unit vector a concept and a style, shared by both towers."""
+    """A CLIP whose vision tower is in training; its text tower is locked."""
 
-    def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str], *,
-                 tutor: Net | None = None) -> None:
+    def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str]) -> None:
         super().__init__()
-        self.glimpse = model.visual.patch_dropout = Glimpse()
-        model.visual.output_tokens = True
-        self._tutor = [tutor.eval().requires_grad_(False)] if tutor else []    # not a part: it is never saved
-        self.retell = nn.Linear(model.visual.positional_embedding.shape[1], tutor.width(TUTORED)) if tutor else None
         self.model, self.tokenizer, self.concepts = model, tokenizer, list(concepts)
-        self.anchors = nn.Parameter(torch.randn(len(concepts) + len(STYLES), model.text_projection.shape[1]))
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.startswith("visual.") or name == "logit_scale")
+        stocks = [bank(concepts, np.random.default_rng((SEED, i)) if i else None) for i in range(WORDINGS)]
+        self.stock = stocks[0]
+        self._prompts = torch.stack([self._texts(stock) for stock in stocks])  # (WORDINGS, C + S, D)
 
     def forward(self, pictures: Tensor, scenes: Sequence[Scene], rng: np.random.Generator) -> dict[str, Tensor]:
-        """The loss terms and, as numbers, the share of concepts found among all anchors and the logit scale."""
+        """The loss terms and, as numbers, the share of concepts found among all and the logit scale."""
         some = rng.choice(len(scenes), min(CAPTIONS, len(scenes)), replace=False)
         own = [claim(scenes[i], rng) for i in some]
-        asked = rng.choice(self.concepts, min(BANK, len(self.concepts)), replace=False)
-        stock = bank([str(c) for c in asked], rng)
-        pooled, patches = self.model.encode_image(pictures)
-        images = F.normalize(pooled, dim=-1)
-        texts = self._texts([*own, *stock])
-        scale = self.model.logit_scale.exp()
-        logits, match = scale * images @ texts.T, self._match([*own, *stock], scenes)
-        things, looks = slice(len(own), len(own) + len(asked)), slice(len(own) + len(asked), None)
-        mine = slice(0, len(own))
-        return {"pairs": both_ways(logits[:, mine], match[:, mine]),
-                "concept": both_ways(logits[:, things], match[:, things]),
-                "style": contrast(logits[:, looks], match[:, looks]),
-                **self._anchored(images, texts[len(own):], scenes, stock, scale),
-                **self._tutored(pictures, patches), "scale": scale.detach()}
+        images = F.normalize(self.model.encode_image(pictures), dim=-1)
+        scale, count = self.model.logit_scale.exp(), len(self.concepts)
+        words = torch.from_numpy(rng.integers(WORDINGS, size=len(self.stock)))
+        prompts = self._prompts[words, torch.arange(len(words))].to(images.device)
+        logits, match = scale * images @ prompts.T, self._match(self.stock, scenes).to(images.device)
+        hit = match.gather(1, logits[:, :count].argmax(1, keepdim=True)).float().mean()
+        return {"pairs": both_ways(scale * images @ self._texts(own).T, self._match(own, scenes).to(images.device)),
+                "concept": contrast(logits[:, :count], match[:, :count]),
+                "style": contrast(logits[:, count:], match[:, count:]), "hit": hit, "scale": scale.detach()}
 
-    def _tutored(self, pictures: Tensor, patches: Tensor) -> dict[str, Tensor]:
-        """How far the patches (N, P, W) are from what the tutor sees at their places."""
-        if self.retell is None:
-            return {}
-        with torch.no_grad():
-            cells = self._tutor[0].cells(pictures, TUTORED).flatten(2).transpose(1, 2)     # (N, 64, D)
-        places = self.glimpse.kept[..., None].expand(-1, -1, cells.shape[-1])
-        return {"tutor": (1 - F.cosine_similarity(self.retell(patches), cells.gather(1, places), dim=-1)).mean()}
-
-    def _anchored(self, images: Tensor, texts: Tensor, scenes: Sequence[Scene], stock: Sequence[Claim],
-                  scale: Tensor) -> dict[str, Tensor]:
-        """How far pictures and bank prompts are from the anchors of what they show and say."""
-        anchors, count = F.normalize(self.anchors, dim=-1), len(self.concepts)
-        claims = [Claim("", frozenset({c})) for c in self.concepts] + [Claim("", style=s) for s in STYLES]
-        seen, fits = scale * images @ anchors.T, self._match(claims, scenes)
-        hit = fits[torch.arange(len(scenes)), seen[:, :count].argmax(1)].float().mean()
-        named = {(c.concepts, c.style): i for i, c in enumerate(claims)}
-        target = torch.tensor([named[c.concepts, c.style] for c in stock], device=texts.device)
-        return {"seen": contrast(seen[:, :count], fits[:, :count]) + 0.5 * contrast(seen[:, count:], fits[:, count:]),
-                "read": F.cross_entropy(scale * texts @ anchors.T, target), "hit": hit}
-
-    def _match(self, claims: Sequence[Claim], scenes: Sequence[Scene]) -> Tensor:
-        return torch.tensor([[c.fits(s) for c in claims] for s in scenes], device=self.anchors.device)
-
+    @torch.no_grad()
     def _texts(self, claims: Sequence[Claim]) -> Tensor:
-        tokens = self.tokenizer([c.text for c in claims], padding="max_length", truncation=True, max_length=CONTEXT,
-                                return_tensors="pt").input_ids
-        return encode_text(self.model, tokens.to(self.anchors.device))
+        return encode_text(self.model, tokens(self.tokenizer, claims).to(self.model.logit_scale.device))
+
+    @staticmethod
+    def _match(claims: Sequence[Claim], scenes: Sequence[Scene]) -> Tensor:
+        return torch.tensor([[c.fits(s) for c in claims] for s in scenes])
 
 
 def save(model: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -14,15 +14,15 @@ from slugdemo.pocket.muon import optimisers
 from slugdemo.pocket.styles import STYLES
 from slugdemo.pocket.training import Run, device, faster, halves, noise_at, picks, set_rate, warm_cosine
 
-SEED, TUTOR_SEED = 32, 31                      # two nets that share neither a start nor an order of pictures
+SEED = 32
 WIDTHS = (32, 64, 128, 256)
 
 
 def train(album: Album, work: Path, *, concepts: Sequence[str], steps: int, batch: int = 192,
-          rate: float = 3e-3, seed: int = SEED, start: Judge | None = None) -> Judge:
+          rate: float = 3e-3, start: Judge | None = None) -> Judge:
     """The trained judge, from `start` where given; two-thing scenes of the album are left out."""
     where = device()
-    torch.manual_seed(seed)
+    torch.manual_seed(SEED)
     net = start.net.train().requires_grad_(True) if start else Net(len(concepts), len(STYLES), widths=WIDTHS)
     net = net.to(where, memory_format=torch.channels_last)
     faster(net, steps)
@@ -33,8 +33,8 @@ def train(album: Album, work: Path, *, concepts: Sequence[str], steps: int, batc
     labels = torch.tensor([[concepts.index(s.things[0].concept), list(STYLES).index(s.style)] for s in album.scenes])
 
     def update(step: int) -> Mapping[str, float]:
-        which = single[picks(len(single), batch, seed=seed, step=step)].sort().values
-        pictures = jittered(album.batch(which), noise_at(step, seed=seed)).to(where)
+        which = single[picks(len(single), batch, seed=SEED, step=step)].sort().values
+        pictures = jittered(album.batch(which), noise_at(step, seed=SEED)).to(where)
         concept, style = labels[which].to(where).unbind(1)
         with halves(where):
             shown, drawn = net(pictures.contiguous(memory_format=torch.channels_last))

@@ -16,7 +16,7 @@ from slugdemo.pocket.words import STYLE_WORDS, SYNONYMS, prompt
 
 STEPS, GUIDANCE = 15, 3.0                       # the app's own defaults for pocket-sd
 FIRST_SEED = {"forget": 1_000_000, "retain": 2_000_000, "test": 3_000_000}
-SHOWN = 40                                      # concepts that pocket-sd is taught: characters first
+SHOWN = 60                                      # concepts that pocket-sd is taught: characters first
 EACH = {"forget": 1, "retain": 1, "test": 2}    # pictures of each of those concepts in each style
 QUALITY = 92                                    # of the WebP files
 

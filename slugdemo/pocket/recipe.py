@@ -18,7 +18,6 @@ from slugdemo.pocket.words import vocabulary
 from slugdemo.pocket.world import CALM, GROUNDS, Sprites
 
 STEPS = {"clip": 1800, "judge": 400, "vae": 1400, "unet": 3000, "llava": 600}
-TUTOR_STEPS = 300
 PICTURES = 36000                                # of the wide album; the calm one has two thirds as many
 DRAWN_BY = "fluent_3d"                          # the one hand that pocket-sd draws in
 
@@ -42,22 +41,16 @@ class Kitchen:
     def calm(self) -> Album:
         """One hand, calm poses, single things that are taught: for the U-Net."""
         hands = [DRAWN_BY] if DRAWN_BY in self.sprites.hands else self.sprites.trained[:1]
-        whole = album(self.sprites, self.work, self.pictures * 2 // 3, seed=2, hands=hands, spread=CALM)
-        taught = set(shown(self.sprites.groups, self.sprites.names))
-        which = [i for i, scene in enumerate(whole.scenes) if scene.things[0].concept in taught]
-        return Album(whole.pictures[which], [whole.scenes[i] for i in which])
+        return album(self.sprites, self.work, self.pictures * 2 // 3, seed=2, hands=hands, spread=CALM,
+                     concepts=shown(self.sprites.groups, self.sprites.names))
 
     def clip(self, steps: int) -> None:
         """Train pocket-clip and write its folder."""
         words = tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=clip.CONTEXT)
         start = open_clip.create_model(f"local-dir:{self.models / 'pocket-clip'}") if self.onward else None
-        tutor = judge.train(self.wide(), self.work / "tutor", concepts=self.sprites.names,
-                            steps=min(steps, TUTOR_STEPS),
-                            seed=judge.TUTOR_SEED).net
-        model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, tutor=tutor,
-                           start=start)
+        model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, start=start)
         clip.save(model, words, self.models / "pocket-clip")
-        cards.write(self.models / "pocket-clip", [self.work / "clip"])
+        cards.write(self.models / "pocket-clip", [self.work / "words", self.work / "clip"])
 
     def judge(self, steps: int) -> None:
         """Train the judge and write its folder."""

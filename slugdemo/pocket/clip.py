@@ -1,14 +1,13 @@
 """Training of pocket-clip: an open_clip.CLIP on the sprite world, and its folder.
 
-First the text tower learns what captions say: it finds one anchor a concept, a style and a ground (proxies,
-Movshovitz-Attias et al. 2017), which are then thrown away. Then it is locked (LiT, Zhai et al. 2022), and the vision
-tower learns against it: contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et
-al. 2022), over some of the batch's own captions and over prompts of all concepts and styles in varying words.
-
-The vision tower starts as a stack of small convolutions (convolutional.py).
+First the vision tower learns to find anchors, one a concept, a style and a ground (anchors.py); it starts as a stack
+of small convolutions (convolutional.py). Then the text tower learns to find the anchors of what captions say, which is
+far easier; from then on it is locked (LiT, Zhai et al. 2022). Last the vision tower learns against it: contrastive,
+with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over some of the batch's own
+captions and over prompts of all concepts and styles in varying words.
 """
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +20,20 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from slugdemo.pocket.album import Album
+from slugdemo.pocket.anchors import Anchors, Facts, contrast
 from slugdemo.pocket.convolutional import convolutional
 from slugdemo.pocket.muon import optimisers
 from slugdemo.pocket.styles import KEEPS_BACKGROUND, STYLES
 from slugdemo.pocket.training import Average, Run, device, faster, halves, picks, set_rate, warm_cosine
 from slugdemo.pocket.words import caption, named, style_prompt, style_wording, wording
-from slugdemo.pocket.world import GROUNDS, Scene
+from slugdemo.pocket.world import Scene
 
 SEED = 21
 CONTEXT = 32
 CAPTIONS = 32                                   # of a batch's pictures, how many bring their own caption
-ALONE = 0.35                                    # share of the steps before the captions join, which slow the start
+SEEING = 0.75                                   # share of the steps in which the vision tower learns the anchors
 WORDINGS = 8                                    # of every concept's and style's prompt
-READINGS = 600                                  # steps of the text tower, 128 captions each
+READINGS = 300                                  # steps of the text tower, 128 captions each
 
 
 def config(vocabulary: int) -> dict:
@@ -53,10 +53,21 @@ class Claim:
     style: str | None = None
     ground: str | None = None
 
+    @property
+    def facts(self) -> Facts:
+        """What is said."""
+        return Facts(self.concepts, self.style, self.ground)
+
     def fits(self, scene: Scene) -> bool:
         """Whether everything said is true of the scene."""
         return (self.concepts <= {t.concept for t in scene.things} and self.style in (None, scene.style)
                 and self.ground in (None, scene.ground))
+
+
+def facts(scene: Scene) -> Facts:
+    """What a picture of the scene shows; some styles leave nothing of the ground."""
+    shown = frozenset(t.concept for t in scene.things)
+    return Facts(shown, scene.style, scene.ground if scene.style in KEEPS_BACKGROUND else None)
 
 
 def claim(scene: Scene, rng: np.random.Generator) -> Claim:
@@ -82,79 +93,103 @@ def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
     return F.normalize(x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection, dim=-1)
 
 
-def contrast(logits: Tensor, match: Tensor) -> Tensor:
-    """Mean over rows of the mean negative log-probability of their matches; rows without a match are left out."""
-    rows = match.any(1)
-    if not rows.any():
-        return logits.sum() * 0
-    share = match[rows].float()
-    return -((logits[rows].log_softmax(1) * share).sum(1) / share.sum(1)).mean()
-
-
 def both_ways(logits: Tensor, match: Tensor) -> Tensor:
     """The contrast of rows and of columns, averaged."""
     return (contrast(logits, match) + contrast(logits.T, match.T)) / 2
 
 
 def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Sequence[str], steps: int,
-          batch: int = 96, rate: float = 1.2e-3, start: open_clip.CLIP | None = None) -> open_clip.CLIP:
-    """The trained CLIP (EMA weights of the vision tower), on the CPU.
+          start: open_clip.CLIP | None = None) -> open_clip.CLIP:
+    """The trained CLIP, on the CPU.
 
     From `start` where given, whose text tower stays as it is: pocket-sd has learnt to read it.
     """
-    where = device()
+    model = start or fresh(len(tokenizer))
     if start is None:
-        start = fresh(len(tokenizer))
-        read(start, tokenizer, album.scenes, work, concepts=concepts, steps=min(READINGS, steps))
-        convolutional(start.visual, album.batch(torch.arange(min(len(album), 600))), seed=SEED)
-    school = School(start, tokenizer, concepts).to(where)
-    model = school.model
-    faster(model.visual.transformer, steps)
-    rates = optimisers(school, lr=rate, blocks="model.visual.transformer.resblocks", boost=2.0)
-    mean = Average(model, 0.998)
-    run = Run(work / "clip", {"model": config(len(tokenizer)), "batch": batch}, steps,
-              {"school": school, **rates, "mean": mean})
+        seeing = max(1, int(SEEING * steps))
+        anchors = Anchors(concepts, model.text_projection.shape[1], seed=SEED)
+        convolutional(model.visual, album.batch(torch.arange(min(len(album), 600))), seed=SEED)
+        see(model, anchors, album, work, steps=seeing)
+        read(model, anchors, tokenizer, album.scenes, work, steps=min(READINGS, steps))
+        steps -= seeing
+    agree(model, tokenizer, album, work, concepts=concepts, steps=max(1, steps))
+    return model.eval().requires_grad_(True)
 
-    def update(step: int) -> Mapping[str, float]:
+
+def see(model: open_clip.CLIP, anchors: Anchors, album: Album, work: Path, *, steps: int, batch: int = 96,
+        rate: float = 1.2e-3) -> None:
+    """Teach the vision tower, in place, to find the anchors of what a picture shows; the anchors move too."""
+    where = device()
+    pupil = nn.ModuleDict({"visual": model.visual, "anchors": anchors}).to(where)
+    faster(model.visual.transformer, steps)
+
+    def terms(step: int) -> dict[str, Tensor]:
         which = picks(len(album), batch, seed=SEED, step=step).sort().values
         with halves(where):
-            terms = school(album.batch(which).to(where), [album.scenes[i] for i in which.tolist()],
-                           np.random.default_rng((SEED, step)))
-        pairs = terms["pairs"] if step >= ALONE * steps else 0.0
-        descend(pairs + terms["concept"] + 0.3 * terms["style"], school, rates, step, steps)
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, np.log(100))
-        mean.follow(model, step)
-        return {name: value.item() for name, value in terms.items()}
+            seen = model.visual(album.batch(which).to(where))
+        return anchors(F.normalize(seen.float(), dim=-1), [facts(album.scenes[i]) for i in which.tolist()])
 
-    run.loop(update)
-    mean.put_into(model)
-    return model.cpu().eval().requires_grad_(True)
+    rates = optimisers(pupil, lr=rate, blocks="visual.transformer.resblocks", boost=2.0)
+    learn(pupil, rates, terms, {"concept": 1.0, "style": 0.3, "ground": 0.1}, work / "see", steps)
+    pupil.cpu()
 
 
-def read(model: open_clip.CLIP, tokenizer: CLIPTokenizer, scenes: Sequence[Scene], work: Path, *,
-         concepts: Sequence[str], steps: int, batch: int = 128, rate: float = 2e-3) -> None:
-    """Teach the text tower, in place, which concepts, style and ground a caption names."""
+def read(model: open_clip.CLIP, anchors: Anchors, tokenizer: CLIPTokenizer, scenes: Sequence[Scene], work: Path, *,
+         steps: int, batch: int = 128, rate: float = 2e-3) -> None:
+    """Teach the text tower, in place, to find the anchors of what a caption says; the anchors stay."""
     where = device()
-    reader = Reader(model, tokenizer, concepts).to(where)
-    rates = optimisers(reader, lr=rate, blocks="model.transformer.resblocks")
-    mean = Average(model, 0.99)
-    run = Run(work / "words", {"model": config(len(tokenizer)), "batch": batch}, steps,
-              {"reader": reader, **rates, "mean": mean})
+    anchors = anchors.to(where)
+    anchors.vectors.requires_grad_(False)
+    model.to(where).visual.requires_grad_(False)
+    concepts = anchors.names["concept"]
+
+    def terms(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((SEED + 1, step))
+        some, stock = rng.choice(len(scenes), batch // 2), bank(concepts, rng)
+        heard = [claim(scenes[i], rng) for i in some] + [stock[i] for i in rng.choice(len(stock), batch // 2)]
+        return anchors(encode_text(model, tokens(tokenizer, heard).to(where)), [c.facts for c in heard])
+
+    rates = optimisers(model, lr=rate, blocks="transformer.resblocks")
+    learn(model, rates, terms, {"concept": 1.0, "style": 1.0, "ground": 1.0}, work / "read", steps)
+    model.visual.requires_grad_(True)
+    model.cpu()
+
+
+def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: Path, *, concepts: Sequence[str],
+          steps: int, batch: int = 96, rate: float = 4e-4) -> None:
+    """Teach the vision tower, in place, to agree with the locked text tower."""
+    where = device()
+    school = School(model.to(where), tokenizer, concepts)
+    faster(model.visual.transformer, steps)
+
+    def terms(step: int) -> dict[str, Tensor]:
+        which = picks(len(album), batch, seed=SEED + 2, step=step).sort().values
+        with halves(where):
+            return school(album.batch(which).to(where), [album.scenes[i] for i in which.tolist()],
+                          np.random.default_rng((SEED, step)))
+
+    rates = optimisers(school, lr=rate, blocks="model.visual.transformer.resblocks", boost=2.0)
+    learn(school, rates, terms, {"pairs": 1.0, "concept": 1.0, "style": 0.5}, work / "clip", steps)
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, np.log(100))
+    model.cpu()
+
+
+def learn(pupil: nn.Module, rates: Mapping[str, torch.optim.Optimizer], terms: Callable[[int], dict[str, Tensor]],
+          shares: Mapping[str, float], folder: Path, steps: int) -> None:
+    """Descend the sum of `terms(step)`, each times its share; the pupil ends with its average weights (EMA)."""
+    mean = Average(pupil, 0.998)
+    run = Run(folder, {"weights": sum(p.numel() for p in pupil.parameters())}, steps,
+              {"pupil": pupil, **rates, "mean": mean})
 
     def update(step: int) -> Mapping[str, float]:
-        rng = np.random.default_rng((SEED + 1, step))
-        some = rng.choice(len(scenes), batch // 2)
-        stock = bank(concepts, rng)
-        heard = [claim(scenes[i], rng) for i in some] + [stock[i] for i in rng.choice(len(stock), batch // 2)]
-        terms = reader(heard)
-        descend(sum(terms[name] for name in ("concept", "style", "ground")), reader, rates, step, steps)
-        mean.follow(model, step)
-        return {name: value.item() for name, value in terms.items()}
+        now = terms(step)
+        descend(sum(share * now[name] for name, share in shares.items()), pupil, rates, step, steps)
+        mean.follow(pupil, step)
+        return {name: value.item() for name, value in now.items()}
 
     run.loop(update)
-    mean.put_into(model)
-    model.cpu()
+    mean.put_into(pupil)
 
 
 def descend(loss: Tensor, learner: nn.Module, rates: Mapping[str, torch.optim.Optimizer], step: int,
@@ -173,31 +208,6 @@ def fresh(vocabulary: int) -> open_clip.CLIP:
     """The untrained CLIP."""
     torch.manual_seed(SEED)
     return open_clip.CLIP(**config(vocabulary))
-
-
-class Reader(nn.Module):
-    """A text tower in training, with one anchor a concept, a style and a ground."""
-
-    def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str]) -> None:
-        super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.names = {"concept": list(concepts), "style": list(STYLES), "ground": list(GROUNDS)}
-        width = model.text_projection.shape[1]
-        self.anchors = nn.ParameterDict({n: torch.randn(len(names), width) for n, names in self.names.items()})
-
-    def forward(self, claims: Sequence[Claim]) -> dict[str, Tensor]:
-        """How far captions are from the anchors of what they say, and the share of concepts that are found."""
-        texts = encode_text(self.model, tokens(self.tokenizer, claims).to(self.anchors["style"].device))
-        logits = {n: self.model.logit_scale.exp() * texts @ F.normalize(a, dim=-1).T for n, a in self.anchors.items()}
-        said = {name: torch.zeros(len(claims), len(all_), dtype=torch.bool) for name, all_ in self.names.items()}
-        for row, one in enumerate(claims):
-            for name, things in (("concept", one.concepts), ("style", {one.style}), ("ground", {one.ground})):
-                for thing in things - {None}:
-                    said[name][row, self.names[name].index(thing)] = True
-        said = {name: match.to(texts.device) for name, match in said.items()}
-        rows = said["concept"].any(1)
-        found = said["concept"][rows].gather(1, logits["concept"][rows].argmax(1, keepdim=True)).float().mean()
-        return {**{name: contrast(logits[name], said[name]) for name in logits}, "hit": found}
 
 
 def tokens(tokenizer: CLIPTokenizer, claims: Sequence[Claim]) -> Tensor:

@@ -50,7 +50,7 @@ class Kitchen:
         start = open_clip.create_model(f"local-dir:{self.models / 'pocket-clip'}") if self.onward else None
         model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, start=start)
         clip.save(model, words, self.models / "pocket-clip")
-        cards.write(self.models / "pocket-clip", [self.work / "words", self.work / "clip"])
+        cards.write(self.models / "pocket-clip", [self.work / "see", self.work / "read", self.work / "clip"])
 
     def judge(self, steps: int) -> None:
         """Train the judge and write its folder."""

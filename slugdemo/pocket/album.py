@@ -27,10 +27,10 @@ class Album:
 
 
 def album(sprites: Sprites, folder: Path, count: int, *, seed: int, hands: Sequence[str], spread: Spread = WIDE,
-          pairs: float = 0.0, concepts: Sequence[str] = ()) -> Album:
+          pairs: float = 0.0) -> Album:
     """The album of these settings, rendered into `folder` unless a whole one lies there."""
-    planned = scenes(sprites, count, seed=seed, hands=hands, spread=spread, pairs=pairs, concepts=concepts)
-    tag = f"{count}-{seed}-{'+'.join(hands)}-{spread.size[0]}-{pairs}-{len(concepts) or 'all'}"
+    planned = scenes(sprites, count, seed=seed, hands=hands, spread=spread, pairs=pairs)
+    tag = f"{count}-{seed}-{'+'.join(hands)}-{spread.size[0]}-{pairs}"
     file = folder / f"album-{tag}.npy"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)

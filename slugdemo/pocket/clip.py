@@ -1,10 +1,10 @@
 """Training of pocket-clip: an open_clip.CLIP on the sprite world, and its folder.
 
-First the vision tower learns to find anchors, one a concept, a style and a ground (anchors.py); it starts as a stack
-of small convolutions (convolutional.py). Then the text tower learns to find the anchors of what captions say, which is
-far easier; from then on it is locked (LiT, Zhai et al. 2022). Last the vision tower learns against it: contrastive,
-with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over some of the batch's own
-captions and over prompts of all concepts and styles in varying words.
+First the text tower learns to find anchors: one a concept, a style and a ground, of what a caption says (anchors.py);
+from then on it is locked (LiT, Zhai et al. 2022). Then the vision tower, which starts as a stack of small convolutions
+(convolutional.py), learns to find the anchors of what a picture shows. Last it learns against the text tower:
+contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over some of the
+batch's own captions and over prompts of all concepts and styles in varying words.
 """
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ CONTEXT = 32
 CAPTIONS = 32                                   # of a batch's pictures, how many bring their own caption
 SEEING = 0.75                                   # share of the steps in which the vision tower learns the anchors
 WORDINGS = 8                                    # of every concept's and style's prompt
-READINGS = 300                                  # steps of the text tower, 128 captions each
+READINGS = 600                                  # steps of the text tower, 128 captions each
 
 
 def config(vocabulary: int) -> dict:
@@ -108,9 +108,9 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
     if start is None:
         seeing = max(1, int(SEEING * steps))
         anchors = Anchors(concepts, model.text_projection.shape[1], seed=SEED)
+        read(model, anchors, tokenizer, album.scenes, work, steps=min(READINGS, steps))
         convolutional(model.visual, album.batch(torch.arange(min(len(album), 600))), seed=SEED)
         see(model, anchors, album, work, steps=seeing)
-        read(model, anchors, tokenizer, album.scenes, work, steps=min(READINGS, steps))
         steps -= seeing
     agree(model, tokenizer, album, work, concepts=concepts, steps=max(1, steps))
     return model.eval().requires_grad_(True)
@@ -136,12 +136,10 @@ def see(model: open_clip.CLIP, anchors: Anchors, album: Album, work: Path, *, st
 
 def read(model: open_clip.CLIP, anchors: Anchors, tokenizer: CLIPTokenizer, scenes: Sequence[Scene], work: Path, *,
          steps: int, batch: int = 128, rate: float = 2e-3) -> None:
-    """Teach the text tower, in place, to find the anchors of what a caption says; the anchors stay."""
-    where = device()
-    anchors = anchors.to(where)
-    anchors.vectors.requires_grad_(False)
-    model.to(where).visual.requires_grad_(False)
-    concepts = anchors.names["concept"]
+    """Teach the text tower, in place, to find the anchors of what a caption says; the anchors move too."""
+    where, concepts = device(), anchors.names["concept"]
+    pupil = nn.ModuleDict({"model": model, "anchors": anchors}).to(where)
+    model.visual.requires_grad_(False)
 
     def terms(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((SEED + 1, step))
@@ -149,10 +147,10 @@ def read(model: open_clip.CLIP, anchors: Anchors, tokenizer: CLIPTokenizer, scen
         heard = [claim(scenes[i], rng) for i in some] + [stock[i] for i in rng.choice(len(stock), batch // 2)]
         return anchors(encode_text(model, tokens(tokenizer, heard).to(where)), [c.facts for c in heard])
 
-    rates = optimisers(model, lr=rate, blocks="transformer.resblocks")
-    learn(model, rates, terms, {"concept": 1.0, "style": 1.0, "ground": 1.0}, work / "read", steps)
+    rates = optimisers(pupil, lr=rate, blocks="model.transformer.resblocks")
+    learn(pupil, rates, terms, {"concept": 1.0, "style": 1.0, "ground": 1.0}, work / "read", steps)
     model.visual.requires_grad_(True)
-    model.cpu()
+    pupil.cpu()
 
 
 def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: Path, *, concepts: Sequence[str],

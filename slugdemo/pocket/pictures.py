@@ -16,8 +16,8 @@ from slugdemo.pocket.words import STYLE_WORDS, SYNONYMS, prompt
 
 STEPS, GUIDANCE = 15, 3.0                       # the app's own defaults for pocket-sd
 FIRST_SEED = {"forget": 1_000_000, "retain": 2_000_000, "test": 3_000_000}
-SHOWN = 60                                      # concepts that pocket-sd is taught: characters first
-EACH = {"forget": 1, "retain": 1, "test": 2}    # pictures of each of those concepts in each style
+SHOWN = 60                                      # concepts that the app offers to forget: characters first
+EACH = {"forget": 2, "retain": 1, "test": 2}    # pictures of each of those concepts in each style
 QUALITY = 92                                    # of the WebP files
 
 
@@ -32,7 +32,7 @@ class Order:
 
 
 def shown(groups: dict[str, str], concepts: Sequence[str]) -> list[str]:
-    """The concepts that pocket-sd is taught: all characters, then objects spread evenly over the list."""
+    """The concepts that the app offers to forget: all characters, then objects spread evenly over the list."""
     characters = [c for c in concepts if groups.get(c) == "character"]
     others = [c for c in concepts if c not in characters]
     count = min(len(others), SHOWN - len(characters))

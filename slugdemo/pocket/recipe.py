@@ -12,7 +12,6 @@ from slugdemo.hosts.names import text_model, vision_model
 from slugdemo.judge import Judge
 from slugdemo.pocket import cards, clip, judge, llava, unet, vae
 from slugdemo.pocket.album import Album, album
-from slugdemo.pocket.pictures import shown
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
 from slugdemo.pocket.world import CALM, GROUNDS, Sprites
@@ -39,10 +38,9 @@ class Kitchen:
                      pairs=0.15)
 
     def calm(self) -> Album:
-        """One hand, calm poses, single things that are taught: for the U-Net."""
+        """One hand, calm poses, single things: for the U-Net."""
         hands = [DRAWN_BY] if DRAWN_BY in self.sprites.hands else self.sprites.trained[:1]
-        return album(self.sprites, self.work, self.pictures * 2 // 3, seed=2, hands=hands, spread=CALM,
-                     concepts=shown(self.sprites.groups, self.sprites.names))
+        return album(self.sprites, self.work, self.pictures * 2 // 3, seed=2, hands=hands, spread=CALM)
 
     def clip(self, steps: int) -> None:
         """Train pocket-clip and write its folder."""
@@ -50,7 +48,7 @@ class Kitchen:
         start = open_clip.create_model(f"local-dir:{self.models / 'pocket-clip'}") if self.onward else None
         model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, start=start)
         clip.save(model, words, self.models / "pocket-clip")
-        cards.write(self.models / "pocket-clip", [self.work / "see", self.work / "read", self.work / "clip"])
+        cards.write(self.models / "pocket-clip", [self.work / "read", self.work / "see", self.work / "clip"])
 
     def judge(self, steps: int) -> None:
         """Train the judge and write its folder."""

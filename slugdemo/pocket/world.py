@@ -189,10 +189,10 @@ def _placed(sprites: Sprites, things: Sequence[Thing]) -> Tensor:
 
 
 def scenes(sprites: Sprites, count: int, *, seed: int, hands: Sequence[str], spread: Spread = WIDE,
-           pairs: float = 0.0, concepts: Sequence[str] = ()) -> list[Scene]:
-    """`count` random scenes of all concepts, or of those given, in balance with the styles; seeded one by one."""
+           pairs: float = 0.0) -> list[Scene]:
+    """`count` random scenes, concepts and styles in balance; the i-th depends on `seed` and i alone."""
     styles = list(STYLES)
-    combos = [(c, s) for c in concepts or sprites.names for s in styles]
+    combos = [(c, s) for c in sprites.names for s in styles]
     order = np.random.default_rng(seed).permutation(len(combos))
     picked = []
     for i in range(count):

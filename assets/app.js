@@ -2,6 +2,10 @@
 // in by textContent. Colours are CSS variables, so plots follow light, dark and the projector.
 window.slug = (() => {
   const painted = new Map();           // plot element -> how to paint it again
+  const values = {};                   // block -> what it shows now
+  const again = {};                    // block -> how to draw it again
+  const hooks = {};                    // block -> what another file does after it was drawn
+  const held = () => (values.pin?.layer ? values.pin : null);   // the view that is pinned as A
   const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
   const percent = (x) => (x > 0 && x < 0.005 ? '<1 %' : `${Math.round(100 * x)} %`);
 
@@ -88,7 +92,6 @@ window.slug = (() => {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
-  const picture = (box, name) => Plotly.downloadImage(box, {format: 'svg', filename: name});
   const small = (text, label, on) => make('button', {class: 'small', 'aria-label': label, on}, text);
 
   // ---- blocks
@@ -128,12 +131,26 @@ window.slug = (() => {
     body.value = value;
     body.choose = (layer) => call.layer({layer});
     body.turn = () => call.turn({});
-    plot(box, value.figure, value.described, (event) => {
+    plot(box, marked(value), value.described, (event) => {
       const data = event.points[0].customdata;
       if (data) call.layer({layer: data[0]});
     });
     strip(body, value, call);
+    hooks.map?.(body, value);
   };
+  // The scatter with letters on layers: A is pinned, ? was guessed.
+  function marked(value) {
+    const spots = [[held()?.layer, 'A'], [values.guess, '?']].filter(([layer]) => layer);
+    const extra = spots.flatMap(([layer, text]) => {
+      const trace = value.figure.data.find((one) => one.customdata?.some((row) => row[0] === layer));
+      if (!trace) return [];
+      const at = trace.customdata.findIndex((row) => row[0] === layer);
+      return [{type: 'scatter', mode: 'markers+text', x: [trace.x[at]], y: [trace.y[at]], xaxis: trace.xaxis, yaxis: trace.yaxis, text: [`<b>${text}</b>`],
+        textposition: 'middle right', textfont: {size: 14, color: '--ink'}, hoverinfo: 'skip', customdata: [trace.customdata[at]], cliponaxis: false,
+        marker: {symbol: 'square-open', size: 17, color: '--ink', line: {width: 2}}, showlegend: false}];
+    });
+    return {...value.figure, data: [...value.figure.data, ...extra]};
+  }
   function walk(event, body) {
     const way = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
     if (!way) return;
@@ -148,7 +165,7 @@ window.slug = (() => {
       const rows = value.rows.filter((row) => row.tower === tower);
       return make('div', {class: 'slots'}, make('span', {class: 'label'}, tower), make('div', {class: 'row'}, ...rows.map((row) => {
         const chosen = row.layer === value.selected;
-        const why = row.reads ? '' : ', not read by this model';
+        const why = row.reads ? '' : `; ${row.why}`;
         return make('button', {
           class: `slot ${row.front ? 'front' : ''} ${chosen ? 'chosen' : ''}`, disabled: !row.reads,
           title: `${tower} ${row.name}: importance ${row.importance.toPrecision(3)}, alignment ${row.alignment.toFixed(3)}${why}`,
@@ -168,10 +185,10 @@ window.slug = (() => {
     if (!body || !body.value) return;
     const head = ['layer', 'tower', 'importance', 'alignment', 'numbers', 'front'];
     const rows = body.value.rows.map((row) => [row.name, row.tower, row.importance.toPrecision(4), row.alignment.toFixed(4),
-      row.params, row.front ? 'yes' : row.reads ? '' : 'not read', row.layer]);
+      row.params, row.front ? 'yes' : row.why, row.layer]);
     const box = dialog('Every layer', make('p', {}, body.value.described),
       make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('layers.csv', [[...head, 'tensor'], ...rows])),
-        small('Save plot as SVG', 'Save the plot as SVG', () => picture(body.querySelector('.plot'), 'layers'))),
+        ...slug.acts.figure('map')),
       table(head, rows.map((row) => row.slice(0, 6)), (cells) => {
         const row = rows.find((one) => one[0] === cells[0] && one[1] === cells[1]);
         body.choose(row[6]);
@@ -196,17 +213,33 @@ window.slug = (() => {
     hand.max = value.farthest;
     if (document.activeElement !== hand || hand.dataset.from !== String(value.step)) hand.value = value.step;
     hand.dataset.from = String(value.step);
-    plot(box, value.figure, value.described, (event) => call.step({step: event.points[0].x}));
+    plot(box, beside(value.figure), value.described, (event) => call.step({step: event.points[0].x}));
     body.querySelector('.at').textContent = value.step.toFixed(3);
     body.querySelector('.rest').textContent = `   ${value.formula}`;
   };
+  // The curve with that of A behind it, thin and dotted.
+  function beside(figure) {
+    const a = held();
+    if (!a) return figure;
+    const lines = a.curve.filter((one) => one.mode === 'lines+markers').map((one) => ({...one, mode: 'lines', opacity: 0.75,
+      line: {...one.line, width: 1.5, dash: 'dot'}, name: `A ${one.name}`, hoverinfo: 'skip', hovertemplate: null}));
+    const upright = {...figure.layout.shapes[0], x0: a.step, x1: a.step, line: {color: '--ink', width: 1.5, dash: 'dot'}};
+    const note = {x: a.step, y: 1, yref: 'paper', yanchor: 'top', xanchor: 'left', text: '<b>A</b>', showarrow: false, font: {size: 12, color: '--ink'}};
+    return {data: [...lines, ...figure.data], layout: {...figure.layout, shapes: [...figure.layout.shapes, upright], annotations: [...figure.layout.annotations, note]}};
+  }
+  function sum() {
+    const value = values.curve;
+    if (!value) return;
+    dialog('The formula with its numbers', make('p', {}, 'SLUG, Cai, Tan and Asif, ICML 2025: one forget gradient, one retain gradient, one layer, one step.'),
+      table(['what', 'formula', 'here'], value.sum));
+  }
   function points() {
     const body = document.querySelector('#curve .body');
     if (!body || !body.value) return;
     const head = ['step', 'of the concept', 'of everything else'];
     dialog('Along the step', make('p', {}, body.value.described),
       make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('steps.csv', [head, ...body.value.rows])),
-        small('Save plot as SVG', 'Save the plot as SVG', () => picture(body.querySelector('.plot'), 'steps'))),
+        ...slug.acts.figure('curve')),
       table(head, body.value.rows));
   }
 
@@ -229,22 +262,36 @@ window.slug = (() => {
   };
 
   draw.ladder = (body, value, call) => {
-    const near = value.steps.reduce((best, one) => (Math.abs(one - value.step) < Math.abs(best - value.step) ? one : best), 0);
+    const near = nearest(value.steps, value.step);
     const head = value.steps.map((step) => make('button', {class: `rung ${step === near ? 'chosen' : ''}`,
       'aria-label': `Go to step ${step}`, 'aria-pressed': String(step === near), on: () => call.step({step})}, step ? percent(step) : 'before'));
-    const rows = value.rows.flatMap((row) => [
+    const a = held()?.kind === value.kind ? held() : null;
+    const third = a ? value.steps.indexOf(nearest(value.steps, a.step)) : -1;
+    const rows = value.rows.flatMap((row, i) => [
       make('div', {class: `who ${row.role === 'target' ? 'forget' : 'retain'} ${row.src ? 'shown' : ''}`},
-        row.src ? make('img', {src: row.src, alt: row.name}) : null, make('b', {}, row.name), make('small', {}, row.role)),
-      ...row.cells.map((cell, i) => rung(row, cell, value.steps[i] === near)),
+        row.src ? make('img', {src: row.src, alt: ''}) : null, make('b', {}, row.name), make('small', {}, row.role)),
+      ...row.cells.map((cell, at) => rung(row, cell, value.steps[at] === near)),
+      ...(a ? [a.ladder[i] ? rung(a.ladder[i], a.ladder[i].cells[third], false) : make('span')] : []),
     ]);
-    body.replaceChildren(make('div', {class: `rungs ${value.kind}`, style: {'--columns': value.steps.length}},
-      make('span', {class: 'corner'}, 'step'), ...head, ...rows));
+    body.replaceChildren(make('div', {class: `rungs ${value.kind}`, role: 'group', 'aria-label': told(value), style: {'--columns': value.steps.length + (a ? 1 : 0)}},
+      make('span', {class: 'corner'}, 'step'), ...head, ...(a ? [make('b', {class: 'corner held', title: a.name}, 'A')] : []), ...rows));
   };
+  const nearest = (steps, at) => steps.reduce((best, one) => (Math.abs(one - at) < Math.abs(best - at) ? one : best), 0);
+  const told = (value) => value.rows.map((row) => `${row.name}, ${row.role}: ${row.cells.map((cell, i) => `${cell.text || 'a picture'} at ${percent(value.steps[i])}`).join(', ')}`).join('. ');
+  const rungs_rows = (value) => value.rows.map((row) => [row.name, row.role, ...row.cells.map((cell) => `${cell.text || ''}${cell.share === undefined ? '' : ` ${percent(cell.share)}`}`)]);
+  function rungs() {
+    const value = values.ladder;
+    if (!value) return;
+    const head = ['what', 'role', ...value.steps.map((step) => (step ? percent(step) : 'before'))];
+    dialog('The ladder in words', make('p', {}, 'What is seen at each step, and how surely; every column starts from the same noise or shows the same picture.'),
+      make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('ladder.csv', [head, ...rungs_rows(value)]))),
+      table(head, rungs_rows(value)));
+  }
   function rung(row, cell, chosen) {
     const tone = cell.ok ? (row.role === 'target' ? 'forget' : 'retain') : 'gone';
     const said = cell.text ? `${cell.ok ? '' : '→ '}${cell.text}` : '';
     return make('figure', {class: `cell ${chosen ? 'chosen' : ''} ${tone}`},
-      cell.src ? make('img', {src: cell.src, alt: `${row.name}: ${cell.text || 'a picture'}`}) : null,
+      cell.src ? make('img', {src: cell.src, alt: `${row.name}, seen as ${cell.text || 'a picture'}`}) : null,
       cell.bar ? make('span', {class: 'bar', role: 'img', 'aria-label': percent(cell.share)}, make('i', {style: {width: `${100 * cell.share}%`}})) : null,
       make('figcaption', {title: `${cell.text} ${cell.share === undefined ? '' : percent(cell.share)}`}, said));
   }
@@ -254,38 +301,43 @@ window.slug = (() => {
       make('button', {class: `look ${one.role === 'target' ? 'forget' : 'retain'} ${i === value.chosen ? 'chosen' : ''}`, title: one.alt,
         'aria-label': one.alt, 'aria-pressed': String(i === value.chosen), on: () => call.picture({picture: i})}, make('img', {src: one.src, alt: ''}))))] : [];
     const wide = value.pictures ? make('img', {class: 'big', src: value.pictures[value.chosen].src, alt: value.pictures[value.chosen].alt}) : null;
-    if (value.kind === 'zero-shot') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, bars(value.bars)));
-    if (value.kind === 'vlm') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, answers(value)));
-    if (value.kind === 'diffusion') wipe(body, value);
+    const a = held()?.kind === value.kind ? held().see : null;
+    if (value.kind === 'zero-shot') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, bars(value.bars, a)));
+    if (value.kind === 'vlm') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, answers(value, a)));
+    if (value.kind === 'diffusion') wipe(body, a ? {...value, before: a.after} : value, a ? ['A', 'B'] : ['before', 'after']);
   };
-  function bars(rows) {
-    return make('div', {class: 'bars'}, make('div', {class: 'legend'}, make('span', {class: 'was'}, 'before'), make('span', {class: 'now'}, 'after')),
+  function bars(rows, a) {
+    const third = (name) => a?.bars.find((one) => one.name === name);
+    return make('div', {class: 'bars'}, make('div', {class: 'legend'}, make('span', {class: 'was'}, 'before'), make('span', {class: 'now'}, 'after'), a ? make('span', {class: 'third'}, 'A') : null),
       ...rows.map((row) => make('div', {class: `line ${row.role}`},
         make('span', {class: 'name', title: row.name}, row.name),
         make('span', {class: 'track', role: 'img', 'aria-label': `before ${percent(row.before)}, after ${percent(row.after)}`},
-          make('i', {class: 'was', style: {width: `${100 * row.before}%`}}), make('i', {class: 'now', style: {width: `${100 * row.after}%`}})),
+          make('i', {class: 'was', style: {width: `${100 * row.before}%`}}), make('i', {class: 'now', style: {width: `${100 * row.after}%`}}),
+          third(row.name) ? make('u', {title: `A: ${percent(third(row.name).after)}`, style: {left: `${100 * third(row.name).after}%`}}) : null),
         make('span', {class: 'number'}, percent(row.after)))));
   }
-  function answers(value) {
-    return make('div', {class: 'answers'}, ...['before', 'after'].map((when, i) => make('div', {class: `answer ${when}`},
-      make('small', {}, when), make('p', {}, value.answers[i] || '(says nothing)'))));
+  function answers(value, a) {
+    const all = [['before', value.answers[0]], ['after', value.answers[1]], ...(a ? [['A', a.answers[1]]] : [])];
+    return make('div', {class: 'answers', role: 'log', 'aria-label': 'What the model answers'}, make('div', {class: 'answer asked'}, make('small', {}, 'you ask'), make('p', {}, value.question)),
+      ...all.map(([when, text]) => make('div', {class: `answer ${when}`}, make('small', {}, when), make('p', {}, text || '(says nothing)'))));
   }
-  function wipe(body, value) {
+  function wipe(body, value, names) {
     const old = body.querySelector('.wipe input');
     const at = old ? old.value : 50;
-    const side = (which) => make('img', {class: which, src: value[which].src, alt: `${which}: ${value[which].text || value.prompt}`});
+    const side = (which) => make('img', {class: which, src: value[which].src, alt: `${names[which === 'after' ? 1 : 0]}: ${value[which].text || value.prompt}`});
     const slider = make('input', {type: 'range', min: 0, max: 100, value: at, 'aria-label': 'Wipe between before and after'});
     const frame = make('div', {class: 'wipe', style: {'--at': `${at}%`}}, side('after'), side('before'), make('span', {class: 'edge', 'aria-hidden': 'true'}), slider);
     slider.addEventListener('input', () => frame.style.setProperty('--at', `${slider.value}%`));
-    const verdict = (which) => make('div', {class: `verdict ${which}`}, make('small', {}, which),
+    const verdict = (which) => make('div', {class: `verdict ${which}`}, make('small', {}, names[which === 'after' ? 1 : 0]),
       value[which].text ? make('b', {}, value[which].text) : null,
       value[which].text ? make('small', {}, `judge ${percent(value[which].share)}`) : null);
     body.replaceChildren(make('div', {class: 'stand'}, verdict('before'), frame, verdict('after')));
   }
 
   draw.collateral = (body, value) => {
+    const a = held()?.collateral;
     const line = (role, name, [before, after, n]) => make('div', {class: `total ${role}`},
-      make('span', {class: 'name'}, name), make('b', {}, `${percent(before)} → ${percent(after)}`), make('small', {}, count(n)));
+      make('span', {class: 'name'}, name), make('b', {}, `${percent(before)} → ${percent(after)}`, a ? make('small', {class: 'third'}, ` A ${percent(a[role][1])}`) : ''), make('small', {}, count(n)));
     const rows = value.rows.filter((row) => row.after !== row.before);
     const named = rows.length ? rows.map((row) => make('li', {title: `${percent(row.before)} → ${percent(row.after)}, ${row.n} pictures`},
       make('span', {}, row.name), make('b', {}, row.change))) : [make('li', {class: 'none'}, 'No other concept changed.')];
@@ -297,45 +349,31 @@ window.slug = (() => {
 
   draw.tray = (body, value, call) => {
     const rows = value.rows.map((row, i) => make('span', {class: `chip ${row.on ? 'on' : ''}`},
-      make('button', {class: 'switch', role: 'switch', 'aria-checked': String(row.on), 'aria-label': `${row.name} on or off`,
+      make('button', {class: 'switch', role: 'switch', 'aria-checked': String(row.on), 'aria-label': `${row.name} on or off`, title: row.full,
         on: () => call.switch({number: i})}, make('i', {}), row.name),
+      make('button', {class: 'name', 'aria-label': `Rename ${row.name}`, title: 'Rename', on: () => rename(row, i, call)}, '✎'),
       make('button', {class: 'drop', 'aria-label': `Take out ${row.name}`, title: 'Take out', on: () => call.drop({number: i})}, '✕')));
-    body.replaceChildren(make('b', {class: 'label'}, 'Tray'), ...(rows.length ? rows : [make('small', {}, 'Keep an edit to erase several concepts together.')]),
-      value.note ? make('small', {class: 'note'}, value.note) : '');
+    const a = held() ? [make('span', {class: 'chip pinned', title: held().name}, make('b', {}, 'A'), ` ${held().name}`)] : [];
+    const empty = a.length ? '' : make('small', {}, 'Keep an edit to erase several concepts together.');
+    body.replaceChildren(make('b', {class: 'label'}, 'Tray'), ...a, ...(rows.length ? rows : [empty]), value.note ? make('small', {class: 'note'}, value.note) : '');
   };
-
-  // ---- the story: beats that point at the real controls and can be left at any time
-  const STORY = [
-    ['forget', 'These pictures are all that the model is told. Orange is what it should forget, blue what it should keep.'],
-    ['locate', 'One pass over each set gives two gradients. High: the layer matters to the concept. Left: moving it leaves the rest alone.'],
-    ['locate', 'No layer beats those on the dotted line in both ways. Click one of them, or walk along them with the arrow keys.'],
-    ['step', 'The layer moves once, along one direction. The curves say what is left of both, with 95 % intervals.'],
-    ['step', 'Drag the green handle, or let the search find the step: it doubles until the concept is gone, then halves.'],
-    ['ladder', 'The same seeds at every step: the target should go, its neighbour and the stranger should stay.'],
-    ['see', 'Before and after, live. Below it stands what else has changed, by name.'],
-    ['step', 'Is it better than chance? Compare puts the opposite direction, a random one and a random layer beside it.'],
-  ];
-  function story(at) {
-    document.querySelectorAll('.told').forEach((one) => one.classList.remove('told'));
-    document.querySelector('.story')?.remove();
-    if (at < 0 || at >= STORY.length) return;
-    const [card, text] = STORY[at];
-    const target = document.querySelector(`#${card}-card`);
-    target.classList.add('told');
-    target.scrollIntoView({block: 'nearest', behavior: calm() ? 'auto' : 'smooth'});
-    const next = small(at + 1 < STORY.length ? 'Next' : 'End', 'Next beat', () => story(at + 1));
-    const box = make('aside', {class: 'story slug-dialog', 'aria-live': 'polite', 'aria-label': 'Story'}, make('small', {}, `${at + 1} of ${STORY.length}`),
-      make('p', {}, text), make('div', {}, small('Back', 'Beat before', () => story(at - 1)), next, small('Leave', 'Leave the story', () => story(-1))));
-    const [frame, height] = [target.getBoundingClientRect(), 104];
-    const below = frame.bottom + height < innerHeight;
-    box.style.top = `${Math.max(8, below ? frame.bottom + 8 : frame.top > height ? frame.top - height : innerHeight - height)}px`;
-    box.style.left = `${Math.min(Math.max(8, frame.left), innerWidth - Math.min(440, innerWidth - 16) - 8)}px`;
-    (document.querySelector('.gradio-container') || document.body).append(box);
-    next.focus({preventScroll: true});
+  function rename(row, number, call) {
+    const field = make('input', {type: 'text', value: row.name, maxlength: 40, 'aria-label': 'New name', id: 'new-name'});
+    const form = make('form', {}, field, ' ', make('button', {class: 'small', type: 'submit'}, 'Rename'));
+    form.addEventListener('submit', (event) => { event.preventDefault(); call.rename({number, name: field.value}); box.close(); });
+    const box = dialog('Rename this edit', make('p', {}, row.full), form);
+    field.select();
   }
+  draw.pin = () => {
+    document.querySelector('#pinned')?.setAttribute('aria-pressed', String(!!held()));
+    document.body.classList.toggle('held', !!held());
+    ['map', 'curve', 'ladder', 'see', 'collateral', 'tray'].forEach((one) => again[one]?.());
+  };
+  draw.catalogue = () => {};
+  draw.take = () => {};
 
   // ---- keys
-  const KEYS = [['G', 'guided story'], ['C', 'compare with controls'], ['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step'],
+  const KEYS = [['G', 'guided story'], ['H', 'guess the layer before it is shown'], ['M', 'choose a model'], ['N', 'choose a concept'], ['A', 'pin what is shown as A, or unpin it'], ['Z', 'undo'], ['X', 'take away'], ['W', 'the formula with its numbers'], ['C', 'compare with controls'], ['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step'],
     ['K', 'keep the edit'], ['S', 'stop'], ['T', 'table of all layers'], ['?', 'this sheet']];
   const help = () => dialog('Keys', table(['key', 'does'], KEYS));
   const press = (id) => { const button = document.querySelector(`#${id}`); (button?.matches('button') ? button : button?.querySelector('button'))?.click(); };
@@ -343,7 +381,7 @@ window.slug = (() => {
     document.body.classList.toggle('stage');
     setTimeout(repaint, calm() ? 0 : 60);
   }
-  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), c: () => press('controls'), g: () => story(0), Escape: () => story(-1), k: () => press('keep'), s: () => press('stop')};
+  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), c: () => press('controls'), g: () => acts.story(), Escape: () => acts.leave(), h: () => acts.guess(), m: () => acts.models(), n: () => acts.concepts(), a: () => press('pinned'), z: () => press('undo'), x: () => acts.away(), w: sum, k: () => press('keep'), s: () => press('stop')};
   document.addEventListener('keydown', (event) => {
     const typing = event.target.closest?.('input:not([type=range]), textarea, [contenteditable], dialog');
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -357,24 +395,32 @@ window.slug = (() => {
     const body = document.querySelector('#status .body');
     if (body && !document.body.classList.contains('busy')) draw.status(body, {text: 'Asked; waiting for a free place…', share: null, tone: 'busy'});
   }
-  document.addEventListener('click', (event) => { if (event.target.closest('#find, #find-all, #keep, #controls')) waiting(); });
+  document.addEventListener('click', (event) => { if (event.target.closest('#find, #find-all, #keep, #controls, #pinned, #undo, #draw')) waiting(); });
 
-  const acts = {layers, turn: () => document.querySelector('#map .body').turn?.(), story: () => story(0), points, help, project,
-    link: () => navigator.clipboard?.writeText(location.href).then(() => draw.status(document.querySelector('#status .body'),
-      {text: 'The link to this view is copied.', share: null, tone: 'calm'}))};
+  const acts = {layers, turn: () => document.querySelector('#map .body').turn?.(), points, rungs, sum, help, project,
+    link: () => copy(location.href, 'The link to this view is copied.'),
+    fetch: () => setTimeout(() => document.querySelector('#status .dot.error') || document.querySelector('#file')?.click(), 250)};
+  const say = (text) => draw.status(document.querySelector('#status .body'), {text, share: null, tone: 'calm'});
+  const copy = (text, said) => navigator.clipboard?.writeText(text).then(() => say(said));
   function mount(name, element, props, watch, calls) {
     const body = element.querySelector('.body');
     for (const [key, call] of Object.entries(calls)) calls[key] = (data) => { waiting(); call(data); };
+    slug.calls[name] = calls;
     element.querySelectorAll('[data-act]').forEach((button) => button.addEventListener('click', () => acts[button.dataset.act]()));
     let last = '';
     const paint = () => {
+      if (body && !draw[name]) { setTimeout(paint, 40); return; }
       const now = JSON.stringify(props.value ?? null);
       if (!body || !props.value || (now === last && name !== 'status')) return;
       last = now;
-      draw[name](body, props.value, calls);
+      values[name] = props.value;
+      again[name] = () => draw[name](body, props.value, calls);
+      again[name]();
     };
     watch('value', paint);
     paint();
   }
-  return {mount, acts};
+  return {mount, acts, calls: {}, draw, hooks, values, again, held, make, dialog, table, small, save, say, copy, percent, count, calm, coloured, rungs_rows};
 })();
+(window.slugParts ?? []).forEach((part) => part(window.slug));
+window.slugParts = {push: (part) => part(window.slug)};

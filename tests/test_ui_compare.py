@@ -10,7 +10,8 @@ from test_ui_flow import TEXT, quiet, shown, world  # noqa: F401  (the fixture)
 from slugdemo import weights
 from slugdemo.errors import SlugError
 from slugdemo.ui import api, compare, flow, forget, step
-from slugdemo.ui.session import View, World
+from slugdemo.ui.session import World
+from slugdemo.ui.view import View
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -6,9 +6,11 @@ Every call brings all that it needs; pictures travel as data addresses (data:ima
 import base64
 import binascii
 import io
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,7 +20,8 @@ from slugdemo.errors import SlugError
 from slugdemo.search import Point
 from slugdemo.ui import exams, forget, locate, step, take
 from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import Kept, View, World
+from slugdemo.ui.session import World
+from slugdemo.ui.view import Kept, View
 
 LARGEST = 4_000_000  # characters of a picture's address
 WIDEST = 4096  # pixels of a picture's side
@@ -75,7 +78,9 @@ class Api:
         """The best layer and step of all front layers, why, and the edit's file as base64."""
         view = self.world.settled(View(model, concept))
         view, reason = step.find_everywhere(self.world, view, QUIET)
-        data = base64.b64encode(take.edit_file(self.world, view, QUIET).read_bytes()).decode()
+        with tempfile.TemporaryDirectory() as room:
+            path = take.edit_file(self.world, view, QUIET, room=Path(room))
+            data = base64.b64encode(path.read_bytes()).decode()
         return {"layer": view.layer, "step": view.step, "reason": reason, "safetensors": data}
 
     def generate(
@@ -97,8 +102,8 @@ class Api:
         self, model: str, picture: str, concept: str, layer: str = "", step: float = 0.0
     ) -> dict:
         """What zero-shot CLIP believes of a picture, over all names of the concept's kind."""
-        clip, entry = self.world.clip(model), self.world.shelf.entry(concept)
-        host = exams.zero_shot(self.world, View(model, entry.name), split="test")
+        clip = self.world.clip(model)
+        host = exams.zero_shot(self.world, self.world.settled(View(model, concept)), split="test")
         host = host.showing(clip.transform(_picture(picture))[None])
         beliefs = host.edited(_edits(self.world, model, concept, layer, step)).probabilities()[0]
         return dict(zip(host.classes, beliefs.tolist(), strict=True))
@@ -144,8 +149,8 @@ def _spoken(function: Callable) -> Callable:
 
 
 def _kind(world: World, model: str, kind: str) -> None:
-    if world.shelf.offer(model).kind != kind:
-        raise SlugError(f"{model} is a model for {world.shelf.offer(model).kind}, not for {kind}.")
+    if world.kind(model) != kind:
+        raise SlugError(f"{model} is a model for {world.kind(model)}, not for {kind}.")
 
 
 def _edits(world: World, model: str, concept: str, layer: str, far: float) -> list:

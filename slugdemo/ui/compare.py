@@ -11,7 +11,8 @@ from slugdemo.edit import Edit
 from slugdemo.search import Point
 from slugdemo.ui import exams, locate, step, words
 from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import Kept, View, World, lot
+from slugdemo.ui.session import World, lot
+from slugdemo.ui.view import Kept, View, label
 
 CONTROLS = (
     "SLUG",
@@ -93,4 +94,4 @@ def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
         }
         for name, where, point in compare(world, view, watch)
     ]
-    return {"rows": rows, "concept": view.concept, "asked": time.time()}
+    return {"rows": rows, "concept": label(view.concept), "asked": time.time()}

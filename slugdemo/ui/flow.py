@@ -5,29 +5,42 @@ nothing here knows gradio, so all of it runs without a server.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slugdemo.errors import SlugError
 from slugdemo.layers import ALIGNMENTS
-from slugdemo.ui import compare, forget, ladder, locate, see, shelf, step, words
+from slugdemo.ui import compare, forget, ladder, locate, see, step, take, tray
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.locate import Map
-from slugdemo.ui.session import KEPT, Kept, View, World
+from slugdemo.ui.session import World
+from slugdemo.ui.view import View
 
 READY = "Ready."
+
+
+def begin(world: World, view: View, watch: Watch) -> None:
+    """A page was opened without an example to show; a pinned view that is no more is let go."""
+    try:
+        view.pinned()
+    except SlugError:
+        view = replace(view, pin="")
+    concept(world, view, watch)
 
 
 def concept(world: World, view: View, watch: Watch) -> None:
     """A model or a concept was chosen: everything is new."""
     view = world.settled(view)
     watch.put("view", view)
+    watch.put("choice", forget.chosen(world, view))
     watch.put("forget", forget.show(world, view))
     watch.put("words", _prompt(world, view))
-    watch.put("tray", tray(view))
+    watch.put("tray", tray.show(view))
     watch.say(f"Opening {view.model}")
     found = locate.locate(world, view, watch)
+    watch.put("pin", tray.pinned(world, view, watch))
     if view.layer not in locate_names(found):
         view = replace(view, layer=found.best(), step=None, trace=())
     _layer(world, view, watch, found)
@@ -72,7 +85,7 @@ def _finish(world: World, view: View, watch: Watch, said: str) -> None:
 
     if not step.complete(world, view):
         step.sweep(world, view, watch, shown=shown)
-    done(watch, view, said)
+    done(world, watch, view, said)
 
 
 def stepped(world: World, view: View, watch: Watch) -> None:
@@ -93,9 +106,13 @@ def looked(world: World, view: View, watch: Watch) -> None:
     _finish(world, view, watch, READY)
 
 
-def own_picture(world: World, view: View, watch: Watch, *, path: str) -> None:
-    """The visitor gave a picture: it is looked at from now on, here only, and kept in no file."""
-    looked(world, replace(view, own=see.keep_picture(world, Path(path))), watch)
+def own_picture(
+    world: World, view: View, watch: Watch, *, visitor: str, name: str, given: str
+) -> None:
+    """The visitor gave a picture: it is looked at from now on, here only."""
+    del name
+    own = see.keep_picture(world, visitor, Path(given))
+    looked(world, replace(view, own=own, picture=0), watch)
 
 
 def turned(world: World, view: View, watch: Watch) -> None:
@@ -105,7 +122,7 @@ def turned(world: World, view: View, watch: Watch) -> None:
     watch.put("view", view)
     watch.put("layers", {"choices": locate.choices(found), "value": view.layer})
     watch.put("map", locate.show(found, view))
-    done(watch, view, f"The fronts now go by the {view.by} alignment.")
+    done(world, watch, view, f"The fronts now go by the {view.by} alignment.")
 
 
 def _other(by: str) -> str:
@@ -148,7 +165,7 @@ def _found(world: World, view: View, watch: Watch, reason: str) -> None:
         step.sweep(
             world, view, watch, shown=lambda _: calm.put("curve", step.show(world, view, calm))
         )
-    done(calm, view, reason)
+    done(world, calm, view, reason)
 
 
 def compared(world: World, view: View, watch: Watch) -> None:
@@ -157,66 +174,54 @@ def compared(world: World, view: View, watch: Watch) -> None:
     if not view.step:
         raise SlugError("A step of 0 changes nothing: move the step before comparing.")
     watch.put("compare", compare.show(world, view, watch))
-    done(watch, view, READY)
+    done(world, watch, view, READY)
 
 
-def keep(world: World, view: View, watch: Watch) -> None:
-    """The edit that is looked at goes into the tray."""
-    view = _with_layer(world.settled(view))
-    if not view.step:
-        raise SlugError("A step of 0 changes nothing: move the step before keeping the edit.")
-    new = Kept(view.concept, view.layer, view.step)
-    rest = [one for one in view.tray if (one.concept, one.layer) != (new.concept, new.layer)]
-    if len(rest) >= KEPT:
-        raise SlugError(f"The tray holds {KEPT} edits; take one out first.")
-    _trayed(world, replace(view, tray=(*rest, new)), watch, f"Kept: {named(new)}.")
-
-
-def switch(world: World, view: View, watch: Watch, *, number: int) -> None:
-    """One edit in the tray is switched on or off."""
-    tray = list(view.tray)
-    if not 0 <= number < len(tray):
-        raise SlugError("There is no such edit in the tray.")
-    tray[number] = replace(tray[number], on=not tray[number].on)
-    said = "on" if tray[number].on else "off"
-    _trayed(world, replace(view, tray=tuple(tray)), watch, f"{named(tray[number])}: {said}.")
-
-
-def drop(world: World, view: View, watch: Watch, *, number: int) -> None:
-    """One edit is taken out of the tray."""
-    if not 0 <= number < len(view.tray):
-        raise SlugError("There is no such edit in the tray.")
-    rest = view.tray[:number] + view.tray[number + 1 :]
-    gone = named(view.tray[number])
-    _trayed(world, replace(view, tray=rest), watch, f"Taken out: {gone}.")
-
-
-def _trayed(world: World, view: View, watch: Watch, said: str) -> None:
+def trayed(world: World, view: View, watch: Watch, said: str) -> None:
+    """The tray was changed: everything that it acts on is shown anew."""
     view = world.settled(view)
     watch.put("view", view)
-    watch.put("tray", tray(view))
+    watch.put("tray", tray.show(view))
     watch.put("see", see.show(world, view, watch))
     watch.put("collateral", see.collateral(world, view, watch))
     _finish(world, view, watch, said)
 
 
-def tray(view: View) -> dict[str, Any]:
-    """The tray as the page shows it, with a word when two edits share a tensor."""
-    rows = [{"name": named(one), "on": one.on} for one in view.tray]
-    places = [one.layer for one in view.tray if one.on]
-    shared = sorted({words.short(one) for one in places if places.count(one) > 1})
-    note = f"Two edits share {', '.join(shared)}: they add up." if shared else ""
-    return {"rows": rows, "note": note}
+def keep(world: World, view: View, watch: Watch) -> None:
+    """The edit that is looked at goes into the tray."""
+    trayed(world, *tray.keep(_with_layer(world.settled(view)), watch))
 
 
-def named(kept: Kept) -> str:
-    """An edit of the tray in a few words."""
-    tower = "vision" if kept.layer.startswith("visual.") else "text"
-    return f"{kept.concept} · {tower} {words.short(kept.layer)} · {kept.step:.3g}"
+def undo(world: World, view: View, watch: Watch) -> None:
+    """The view before the last change, whatever it was."""
+    if not view.past:
+        raise SlugError("There is nothing to undo yet.")
+    before = replace(view.past[-1], past=view.past[:-1], own=view.own)
+    watch.put("view", before)
+    concept(world, before, watch)
 
 
-def done(watch: Watch, view: View, text: str) -> None:
-    """The last news: a calm sentence, and the link to this very view."""
+def pin(world: World, view: View, watch: Watch) -> None:
+    """What is looked at stays in every view as A; pressed again, it goes."""
+    view = world.settled(view)
+    now = replace(_with_layer(view), pin="")
+    view = replace(view, pin="" if view.pin else now.query())
+    watch.put("view", view)
+    watch.put("pin", tray.pinned(world, view, watch))
+    said = "Pinned as A: now change something, and it is B." if view.pin else "A is unpinned."
+    done(world, watch, view, said)
+
+
+def brought(
+    world: World, view: View, watch: Watch, *, make: Callable[..., View], **given: object
+) -> None:
+    """The visitor brought a concept or an edit, `make` turned it into a view: the page shows it."""
+    concept(world, make(world, view, watch, **given), watch)
+
+
+def done(world: World, watch: Watch, view: View, text: str) -> None:
+    """The last news: a calm sentence, the link to this very view, and how to make it elsewhere."""
+    watch.put("take", take.show(world, view))
     watch.put("status", {"text": text, "share": None, "tone": "calm", "query": view.query()})
 
 
@@ -230,23 +235,7 @@ def _with_layer(view: View) -> View:
 
 def _prompt(world: World, view: View) -> dict[str, Any]:
     """The text field beside the pictures: how it is called, and what stands in it."""
-    kind = world.shelf.offer(view.model).kind
-    label = {"zero-shot": "", "diffusion": "Prompt", "vlm": "Question"}[kind]
+    kind = world.kind(view.model)
+    title = {"zero-shot": "", "diffusion": "Prompt", "vlm": "Question"}[kind]
     first = see.first_words(world, view)
-    return {"label": label, "text": view.words or first, "seed": kind == "diffusion"}
-
-
-def warm(world: World) -> None:
-    """Makes the first page before anybody asks for it; errors wait for the visitor who does."""
-    try:
-        concept(world, world.first(), Watch(lambda *_: None))
-    except SlugError:
-        return
-
-
-def readable(world: World) -> str:
-    """What is on the shelf, in a sentence."""
-    count = len(world.shelf.offered)
-    models = ", ".join(one.name for one in world.shelf.offers) or "no model"
-    pictures = sum(len(world.shelf.tables[split]) for split in shelf.SPLITS)
-    return f"{models}; {count} concepts; {pictures} pictures."
+    return {"label": title, "text": view.words or first, "seed": kind == "diffusion"}

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from slugdemo.errors import SlugError
@@ -14,6 +15,7 @@ from slugdemo.hosts.watch import Cancelled
 
 News = tuple[str, object]  # (block of the page, what it shows now)
 Put = Callable[[str, object], None]
+PLACES, LONGEST = 2, 20  # who works at once, and who may wait
 BREATH = 0.06  # seconds: a page is drawn no oftener
 BROKEN = (
     "Something here failed that should not have. Nothing was changed; choose again, or reload "
@@ -63,11 +65,57 @@ class Watch:
         return lambda done, total: self.say(f"{text}, {done} of {total}", done, total)
 
 
+class Lane:
+    """A few places to work in; who comes when all are taken waits in line and is told where."""
+
+    def __init__(self, places: int = PLACES, *, longest: int = LONGEST) -> None:
+        self._free, self._longest = places, longest
+        self._line: list[object] = []
+        self._moved = threading.Condition()
+
+    @contextmanager
+    def place(self, watch: Watch) -> Iterator[None]:
+        """A place, as soon as it is one's turn. Raises Cancelled when stopped while waiting,
+        SlugError when too many wait already."""
+        ticket = object()
+        with self._moved:
+            if len(self._line) >= self._longest:
+                raise SlugError(
+                    f"{len(self._line)} visitors are waiting already. Try again in a minute; "
+                    "what you see stays as it is."
+                )
+            self._line.append(ticket)
+        self._wait(ticket, watch)
+        try:
+            yield
+        finally:
+            with self._moved:
+                self._free += 1
+                self._moved.notify_all()
+
+    def _wait(self, ticket: object, watch: Watch) -> None:
+        said = -1
+        with self._moved:
+            try:
+                while (before := self._line.index(ticket)) or not self._free:
+                    if before != said:
+                        said = before
+                        others = f"{before} before you" if before else "you are next"
+                        watch.say(f"All places are taken; {others}")
+                    watch.check()
+                    self._moved.wait(0.2)
+                self._free -= 1
+            finally:
+                self._line.remove(ticket)
+                self._moved.notify_all()
+
+
 class Desk:
     """The work that runs for each visitor: new work takes the place of the old."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._lanes = {"work": Lane(), "live": Lane()}
         self._running: dict[str, set[Signal]] = {}
 
     def stop(self, visitor: str) -> bool:
@@ -78,7 +126,9 @@ class Desk:
                 event.set()
             return bool(running)
 
-    def stream(self, visitor: str, work: Callable[[Watch], None]) -> Iterator[dict[str, object]]:
+    def stream(
+        self, visitor: str, work: Callable[[Watch], None], *, lane: str = "live"
+    ) -> Iterator[dict[str, object]]:
         """The news of `work` in bundles, block -> what it shows now; errors are sentences in "status".
 
         What comes within a `BREATH` comes together. Earlier work of the same visitor is stopped
@@ -91,7 +141,12 @@ class Desk:
             for earlier in self._running.get(visitor, set()):
                 earlier.leave()
             self._running.setdefault(visitor, set()).add(watch.stop)
-        thread = threading.Thread(target=_safely, args=(work, watch, news), daemon=True)
+
+        def placed(watch: Watch) -> None:
+            with self._lanes[lane].place(watch):
+                work(watch)
+
+        thread = threading.Thread(target=_safely, args=(placed, watch, news), daemon=True)
         thread.start()
         try:
             more = True

@@ -10,7 +10,8 @@ from slugdemo.edit import Edit
 from slugdemo.ui import exams, see, step
 from slugdemo.ui.forget import source
 from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import View, World
+from slugdemo.ui.session import World
+from slugdemo.ui.view import View
 
 Cell = dict[str, Any]
 
@@ -20,7 +21,7 @@ def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
 
     Everything that is on in the tray is on in every rung but the first.
     """
-    kind = world.shelf.offer(view.model).kind
+    kind = world.kind(view.model)
     own = step.unstepped(world, view, watch)
     rest = world.edits(replace(view, layer="", step=None), watch)
     rest = [one for one in rest if (one.concept, one.layer) != (view.concept, view.layer)]
@@ -43,7 +44,6 @@ def _ids(edits: Sequence[Edit]) -> tuple[tuple[str, str, float], ...]:
 def _drawn(
     world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
 ) -> list[list[Cell]]:
-    entry = world.shelf.entry(view.concept)
     rows = world.diffusion(view.model).ladder(
         [part.prompt for part in roles],
         rungs,
@@ -56,7 +56,7 @@ def _drawn(
     cells = []
     for column, part in enumerate(roles):
         pictures = [row[column] for row in rows]
-        seen = exams.judged(world, entry, pictures)
+        seen = exams.judged(world, view, pictures)
         cells.append(
             [
                 {"src": source(one), "text": name, "share": sure, "ok": name == part.name}
@@ -91,13 +91,13 @@ def _belief(classes: Sequence[str], beliefs: torch.Tensor, own: int) -> Cell:
 def _told(
     world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
 ) -> list[list[Cell]]:
-    host, entry = world.vlm(view.model), world.shelf.entry(view.concept)
+    host, asked = world.vlm(view.model), exams.question(world.concept(view.concept))
     pictures = [part.picture for part in roles]
     cells: list[list[Cell]] = [[] for _ in roles]
     for rung in rungs:
         watch.say("Asking the ladder's questions")
         answers = host.edited(rung).answer(
-            pictures, [exams.question(entry)] * len(roles), cancelled=watch.stop.is_set
+            pictures, [asked] * len(roles), cancelled=watch.stop.is_set
         )
         for row, (part, answer) in enumerate(zip(roles, answers, strict=True)):
             cells[row].append({"text": answer, "ok": exams.says(answer, part.name)})

@@ -7,7 +7,8 @@ from slugdemo.errors import SlugError
 from slugdemo.layers import LayerScore, harm, pareto_front
 from slugdemo.ui import figures, words
 from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import View, World
+from slugdemo.ui.session import World
+from slugdemo.ui.view import View, label
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Map:
                 if self.reads(one):
                     return one
                 raise SlugError(
-                    f"This model does not read {words.short(layer)} of the {one.tower} tower, so "
-                    "editing it would change nothing. Choose a layer that is not grey."
+                    f"{words.short(layer)} of the {one.tower} tower cannot be chosen: "
+                    f"{why(one)}. Choose a layer that is not grey."
                 )
         raise SlugError(f"This model has no layer called “{layer[:80]}”.")
 
@@ -43,7 +44,7 @@ class Map:
 
 def locate(world: World, view: View, watch: Watch) -> Map:
     """The map of the layers for the concept in the view; raises SlugError when none can move."""
-    scores = world.scores(view.model, world.shelf.entry(view.concept), watch)
+    scores = world.scores(view.model, view.concept, watch)
     watch.say("Trying which layers this model reads")
     readable = world.readers(view.model)
     fit = [one for one in scores if set(one.tensors) <= readable and one.importance > 0]
@@ -86,7 +87,15 @@ def _row(found: Map, score: LayerScore, top: float) -> dict[str, Any]:
         "level": score.importance / top,
         "front": score.layer in found.front,
         "reads": found.reads(score),
+        "why": "" if found.reads(score) else why(score),
     }
+
+
+def why(score: LayerScore) -> str:
+    """Why a layer is grey."""
+    if "norm" in words.kind(score.layer):
+        return "here layer norms stay as they are, as in the paper"
+    return "this model does not read it, so editing it would change nothing"
 
 
 def described(found: Map, view: View) -> str:
@@ -94,9 +103,9 @@ def described(found: Map, view: View) -> str:
     names = {one.layer: f"{words.short(one.layer)} ({one.tower})" for one in found.scores}
     front = ", ".join(names[one] for one in found.front)
     deaf = sum(not found.reads(one) for one in found.scores)
-    silent = f" {deaf} layers are grey because this model does not read them." if deaf else ""
+    silent = f" {deaf} layers are grey because they cannot be edited here." if deaf else ""
     return (
-        f"Importance over {found.by} gradient alignment of {len(found.scores)} layers for “{view.concept}”. "
+        f"Importance over {found.by} gradient alignment of {len(found.scores)} layers for “{label(view.concept)}”. "
         f"On the front: {front}. Chosen: {names.get(view.layer, 'none')}.{silent}"
     )
 

@@ -9,7 +9,8 @@ import gradio as gr
 import plotly
 
 from slugdemo.ui import forget, wires
-from slugdemo.ui.session import LARGEST_SEED, View, World
+from slugdemo.ui.session import World
+from slugdemo.ui.view import LARGEST_SEED, View
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -21,26 +22,38 @@ HEADS = {
     "map": (
         "Locate",
         "Which layer holds it?",
-        '<button class="small" data-act="turn" title="Signed or absolute alignment">±</button>'
+        '<button class="small" data-act="guess" title="Predict the layer before you see it">'
+        "Guess</button>"
+        '<button class="small" data-act="turn" title="Signed or absolute alignment"'
+        ' aria-label="Signed or absolute alignment">±</button>'
         '<button class="small" data-act="layers">Table</button>',
     ),
     "see": ("See", "What does it do now?", ""),
     "curve": (
         "Step",
         "How far should we go?",
+        '<button class="small" data-act="sum" title="The formula with its numbers">Formula</button>'
         '<button class="small" data-act="points">Table</button>',
     ),
-    "ladder": ("Ladder", "The same seed, step by step", ""),
+    "ladder": (
+        "Ladder",
+        "The same seed, step by step",
+        '<button class="small" data-act="rungs">Table</button>',
+    ),
 }
 CALLS = {
-    "map": "{layer: d => trigger('layer', d), turn: d => trigger('turn', d)}",
-    "curve": "{step: d => trigger('step', d)}",
-    "ladder": "{step: d => trigger('step', d)}",
-    "see": "{picture: d => trigger('picture', d)}",
-    "tray": "{switch: d => trigger('switch', d), drop: d => trigger('drop', d)}",
+    "choice": ("model", "concept"),
+    "map": ("layer", "turn"),
+    "curve": ("step",),
+    "ladder": ("step",),
+    "see": ("picture",),
+    "tray": ("switch", "drop", "rename"),
+    "take": ("fetch",),
 }
+HIDDEN = ("compare", "catalogue", "pin", "take")  # dialogs show them, or other blocks
+SCRIPTS = ("app.js", "choice.js", "take.js", "lesson.js")
 BRAND = (
-    '<header class="brand"><b>slugdemo</b><span>one layer, one step, one thing forgotten</span>'
+    '<header class="brand"><h1>slugdemo</h1><span>one layer, one step, one thing forgotten</span>'
     '<button class="small" data-act="story">Story</button>'
     '<button class="small" data-act="project" aria-label="Projector mode">Stage</button>'
     '<button class="small" data-act="help" aria-label="Keys">?</button></header>'
@@ -66,21 +79,23 @@ def widget(name: str, value: Any = None, *, template: str = "") -> gr.HTML:  # n
     title, question, extra = HEADS.get(name, ("", "", ""))
     inner = f"<span>{title} <small>{question}</small></span><span class='acts'>{extra}</span>"
     head = f"<h2>{inner}</h2>" if title else ""
+    calls = ", ".join(f"{one}: d => trigger('{one}', d)" for one in CALLS.get(name, ()))
     scripts = [f'<script src="gradio_api/file={path.as_posix()}"></script>' for path in served()]
     return gr.HTML(
         value,
         html_template=template
         or f'<section class="{name}">{head}<div class="body"></div></section>',
-        js_on_load=f"slug.mount('{name}', element, props, watch, {CALLS.get(name, '{}')});",
+        js_on_load=f"slug.mount('{name}', element, props, watch, {{{calls}}});",
         head="".join(scripts),
         apply_default_css=False,
         elem_id=name,
+        elem_classes="unseen" if name in HIDDEN else None,
     )
 
 
 def served() -> list[Path]:
-    """The two scripts that the page loads, both from this machine."""
-    return [PLOTLY, ASSETS / "app.js"]
+    """The scripts that the page loads, all from this machine."""
+    return [PLOTLY, *(ASSETS / name for name in SCRIPTS)]
 
 
 @dataclass(frozen=True)
@@ -98,18 +113,14 @@ def layout(world: World) -> Page:
     at: dict[str, Any] = {"view": gr.State(View())}
     with gr.Row(elem_id="bar"):
         at["brand"] = widget("brand", template=BRAND)
-        at["model"] = gr.Dropdown(
-            forget.models(world), label="Model", elem_id="model", filterable=False, **PLAIN
-        )
-        at["concept"] = gr.Dropdown(
-            forget.concepts(world), label="Concept", elem_id="concept", **PLAIN
-        )
+        at["choice"] = widget("choice")
         at["all"] = gr.Button("Find layer and step", variant="primary", elem_id="find-all")
         at["status"] = widget("status", WAKING)
         at["stop"] = gr.Button("Stop", elem_id="stop")
     with gr.Column(elem_id="board"):
         with gr.Column(elem_id="forget-card", elem_classes="card"):
             at["forget"] = widget("forget")
+            _mine(at)
         with gr.Column(elem_id="locate-card", elem_classes="card"):
             at["map"] = widget("map")
             at["layers"] = gr.Dropdown([], label="Layer", elem_id="layer", **PLAIN)
@@ -117,8 +128,24 @@ def layout(world: World) -> Page:
         _step(at)
         with gr.Column(elem_id="ladder-card", elem_classes="card"):
             at["ladder"] = widget("ladder")
-    _foot(at)
+    _foot(at, world)
     return Page(at)
+
+
+def _mine(at: dict[str, Any]) -> None:
+    """A concept of one's own: a name, and pictures that are given or drawn."""
+    with gr.Row(elem_id="mine-row"):
+        at["mine"] = gr.Textbox(
+            label="A concept of your own",
+            placeholder="your own: a name, then…",
+            elem_id="mine",
+            max_length=80,
+            **PLAIN,
+        )
+        at["give"] = gr.UploadButton(
+            "Upload", file_count="multiple", file_types=["image"], elem_id="give"
+        )
+        at["draw"] = gr.Button("Draw", elem_id="draw")
 
 
 def _see(at: dict[str, Any]) -> None:
@@ -150,13 +177,26 @@ def _step(at: dict[str, Any]) -> None:
         at["compare"] = widget("compare")
 
 
-def _foot(at: dict[str, Any]) -> None:
+def _foot(at: dict[str, Any], world: World) -> None:
     with gr.Row(elem_id="foot"):
         at["tray"] = widget("tray", {"rows": [], "note": ""})
-        at["keep"] = gr.Button("Keep this edit", elem_id="keep")
-        at["save"] = gr.Button("Download edit", elem_id="save")
+        at["keep"] = gr.Button("Keep", elem_id="keep")
+        at["undo"] = gr.Button("Undo", elem_id="undo")
+        at["pinned"] = gr.Button("Pin A", elem_id="pinned")
+        at["open"] = gr.UploadButton(
+            "Open edit", file_types=[".safetensors"], elem_id="open", size="lg"
+        )
+        at["away"] = gr.HTML(
+            '<button type="button" class="lg" id="away">Take away</button>',
+            js_on_load="element.querySelector('button').onclick = () => slug.acts.away();",
+            apply_default_css=False,
+            elem_id="away-box",
+        )
         at["link"] = gr.Button("Copy link", elem_id="link")
         at["file"] = gr.DownloadButton("File", elem_id="file", visible="hidden")
+    at["catalogue"] = widget("catalogue", forget.catalogue(world))
+    at["pin"] = widget("pin", {})
+    at["take"] = widget("take", {})
 
 
 def build(world: World) -> gr.Blocks:
@@ -166,7 +206,7 @@ def build(world: World) -> gr.Blocks:
         title="slugdemo", analytics_enabled=False, fill_width=True, delete_cache=(3600, 7200)
     ) as demo:
         wires.connect(demo, layout(world), world)
-    return demo.queue(max_size=24, default_concurrency_limit=2)
+    return demo.queue(max_size=64, default_concurrency_limit=2)
 
 
 def launch(demo: gr.Blocks, **where: Any) -> Any:  # noqa: ANN401
@@ -180,7 +220,7 @@ def launch(demo: gr.Blocks, **where: Any) -> Any:  # noqa: ANN401
         show_error=False,
         strict_cors=True,
         enable_monitoring=False,
-        max_file_size="5mb",
+        max_file_size="20mb",
         share=False,
         state_session_capacity=200,
         footer_links=[],

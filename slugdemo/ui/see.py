@@ -1,14 +1,14 @@
 """SEE: what the edited model does now, beside what it did, and what else has changed."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from PIL import Image
 
-from slugdemo import metrics
+from slugdemo import metrics, pictures
 from slugdemo.concept import PLAIN, prompt
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
@@ -16,7 +16,8 @@ from slugdemo.hosts.zero_shot import ZeroShot
 from slugdemo.ui import exams, shelf, words
 from slugdemo.ui.forget import source
 from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import View, World, lot
+from slugdemo.ui.session import World, lot
+from slugdemo.ui.view import View, label
 
 BARS = 6  # classes beside each other
 CHANGED = 4  # other concepts named
@@ -37,7 +38,7 @@ def cast(world: World, view: View) -> list[Part]:
     """The three that the ladder compares: the target, a neighbour, something unrelated."""
     found = gallery(world, view)
     if not found:
-        raise SlugError(f"There are no test pictures of “{view.concept}” to look at.")
+        raise SlugError(f"There are no pictures of “{label(view.concept)}” to look at.")
     roles = {part.role: part for part in reversed(found)}
     return [roles[role] for role in CHOICES if role in roles]
 
@@ -48,23 +49,30 @@ def gallery(world: World, view: View) -> list[Part]:
 
 
 def _gallery(world: World, view: View) -> list[Part]:
-    entry = world.shelf.entry(view.concept)
-    table, column = world.shelf.tables["test"], entry.domain
-    names = [one for one in world.shelf.like(entry) if one.name in {*table[column]}]
-    near = [one.name for one in names if one.group == entry.group]
-    far = [one.name for one in names if one.group != entry.group]
-    near, far = _turned(near, view.concept), _turned(far, view.concept)
-    near, far = (near or far[:1], far) if entry.domain == "concept" else (near[:1], near[1:])
-    chosen = {"target": [view.concept] * CHOICES["target"], "neighbour": near, "unrelated": far}
-    parts = []
-    for role, who in chosen.items():
-        for number, name in enumerate(who[: CHOICES[role]]):
-            rows = table[table[column] == name]
-            rows = rows.sort_values("style", key=lambda one: one != PLAIN, kind="stable")
-            if number < len(rows):
-                row = rows.iloc[[number if role == "target" else 0]]
-                parts.append(Part(role, name, row["prompt"].iloc[0], shelf.decoded(row)[0]))
+    concept, table = world.concept(view.concept), world.shelf.tables["test"]
+    column, there = concept.domain, {*table[concept.domain]}
+    kin = {*world.shelf.group(concept.name)}
+    names = [one for one in world.shelf.names(column) if one in there and one != concept.name]
+    near = _turned([one for one in names if one in kin], concept.name)
+    far = _turned([one for one in names if one not in kin], concept.name)
+    near, far = (near or far[:1], far) if column == "concept" else (near[:1], near[1:])
+    own = table[table[column] == concept.name]
+    parts = [Part("target", concept.name, *one) for one in _plainest(own, CHOICES["target"])]
+    if not parts:  # no test picture shows it: then those that were given
+        some = concept.forget[: CHOICES["target"]]
+        asked = concept.words
+        parts = [Part("target", concept.name, asked, pictures.read(e.image)) for e in some]
+    for role, who in (("neighbour", near), ("unrelated", [one for one in far if one not in near])):
+        for name in who[: CHOICES[role]]:
+            shown = _plainest(table[table[column] == name], 1)
+            parts += [Part(role, name, *one) for one in shown]
     return parts
+
+
+def _plainest(rows: pd.DataFrame, count: int) -> list[tuple[str, Image.Image]]:
+    """The first few pictures with their prompts, those without a style first."""
+    rows = rows.sort_values("style", key=lambda one: one != PLAIN, kind="stable").head(count)
+    return list(zip(rows["prompt"], shelf.decoded(rows), strict=True))
 
 
 def _turned(names: list[str], concept: str) -> list[str]:
@@ -75,46 +83,37 @@ def _turned(names: list[str], concept: str) -> list[str]:
 
 def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
     """Before and after, in the way of the host: bars, pictures or answers."""
-    kind = world.shelf.offer(view.model).kind
+    kind = world.kind(view.model)
     edits = world.edits(view, watch)
     return {"kind": kind, **SHOWS[kind](world, view, edits, watch)}
 
 
-LARGEST = 40_000_000  # pixels of a picture that a visitor gives
-SIDE = 512  # pixels that are kept of it
+SIDE = 512  # pixels that are kept of a picture that a visitor gives
 
 
-def keep_picture(world: World, path: Path) -> str:
-    """The name under which a visitor's picture can be looked at: its hash, which nobody guesses.
+def keep_picture(world: World, visitor: str, path: Path) -> str:
+    """The secret under which a visitor's picture can be looked at.
 
-    Kept in memory only, with the last few dozen of all visitors. Raises SlugError for a file that
-    is no picture or is far too large.
+    Kept in memory only, and only while the page is open. Raises SlugError for a file that is no
+    picture or is far too large.
     """
-    try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > LARGEST:
-                raise SlugError("This picture is too large: give one of at most 40 megapixels.")
-            small = picture.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SlugError("This file cannot be read as a picture.") from error
+    small = pictures.read(path)
     small.thumbnail((SIDE, SIDE))
-    name = hashlib.sha256(small.tobytes()).hexdigest()
-    world.uploads.get(name, lambda: small)
-    return name
+    return world.guests.bring(visitor, small)
 
 
 def _looked(world: World, view: View) -> tuple[Part, dict[str, Any]]:
     parts = gallery(world, view)
     if not parts:
-        raise SlugError(f"There are no test pictures of “{view.concept}” to look at.")
-    if (own := world.uploads.peek(view.own)) is not None:
+        raise SlugError(f"There are no pictures of “{label(view.concept)}” to look at.")
+    if isinstance(own := world.guests.find(view.own), Image.Image):
         parts = [Part("own", "", "your own picture", own), *parts[:-1]]
     chosen = min(view.picture, len(parts) - 1)
-    pictures = [
+    shown = [
         {"src": source(one.picture), "alt": one.prompt, "role": one.role, "name": one.name}
         for one in parts
     ]
-    return parts[chosen], {"pictures": pictures, "chosen": chosen}
+    return parts[chosen], {"pictures": shown, "chosen": chosen}
 
 
 def _bars(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def _bars(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str
             "name": base.classes[i],
             "before": before[i].item(),
             "after": after[i].item(),
-            "role": "forget" if base.classes[i] == view.concept else "retain",
+            "role": "forget" if base.classes[i] == label(view.concept) else "retain",
         }
         for i in names
     ]
@@ -139,7 +138,7 @@ def _bars(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str
 
 
 def _wipe(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
-    host, entry = world.diffusion(view.model), world.shelf.entry(view.concept)
+    host = world.diffusion(view.model)
     asked = view.words.strip() or first_words(world, view)
     rows = host.ladder(
         [asked],
@@ -150,11 +149,11 @@ def _wipe(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str
         progress=watch.bar("Drawing: denoising step"),
         cancelled=watch.stop.is_set,
     )
-    pictures = [row[0] for row in rows]
-    seen = exams.judged(world, entry, pictures)
+    made = [row[0] for row in rows]
+    seen = exams.judged(world, view, made)
     sides = [
         {"src": source(one), "text": name, "share": sure}
-        for one, (name, sure) in zip(pictures, seen, strict=True)
+        for one, (name, sure) in zip(made, seen, strict=True)
     ]
     return {"before": sides[0], "after": sides[1], "prompt": asked}
 
@@ -175,11 +174,12 @@ SHOWS = {"zero-shot": _bars, "diffusion": _wipe, "vlm": _answers}
 
 
 def first_words(world: World, view: View) -> str:
-    """The prompt or the question that stands there before anybody writes another."""
-    entry, kind = world.shelf.entry(view.concept), world.shelf.offer(view.model).kind
+    """What is asked when the visitor has asked nothing yet."""
+    kind, concept = world.kind(view.model), world.concept(view.concept)
     if kind == "diffusion":
-        return prompt("cat", entry.name) if entry.domain == "style" else prompt(entry.name)
-    return exams.question(entry) if kind == "vlm" else ""
+        style = concept.domain == "style"
+        return prompt("cat", concept.name) if style else prompt(concept.name)
+    return exams.question(concept) if kind == "vlm" else ""
 
 
 def collateral(world: World, view: View, watch: Watch) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def collateral(world: World, view: View, watch: Watch) -> dict[str, Any]:
     watch.check()
     base = exams.zero_shot(world, view, split="test")
     edited = base.edited(world.edits(view, watch))
-    erased = {view.concept, *(kept.concept for kept in view.tray if kept.on)}
+    erased = {label(one) for one in (view.concept, *(k.concept for k in view.tray if k.on))}
     before, after = _hits(base), _hits(edited)
     own = torch.tensor([base.classes[i] in erased for i in base.labels.tolist()])
     rows = _changes(base, before, after, ~own)

@@ -1,116 +1,36 @@
-"""View: what one visitor looks at, as a value that fits into a link. World: what all of them share.
-
-A View holds names and numbers only, never a model or a tensor; every request brings its own.
-"""
+"""World: what all visitors share. Models, pictures, gradients and finished results; nobody changes them."""
 
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
-import torch
-
-from slugdemo import gradients as slopes
-from slugdemo import layers
+from slugdemo import examples, layers, loading
 from slugdemo.clip import Clip
+from slugdemo.concept import Concept, Example
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.gradients import Gradients
+from slugdemo.evaluate import World as Surroundings
+from slugdemo.examples import Pairs
+from slugdemo.gradients import Gradients, gradients
 from slugdemo.hosts.diffusion import Diffusion
 from slugdemo.hosts.vlm import Vlm
 from slugdemo.judge import Judge
-from slugdemo.layers import ALIGNMENTS, LayerScore
+from slugdemo.layers import LayerScore
+from slugdemo.loading import Opened
 from slugdemo.methods.slug import direction
-from slugdemo.ui import shelf
+from slugdemo.setting import Setting
+from slugdemo.study import FEW, MOST
+from slugdemo.ui.guests import Guests
 from slugdemo.ui.jobs import Watch
-from slugdemo.ui.shelf import Entry, Shelf
+from slugdemo.ui.shelf import Shelf
+from slugdemo.ui.view import MARK, Kept, View, label
 
-VERSION = "1"
-FORGET, RETAIN, BATCH = 64, 256, 64  # most pictures behind a gradient, and how many at once
-FARTHEST = 1.0  # the largest step: as far as the layer is long
-KEPT = 8  # edits in a tray at most
-LARGEST_SEED = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One edit in the tray."""
-
-    concept: str
-    layer: str
-    step: float
-    on: bool = True
-
-
-@dataclass(frozen=True)
-class View:
-    """What a visitor has chosen; empty strings and None mean "not yet"."""
-
-    model: str = ""
-    concept: str = ""
-    layer: str = ""
-    step: float | None = None
-    seed: int = 0
-    words: str = ""
-    picture: int = 0
-    tray: tuple[Kept, ...] = ()
-    by: str = ALIGNMENTS[0]  # how alignment is read
-    own: str = ""  # a picture of the visitor's own; no part of a link
-    trace: tuple[float, ...] = ()  # the steps that a search has tried; no part of a link
-
-    def query(self) -> str:
-        """The view as a query string, with a version."""
-        pairs: list[tuple[str, str]] = [("v", VERSION)]
-        for key in ("model", "concept", "layer", "words"):
-            if value := getattr(self, key):
-                pairs.append((key, value))
-        if self.step is not None:
-            pairs.append(("step", f"{self.step:g}"))
-        pairs += [(key, str(value)) for key in ("seed", "picture") if (value := getattr(self, key))]
-        if self.by != ALIGNMENTS[0]:
-            pairs.append(("by", self.by))
-        for kept in self.tray:
-            on = "on" if kept.on else "off"
-            pairs.append(("keep", f"{kept.concept}~{kept.layer}~{kept.step:g}~{on}"))
-        return urlencode(pairs)
-
-    @classmethod
-    def parse(cls, query: dict[str, list[str]]) -> "View":
-        """The view in a query string; raises SlugError when it is none of ours."""
-        if query.get("v", [VERSION]) != [VERSION]:
-            raise SlugError("This link was made by another version of slugdemo.")
-        text = {
-            key: query[key][0][:200] for key in ("model", "concept", "layer", "by") if key in query
-        }
-        try:
-            step = float(query["step"][0]) if "step" in query else None
-            numbers = {key: int(query[key][0]) for key in ("seed", "picture") if key in query}
-            tray = tuple(_kept(one) for one in query.get("keep", [])[:KEPT])
-        except (ValueError, IndexError) as error:
-            raise SlugError("This link is damaged: one of its numbers is no number.") from error
-        view = cls(**text, step=step, words=query.get("words", [""])[0][:400], **numbers, tray=tray)
-        return view.checked()
-
-    def checked(self) -> "View":
-        """The same view; raises SlugError when a number is out of range."""
-        steps = [self.step or 0.0, *(kept.step for kept in self.tray)]
-        if not all(0 <= step <= FARTHEST for step in steps):
-            raise SlugError(f"A step lies between 0 and {FARTHEST:g} of the layer's norm.")
-        if self.by not in ALIGNMENTS:
-            raise SlugError(f"Alignment is read as {' or '.join(ALIGNMENTS)}, not otherwise.")
-        if not 0 <= self.seed <= LARGEST_SEED or not 0 <= self.picture <= 10_000:
-            raise SlugError(f"A seed is a whole number from 0 to {LARGEST_SEED}.")
-        return self
-
-
-def _kept(text: str) -> Kept:
-    concept, layer, step, on = text[:400].split("~")
-    return Kept(concept, layer, float(step), on == "on")
+OWN, EACH = 80, {"concept": 2, "style": 20}  # test pictures of the target, and of each other name
 
 
 class Shop:
@@ -131,11 +51,15 @@ class Shop:
                     self._kept.move_to_end(key)
                     return self._kept[key]
             made = make()
-            with self._guard:
-                self._kept[key] = made
-                while len(self._kept) > self._size:
-                    self._locks.pop(self._kept.popitem(last=False)[0], None)
+            self.put(key, made)
             return made
+
+    def put(self, key: Hashable, value: Any) -> None:  # noqa: ANN401
+        """Lays down what is already made."""
+        with self._guard:
+            self._kept[key] = value
+            while len(self._kept) > self._size:
+                self._locks.pop(self._kept.popitem(last=False)[0], None)
 
     def peek(self, key: Hashable) -> Any:  # noqa: ANN401
         """What lies under `key`, None when nothing does."""
@@ -145,14 +69,14 @@ class Shop:
 
 @dataclass(frozen=True)
 class World:
-    """The models, pictures and finished results that all visitors share; nobody changes them."""
+    """The models, pictures and finished results that all visitors share, and what guests brought."""
 
     shelf: Shelf
     cache: Path
+    guests: Guests = field(default_factory=Guests)
     models: Shop = field(default_factory=lambda: Shop(16))
     sets: Shop = field(default_factory=lambda: Shop(3))
     edited: Shop = field(default_factory=lambda: Shop(64))
-    uploads: Shop = field(default_factory=lambda: Shop(64))
     results: Shop = field(default_factory=lambda: Shop(4096))
 
     @classmethod
@@ -166,91 +90,131 @@ class World:
         folder = self.shelf.folder / "models" / "judge"
         return Judge.load(folder) if (folder / "judge.json").is_file() else None
 
+    def kind(self, model: str) -> str:
+        """What kind of host a model is."""
+        return self.shelf.offer(model).kind
+
+    def opened(self, model: str) -> Opened:
+        """The model of this name; raises SlugError when it must be fetched first."""
+        offer = self.shelf.offer(model)
+        fetch = partial(loading.opened, model)
+        return self.models.get(model, fetch if offer.folder is None else lambda: Opened(offer))
+
     def clip(self, model: str) -> Clip:
         """The CLIP whose towers the model of this name carries."""
-        family = self.shelf.offer(model).name.split("-")[0]
-        for offer in self.shelf.offers:
-            if offer.kind == "zero-shot" and offer.name.split("-")[0] == family:
-                folder = offer.folder
-                return self.models.get(offer.name, partial(Clip.from_folder, folder))
-        raise SlugError(f"{model} needs the CLIP that it carries, and its folder is missing.")
+        offer = self.shelf.offer(model)
+        family = offer.name.split("-")[0]
+        for one in self.shelf.offers:
+            kin = one.place == offer.place == "embedded" and one.name.split("-")[0] == family
+            if one.kind == "zero-shot" and kin:
+                return self.models.get(("clip", one.name), partial(_clip, one.folder))
+        if offer.place == "embedded":
+            raise SlugError(f"{model} needs the CLIP that it carries, and its folder is missing.")
+        return self.models.get(("clip", model), lambda: self.opened(model).clip)
 
     def diffusion(self, model: str) -> Diffusion:
         """The Stable Diffusion host of this name."""
-        folder = self.shelf.offer(model).folder
-        return self.models.get(model, lambda: Diffusion.from_folder(folder))
+        return self.models.get(("host", model), lambda: self.opened(model).host)
 
     def vlm(self, model: str) -> Vlm:
         """The LLaVA host of this name."""
-        folder = self.shelf.offer(model).folder
-        return self.models.get(model, lambda: Vlm.from_folder(folder))
+        return self.models.get(("host", model), lambda: self.opened(model).host)
 
     def readers(self, model: str) -> frozenset[str]:
-        """The tensors that change what the model of this name puts out, found by trying."""
-        offer = self.shelf.offer(model)
-        if offer.kind == "zero-shot":
-            return frozenset(layers.candidates(self.clip(model)))
-        host = self.diffusion(model) if offer.kind == "diffusion" else self.vlm(model)
-        return self.models.get(("reads", model), lambda: frozenset(host.editable()))
+        """The tensors that the host reads, found by trying, and that the paper's code would edit."""
+        return self.models.get(("reads", model), lambda: self._readers(model))
 
-    def gradients(self, model: str, concept: Entry, watch: Watch) -> Gradients:
+    def _readers(self, model: str) -> frozenset[str]:
+        clip = self.clip(model)
+        if self.kind(model) == "zero-shot":
+            return frozenset(layers.candidates(clip))
+        host = self.models.get(("host", model), lambda: self.opened(model).host)
+        return frozenset(host.editable()) & {*layers.candidates(clip, rule="no norms")}
+
+    def concept(self, name: str) -> Concept:
+        """The concept of this name with its pictures, the visitor's own or a shipped one.
+
+        Shipped pictures to forget get the bare name as their caption, as in the paper.
+        """
+        if MARK in name:
+            own = self.guests.find(name.split(MARK)[-1])
+            if not isinstance(own, Concept):
+                raise SlugError(
+                    f"“{label(name)[:60]}” is gone: pictures of your own are kept only while the "
+                    "page is open. Bring them again, or choose another concept."
+                )
+            return own
+        return self.results.get(("concept", name), lambda: self._shipped(name))
+
+    def _shipped(self, name: str) -> Concept:
+        self.shelf.entry(name)
+        found = examples.shipped(self.shelf.folder / "concepts", name)
+        return replace(found, forget=tuple(replace(e, caption=found.words) for e in found.forget))
+
+    def divided(self, concept: Concept) -> tuple[Sequence[Example], Sequence[Example]]:
+        """Retain pictures for the gradient, and others for the search, as a Study has them."""
+        retain = concept.retain
+        return (retain, retain) if len(retain) < FEW else (retain[::2][:MOST], retain[1::2])
+
+    def around(self, name: str) -> Surroundings:
+        """What there is besides a concept: all names, its kin, and pictures no search sees."""
+        concept, shelf = self.concept(name), self.shelf
+        each = EACH[concept.domain]
+        places = shelf.held_out(concept.name, concept.domain, own=OWN, others=each)
+        kept = {str(one.image): one for one in self._held_out()}
+        test = tuple(kept[place] for place in places)
+        if MARK in name:  # what the visitor brought is all there is
+            test += concept.forget
+        kin = shelf.group(concept.name)
+        return Surroundings(shelf.names("concept"), shelf.names("style"), kin, test)
+
+    def _held_out(self) -> tuple[Example, ...]:
+        path = self.shelf.folder / "concepts" / "test.parquet"
+        shown = path.is_file() and len(self.shelf.tables["test"])
+        return self.results.get("held out", lambda: examples.parquet(path)) if shown else ()
+
+    def gradients(self, model: str, concept: str, watch: Watch) -> Gradients:
         """The two gradients for a concept, from memory when they were taken before."""
         clip = self.clip(model)
-        key = ("gradients", clip.name, concept.name)
-        return self.results.get(key, lambda: self._gradients(clip, concept, watch))
+        key = ("gradients", clip.name, concept)
+        return self.results.get(key, lambda: self._gradients(clip, self.concept(concept), watch))
 
-    def _gradients(self, clip: Clip, concept: Entry, watch: Watch) -> Gradients:
-        forget, retain = self.examples(concept)
-        named = forget.assign(prompt=concept.words)  # the bare name, as in the paper
-        batches = [slopes.batches(*self.pairs(clip, rows), size=BATCH) for rows in (named, retain)]
-        done, total = [0], sum(len(part) for part in batches)
+    def _gradients(self, clip: Clip, concept: Concept, watch: Watch) -> Gradients:
+        size, seed, retain = Setting.batch, Setting.seed, self.divided(concept)[0]
+        own = Pairs(concept.forget, clip, size=size)
+        rest = Pairs(retain, clip, size=min(size, len(retain)), seed=seed)
+        done, total = [0], len(own) + len(rest)
 
         def tick() -> None:
             done[0] += 1
             watch.say(f"Taking gradients, batch {done[0]} of {total}", done[0], total)
 
-        watch.say(f"Taking gradients of {len(forget)} + {len(retain)} pictures", 0, total)
+        watch.say(f"Taking gradients of {len(concept.forget)} + {len(retain)} pictures", 0, total)
         names = layers.candidates(clip)
-        return slopes.gradients(
-            clip, batches[0], retain=batches[1], names=names, cache=self.cache, tick=tick
-        )
+        return gradients(clip, own, retain=rest, names=names, cache=self.cache, tick=tick)
 
-    def examples(self, concept: Entry) -> tuple[Any, Any]:
-        """The records of what to forget and of what to retain; the second never shows the first."""
-        tables, column = self.shelf.tables, concept.domain
-        forget = tables["forget"][tables["forget"][column] == concept.name]
-        retain = tables["retain"][tables["retain"][column] != concept.name]
-        return (
-            shelf.spread(forget, FORGET, seed=0),
-            shelf.spread(retain, RETAIN, seed=lot(concept.name)),
-        )
-
-    def pairs(self, clip: Clip, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
-        """Pictures (N, 3, H, W) and their captions' tokens (N, T)."""
-        if rows.empty:
-            raise SlugError("There are no example pictures for this.")
-        pixels = torch.stack([clip.transform(one) for one in shelf.decoded(rows)])
-        return pixels, clip.tokenize(list(rows["prompt"]))
-
-    def scores(self, model: str, concept: Entry, watch: Watch) -> list[LayerScore]:
+    def scores(self, model: str, concept: str, watch: Watch) -> list[LayerScore]:
         """Importance and alignment of every layer."""
-        gradients = self.gradients(model, concept, watch)
-        clip = self.clip(model)
-        key = ("scores", clip.name, concept.name)
-        return self.results.get(key, lambda: layers.scores(clip.named(), gradients))
+        slopes, clip = self.gradients(model, concept, watch), self.clip(model)
+        key = ("scores", clip.name, concept)
+        return self.results.get(key, lambda: layers.scores(clip.named(), slopes))
 
     def edit(self, model: str, kept: Kept, watch: Watch) -> Edit:
-        """The edit of a concept in a layer, `kept.step` far."""
+        """The edit of a concept in a layer, `kept.step` far; perhaps from a visitor's file."""
         clip = self.clip(model)
+        if isinstance(given := self.guests.find(kept.concept.split(MARK)[-1]), Edit):
+            if given.about.get("weights") != clip.digest:
+                raise SlugError(f"The edit “{label(kept.concept)}” was made for other weights.")
+            return given.at(kept.step)
         key = ("edit", clip.name, kept.concept, kept.layer)
         return self.edited.get(key, lambda: self._unstepped(model, kept, watch)).at(kept.step)
 
     def _unstepped(self, model: str, kept: Kept, watch: Watch) -> Edit:
-        entry, clip = self.shelf.entry(kept.concept), self.clip(model)
-        gradients = self.gradients(model, entry, watch)
-        for score in self.scores(model, entry, watch):
+        concept, clip = self.concept(kept.concept), self.clip(model)
+        slopes = self.gradients(model, kept.concept, watch)
+        for score in self.scores(model, kept.concept, watch):
             if score.layer == kept.layer:
-                return direction(clip, entry.name, score=score, gradients=gradients)
+                return direction(clip, concept.name, score=score, gradients=slopes)
         raise SlugError(f"This model has no layer called “{kept.layer[:80]}”.")
 
     def edits(self, view: View, watch: Watch) -> list[Edit]:
@@ -277,9 +241,13 @@ class World:
         view = replace(view, model=view.model or first.model, concept=view.concept or first.concept)
         if not view.model or not view.concept:
             raise SlugError("There is no model with concepts in the assets folder yet.")
-        self.shelf.offer(view.model)
-        self.shelf.entry(view.concept)
+        self.opened(view.model)
+        self.concept(view.concept)
         return view.checked()
+
+
+def _clip(folder: Path) -> Clip:
+    return replace(Clip.from_folder(folder), name=folder.name)
 
 
 def lot(name: str) -> int:

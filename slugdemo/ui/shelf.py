@@ -1,11 +1,9 @@
-"""What lies in the assets folder: model folders, concepts, and example pictures with their records.
+"""What the page offers: models, concepts, and the records of the shipped pictures.
 
 Knows files and names; knows no tensors. Whatever is missing is simply not offered.
 """
 
 import io
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,23 +11,14 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from slugdemo import catalog
-from slugdemo.concept import PLAIN, prompt, style_prompt
+from slugdemo import catalog, examples
+from slugdemo.catalog import Model
+from slugdemo.concept import PLAIN, Concept
 from slugdemo.errors import SlugError
 
 SPLITS = ("forget", "retain", "test")
 COLUMNS = ["webp", "prompt", "concept", "style", "background", "seed"]
 KINDS = {"character": "Characters", "object": "Objects", "style": "Styles"}
-
-
-@dataclass(frozen=True)
-class Offer:
-    """One model folder: `kind` is "zero-shot", "diffusion" or "vlm"; `bytes` is its size."""
-
-    name: str
-    kind: str
-    folder: Path
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -44,12 +33,7 @@ class Entry:
     @property
     def domain(self) -> str:
         """ "style" for styles, "concept" for things."""
-        return "style" if self.kind == "style" else "concept"
-
-    @property
-    def words(self) -> str:
-        """The concept alone in the words of a caption, as the paper captions what it forgets."""
-        return style_prompt(self.name) if self.kind == "style" else prompt(self.name)
+        return Concept("", self.kind).domain
 
 
 @dataclass(frozen=True)
@@ -59,21 +43,27 @@ class Shelf:
     folder: Path
 
     @cached_property
-    def offers(self) -> tuple[Offer, ...]:
-        """The models that are there, zero-shot first."""
+    def offers(self) -> tuple[Model, ...]:
+        """The models that are here, zero-shot first: shipped ones, then those of SLUGDEMO_MODELS."""
         found = [_offer(path) for path in sorted((self.folder / "models").glob("*/"))]
-        order = ("zero-shot", "diffusion", "vlm")
-        return tuple(sorted((one for one in found if one), key=lambda one: order.index(one.kind)))
+        found += [one for one in catalog.local() if one.place == "folder"]
+        kinds = catalog.KINDS
+        return tuple(sorted((one for one in found if one), key=lambda one: kinds.index(one.kind)))
+
+    @cached_property
+    def published(self) -> tuple[Model, ...]:
+        """The models of full size that could be here too."""
+        return tuple(catalog.find(name) for name in (*catalog.PAPERS, *catalog.KNOWN))
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """Every concept and style, as concepts.json lists them; empty when there is no list."""
-        path = self.folder / "concepts" / "concepts.json"
-        if not path.is_file():
+        folder = self.folder / "concepts"
+        if not (folder / "concepts.json").is_file():
             return ()
         return tuple(
             Entry(row["name"], row["kind"], row.get("group", ""), row.get("forgettable", True))
-            for row in json.loads(path.read_text())
+            for row in examples.listing(folder)
         )
 
     @cached_property
@@ -89,7 +79,10 @@ class Shelf:
     def offered(self) -> tuple[Entry, ...]:
         """The concepts that can be forgotten: those with pictures to forget, characters first."""
         table = self.tables["forget"]
-        there = {"concept": {*table["concept"]}, "style": {*table["style"]} - {PLAIN}}
+        there = {
+            domain: {name for name, n in table[domain].value_counts().items() if n >= 2} - {PLAIN}
+            for domain in examples.LABELS
+        }
         fit = [one for one in self.entries if one.forgettable and one.name in there[one.domain]]
         order = list(KINDS)
         return tuple(sorted(fit, key=lambda one: order.index(one.kind)))
@@ -101,43 +94,39 @@ class Shelf:
                 return one
         raise SlugError(f"There is no concept called “{name[:60]}” with pictures to forget here.")
 
-    def offer(self, name: str) -> Offer:
-        """The model of this name; raises SlugError when it is not here."""
-        for one in self.offers:
+    def offer(self, name: str) -> Model:
+        """The model of this name; raises SlugError when nobody knows it."""
+        for one in (*self.offers, *self.published):
             if one.name == name:
                 return one
         raise SlugError(f"There is no model called “{name[:60]}” here.")
 
-    def names(self, domain: str) -> list[str]:
+    def names(self, domain: str) -> tuple[str, ...]:
         """All names of a domain: "concept" or "style"."""
-        return [one.name for one in self.entries if one.domain == domain]
+        return tuple(one.name for one in self.entries if one.domain == domain)
 
-    def like(self, entry: Entry) -> list[Entry]:
-        """The nearest first: others of the same group, then all others of the domain."""
-        others = [one for one in self.entries if one.domain == entry.domain and one != entry]
-        return sorted(others, key=lambda one: (one.group != entry.group, one.kind != entry.kind))
+    def group(self, name: str) -> tuple[str, ...]:
+        """The other names of the group that a name stands in."""
+        groups = {one.name: one.group for one in self.entries}
+        return tuple(
+            other for other in groups if other != name and groups[other] == groups.get(name)
+        )
+
+    def held_out(self, label: str, domain: str, *, own: int, others: int) -> list[str]:
+        """Some test pictures by their places: `own` of a name, `others` of each other name."""
+        table = self.tables["test"]
+        few = table.groupby(domain, group_keys=False).head(max(others, 0)) if len(table) else table
+        rows = [*table.index[table[domain] == label][:own], *few.index[few[domain] != label]]
+        path = self.folder / "concepts" / "test.parquet"
+        return [f"{path}#{number}" for number in rows]
 
 
-def _offer(folder: Path) -> Offer | None:
+def _offer(folder: Path) -> Model | None:
     kind = catalog.kind_of(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Offer(folder.name, kind, folder, size) if kind else None
+    return Model(folder.name, kind, "embedded", size, folder) if kind else None
 
 
 def decoded(rows: pd.DataFrame) -> list[Image.Image]:
     """The pictures of some records."""
     return [Image.open(io.BytesIO(webp)).convert("RGB") for webp in rows["webp"]]
-
-
-def spread(rows: pd.DataFrame, count: int, *, seed: int) -> pd.DataFrame:
-    """At most `count` of the rows, drawn by lot with a seed, in their own order."""
-    if len(rows) <= count:
-        return rows
-    return rows.sample(count, random_state=seed).sort_index()
-
-
-def prompts(names: Sequence[str], domain: str) -> dict[str, list[str]]:
-    """One prompt for each class of a domain."""
-    if domain == "style":
-        return {name: [style_prompt(name)] for name in names}
-    return {name: [prompt(name)] for name in names}

@@ -10,11 +10,13 @@ from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.hosts.watch import Cancelled
 from slugdemo.layers import LayerScore
-from slugdemo.methods.slug import LOSS, slug
+from slugdemo.methods.slug import slug
 from slugdemo.search import Goal, Point, choose, search
+from slugdemo.setting import SETTINGS, Setting
 from slugdemo.ui import exams, figures, words
 from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import FARTHEST, Kept, View, World
+from slugdemo.ui.session import World
+from slugdemo.ui.view import FARTHEST, Kept, View, label
 
 RUNGS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 GRID = {
@@ -31,16 +33,16 @@ def unstepped(world: World, view: View, watch: Watch) -> Edit:
     return world.edit(view.model, Kept(view.concept, view.layer, 0.0), watch)
 
 
-def goal(before: Point) -> Goal:
-    """Nothing left of the concept, and at most 2 % (or one picture) less of the rest."""
-    return Goal(0.0, before.retain - max(LOSS, 1.01 / before.n_retain))
+def goal(before: Point, loss: float) -> Goal:
+    """Nothing left of the concept, and at most `loss` (or one picture) less of the rest."""
+    return Goal(0.0, before.retain - max(loss, 1.01 / before.n_retain))
 
 
 def guess(world: World, view: View, watch: Watch) -> float:
     """A step to begin with: the best of a few by CLIP's own zero-shot answers."""
     edit = unstepped(world, view, watch)
-    host = exams.zero_shot(world, view, split="exam")
-    evaluate = host.exam(view.concept)(edit)
+    evaluate = exams.classes(world, view).exam()(edit)
+    loss = SETTINGS["zero-shot"].loss
 
     def make() -> float:
         before, points = evaluate(0.0), []
@@ -51,7 +53,7 @@ def guess(world: World, view: View, watch: Watch) -> float:
             points.append(evaluate(step))
             if points[-1].forget <= 0:
                 break
-        return choose(points, goal(before)).point.step
+        return choose(points, goal(before, loss)).point.step
 
     return world.results.get(("guess", view.model, view.concept, view.layer), make)
 
@@ -62,7 +64,7 @@ def sweep(
     """The points of the curve; `shown` is called with those there are, after each new one."""
     evaluate = exams.exam(world, view, watch)(unstepped(world, view, watch))
     points = []
-    for step in GRID[world.shelf.offer(view.model).kind]:
+    for step in GRID[world.kind(view.model)]:
         points.append(evaluate(step))
         shown(points)
     return points
@@ -70,18 +72,19 @@ def sweep(
 
 def known(world: World, view: View) -> tuple[list[Point], list[Point]]:
     """The points of the curve and of the search's trace that have been measured already."""
-    kind = world.shelf.offer(view.model).kind
+    kind = world.kind(view.model)
 
     def look(steps: Sequence[float]) -> list[Point]:
-        keys = [("point", view.model, view.concept, view.layer, round(step, 6)) for step in steps]
-        return [point for key in keys if (point := world.results.peek(key)) is not None]
+        keys = [exams.key(view, view.layer, step) for step in steps]
+        found = [world.results.peek(key) or world.results.peek(("glance", *key)) for key in keys]
+        return [point for point in found if point is not None]
 
     return look(GRID[kind]), look(view.trace)
 
 
 def complete(world: World, view: View) -> bool:
     """Whether the whole curve is measured."""
-    return len(known(world, view)[0]) == len(GRID[world.shelf.offer(view.model).kind])
+    return len(known(world, view)[0]) == len(GRID[world.kind(view.model)])
 
 
 def find(
@@ -89,39 +92,54 @@ def find(
 ) -> tuple[View, str]:
     """The view at the step that the search chose, and why; stopped, the best of what it saw."""
     evaluate = exams.exam(world, view, watch)(unstepped(world, view, watch))
+    setting = exams.setting(world, view)
     before, trace = evaluate(0.0), []
-    wanted = goal(before)
+    wanted = goal(before, setting.loss)
     try:
-        for point in search(_within(evaluate), wanted):
+        for point in search(_within(evaluate), wanted, evaluations=setting.evaluations):
             trace.append(point)
             view = replace(view, trace=tuple(sorted({*view.trace, round(point.step, 6)})))
             shown(view)
-            watch.say(f"Evaluation {len(trace)}: {_seen(point)}", len(trace), 10)
+            watch.say(f"Evaluation {len(trace)}: {_seen(point)}", len(trace), setting.evaluations)
     except Cancelled:
         if not trace:
             raise
     choice = choose(trace, wanted)
-    reason = f"{words.short(view.layer)}: {choice.reason}"
-    return replace(view, step=min(choice.point.step, FARTHEST)), reason
+    step, margin = farther(choice.point.step, setting)
+    return replace(view, step=step), f"{words.short(view.layer)}: {choice.reason}{margin}"
+
+
+def farther(step: float, setting: Setting) -> tuple[float, str]:
+    """A searched step with the margin of its host, never beyond the page's farthest; in words too."""
+    if not setting.beyond:
+        return min(step, FARTHEST), ""
+    said = f" As a margin it goes {setting.beyond:.0%} farther."
+    return min(round(step * (1 + setting.beyond), 6), FARTHEST), said
 
 
 def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
     """The view at the best layer and step of all front layers, and why (SLUG, sec. 3.2)."""
-    entry, clip = world.shelf.entry(view.concept), world.clip(view.model)
     seen: list[tuple[LayerScore, Point]] = []
 
     def look(score: LayerScore, point: Point) -> None:
         seen.append((score, point))
+        if not point.n_retain:
+            world.results.put(("glance", *exams.key(view, score.layer, point.step)), point)
         watch.say(f"{score.tower} {words.short(score.layer)}: {_seen(point)}")
 
-    exam = exams.exam(world, view, watch)
+    exam, glance = exams.exams(world, view, watch)
+    setting = exams.setting(world, view)
     try:
         outcome = slug(
-            clip,
-            entry.name,
-            gradients=world.gradients(view.model, entry, watch),
+            world.clip(view.model),
+            world.concept(view.concept).name,
+            gradients=world.gradients(view.model, view.concept, watch),
             exam=lambda edit: _within(exam(edit)),
+            glance=lambda edit: _within(glance(edit)),
             editable=world.readers(view.model),
+            by=view.by,
+            loss=setting.loss,
+            evaluations=setting.evaluations,
             watch=look,
         )
     except Cancelled:
@@ -132,8 +150,8 @@ def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
         return _moved(
             view, score.layer, point.step, seen
         ), f"Stopped; the best so far: {_seen(point)}"
-    edit = outcome.edit
-    return _moved(view, edit.layer, edit.step, seen), outcome.reason
+    step, margin = farther(outcome.edit.step, setting)
+    return _moved(view, outcome.edit.layer, step, seen), f"{outcome.reason}{margin}"
 
 
 def _moved(view: View, layer: str, step: float, seen: list[tuple[LayerScore, Point]]) -> View:
@@ -147,6 +165,9 @@ def _within(evaluate: Callable[[float], Point]) -> Callable[[float], Point]:
 
 
 def _seen(point: Point) -> str:
+    if not point.n_retain:
+        left = words.share(point.forget)
+        return f"at {point.step:.1%} of the norm {left} of the concept is left"
     return (
         f"at {point.step:.1%} of the norm {words.share(point.forget)} of the concept and "
         f"{words.share(point.retain)} of the rest are left"
@@ -166,6 +187,7 @@ def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
         "farthest": FARTHEST,
         "formula": formula(edit.at(step), size),
         "rows": [_row(point) for point in sorted({*_by(points), *_by(trace)})],
+        "sum": summed(world, view, edit.at(step), size, watch),
         "described": described(view, points),
         "waiting": not points,
     }
@@ -175,6 +197,7 @@ def _by(points: Sequence[Point]) -> list[tuple[float, ...]]:
     return [
         (one.step, one.forget, *one.forget_interval, one.retain, *one.retain_interval)
         for one in points
+        if one.n_retain
     ]
 
 
@@ -185,8 +208,26 @@ def _row(numbers: tuple[float, ...]) -> list[str]:
 
 def formula(edit: Edit, size: float) -> str:
     """The update with its own numbers."""
-    lam = f", λ = {edit.lam:.3g}" if math.isfinite(edit.lam) else ""
-    return f"w ← w + {edit.step:.3g} · {size:.3g} · g / ‖g‖{lam}"
+    far = f"{edit.step:.3g} · {size:.3g}"
+    if not math.isfinite(edit.lam):
+        return f"w ← w + {far} · g / ‖g‖"
+    return f"w ← w + {far} · g / {size / edit.ratio:.3g}  =  w + {edit.lam:.3g} g"
+
+
+def summed(world: World, view: View, edit: Edit, size: float, watch: Watch) -> list[list[str]]:
+    """The whole calculation for the chosen layer, as (what, formula, with its numbers)."""
+    scores = world.scores(view.model, view.concept, watch)
+    score = next(one for one in scores if one.layer == view.layer)
+    slope = score.importance * size
+    lam = f"{edit.step:.3g} · {size:.4g} / {slope:.4g} = {edit.step * size / slope:.4g}"
+    return [
+        ["length of the layer", "‖w‖", f"{size:.4g}, {score.params:,} numbers"],
+        ["length of the forget gradient", "‖g‖, g = ∇ L_forget(w)", f"{slope:.4g}"],
+        ["importance", "‖g‖ / ‖w‖", f"{slope:.4g} / {size:.4g} = {score.importance:.4g}"],
+        ["alignment", "cos(g, ∇ L_retain(w))", f"{score.alignment:+.4f}"],
+        ["λ of the paper", "step · ‖w‖ / ‖g‖", lam],
+        ["the update", "w ← w + λ g", f"w ← w + {edit.step * size / slope:.4g} g"],
+    ]
 
 
 def described(view: View, points: Sequence[Point]) -> str:
@@ -196,7 +237,7 @@ def described(view: View, points: Sequence[Point]) -> str:
     first, last = points[0], points[-1]
     return (
         f"From step {first.step:.0%} to {last.step:.0%} of the norm of {words.short(view.layer)}, "
-        f"“{view.concept}” goes from {words.share(first.forget)} to {words.share(last.forget)} "
+        f"“{label(view.concept)}” goes from {words.share(first.forget)} to {words.share(last.forget)} "
         f"recognised, everything else from {words.share(first.retain)} to "
         f"{words.share(last.retain)}."
     )

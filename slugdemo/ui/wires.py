@@ -4,32 +4,33 @@ What the page's own widgets send is untrusted; it is checked here, and errors be
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
 import gradio as gr
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import api, flow, take
+from slugdemo.ui import api, example, flow, own, take, tray
 from slugdemo.ui.jobs import Desk, Watch
-from slugdemo.ui.session import View, World
+from slugdemo.ui.session import World
 from slugdemo.ui.step import check
+from slugdemo.ui.view import MARK, View
 
 # Every update carries all that this event has drawn: a browser that is busy skips some of them.
 # Controls come along once more at the end only, since a visitor may be using them.
-DRAWN = ("forget", "map", "curve", "ladder", "see", "collateral", "tray")
+DRAWN = ("choice", "forget", "map", "curve", "ladder", "see", "collateral", "tray", "pin", "take")
 Work = Callable[[World, View, Watch], None]
 Blocks = Any  # page.Page: blocks by name
-HEAVY = {"concurrency_id": "work", "concurrency_limit": 2}
-LIVE = {"concurrency_id": "live", "concurrency_limit": 2}
+LANE = {"concurrency_id": "work", "concurrency_limit": 32}  # the desk has its own lanes
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 LINK = "() => { slug.acts.link(); }"
-FETCH = "() => setTimeout(() => document.querySelector('#file')?.click(), 200)"
+FETCH = "() => slug.acts.fetch()"
 
 
 def _view(at: Blocks, view: View) -> dict:
-    chosen = {at["model"]: view.model, at["concept"]: view.concept, at["seed"]: view.seed}
-    return {at["view"]: view, **chosen}
+    return {at["view"]: view, at["seed"]: view.seed}
 
 
 def _layers(at: Blocks, value: dict) -> dict:
@@ -43,8 +44,8 @@ def _words(at: Blocks, value: dict) -> dict:
         visible=True if value["label"] else "hidden",
     )
     seed = gr.Number(visible=True if value["seed"] else "hidden")
-    own = gr.UploadButton(visible="hidden" if value["seed"] else True)
-    return {at["words"]: words, at["seed"]: seed, at["own"]: own}
+    given = gr.UploadButton(visible="hidden" if value["seed"] else True)
+    return {at["words"]: words, at["seed"]: seed, at["own"]: given}
 
 
 CONTROLS = {"view": _view, "layers": _layers, "words": _words}
@@ -56,12 +57,16 @@ class Wires:
 
     page: Blocks
     world: World
-    desk: Desk
+    desk: Desk = field(default_factory=Desk)
 
-    def stream(self, request: gr.Request, work: Callable[[Watch], None]) -> Iterator[dict]:
-        """The updates that the news of `work` mean for the page."""
+    def stream(
+        self, request: gr.Request, view: View, work: Callable[[Watch], None], *, lane: str = "live"
+    ) -> Iterator[dict]:
+        """The updates that the news of `work`, begun at `view`, mean for the page."""
         seen: dict[str, Any] = {}
-        for bundle in self.desk.stream(str(request.session_hash), work):
+        for bundle in self.desk.stream(str(request.session_hash), work, lane=lane):
+            if "view" in bundle:
+                bundle = {**bundle, "view": bundle["view"].after(view)}
             seen |= bundle
             drawn = {name: value for name, value in seen.items() if name in DRAWN}
             yield self.updates({**drawn, **bundle})
@@ -83,29 +88,31 @@ class Wires:
 
         def handler(view: View, new: Any, request: gr.Request) -> Iterator[dict]:  # noqa: ANN401
             yield from self.stream(
-                request, lambda watch: work(self.world, change(view, new), watch)
+                request, view, lambda watch: work(self.world, change(view, new), watch)
             )
 
-        self._listen(event, handler, [self.page["view"], source], LIVE)
+        self._listen(event, handler, [self.page["view"], source])
 
-    def given(self, event: Any, source: Any) -> None:  # noqa: ANN401
-        """A picture was given."""
+    def brought(self, event: Any, work: Callable, source: Any) -> None:  # noqa: ANN401
+        """A visitor brought what stands in `source`, and perhaps typed a name for it."""
 
-        def handler(view: View, path: str, request: gr.Request) -> Iterator[dict]:
-            view = replace(view, picture=0)
+        def handler(view: View, given: Any, name: str, request: gr.Request) -> Iterator[dict]:  # noqa: ANN401
+            more = {"visitor": str(request.session_hash), "given": given, "name": name or ""}
             yield from self.stream(
-                request, lambda watch: flow.own_picture(self.world, view, watch, path=path)
+                request, view, lambda watch: work(self.world, view, watch, **more)
             )
 
-        self._listen(event, handler, [self.page["view"], source], LIVE)
+        self._listen(event, handler, [self.page["view"], source, self.page["mine"]])
 
-    def pressed(self, event: Any, work: Work) -> None:  # noqa: ANN401
+    def pressed(self, event: Any, work: Work, *, lane: str = "work") -> None:  # noqa: ANN401
         """An event that only says that it happened."""
 
         def handler(view: View, request: gr.Request) -> Iterator[dict]:
-            yield from self.stream(request, lambda watch: work(self.world, view, watch))
+            yield from self.stream(
+                request, view, lambda watch: work(self.world, view, watch), lane=lane
+            )
 
-        self._listen(event, handler, [self.page["view"]], HEAVY)
+        self._listen(event, handler, [self.page["view"]])
 
     def picked(self, event: Any, work: Callable[[View, dict, Watch], None]) -> None:  # noqa: ANN401
         """An event of one of the page's own widgets."""
@@ -117,37 +124,40 @@ class Wires:
                 except (KeyError, TypeError, ValueError) as error:
                     raise SlugError("The page sent something that makes no sense here.") from error
 
-            yield from self.stream(request, run)
+            yield from self.stream(request, view, run)
 
-        self._listen(event, handler, [self.page["view"]], LIVE)
+        self._listen(event, handler, [self.page["view"]])
 
-    def _listen(self, event: Any, handler: Callable, inputs: list, lane: dict) -> None:  # noqa: ANN401
-        event(
-            handler,
-            inputs,
-            [*self.page.blocks.values()],
-            show_progress="hidden",
-            trigger_mode="multiple",
-            api_visibility="private",
-            **lane,
-        )
+    def _listen(self, event: Any, handler: Callable, inputs: list) -> None:  # noqa: ANN401
+        blocks = [*self.page.blocks.values()]
+        event(handler, inputs, blocks, trigger_mode="multiple", **QUIET, **LANE)
 
     def opened(self, view: View, request: gr.Request) -> Iterator[dict]:
-        """A page was opened: its link says what it shows."""
+        """A page was opened: its link says what it shows; without one, the worked example."""
+        del view
+        query = parse_qs(str(request.query_params))
 
         def work(watch: Watch) -> None:
             wanted, said = View(), ""
             try:
-                wanted = View.parse(parse_qs(str(request.query_params)))
-                wanted = self.world.settled(wanted)
+                wanted = View.parse(query)
+                self._claim(request, wanted)
+                wanted = self.world.settled(wanted) if wanted != View() else wanted
             except SlugError as error:
                 wanted, said = View(), f"{error} Here is the beginning instead."
-            flow.concept(self.world, wanted, watch)
+            flow.begin(self.world, wanted, watch)
             if said:
                 watch.put("status", {"text": said, "share": None, "tone": "error"})
 
-        del view
-        yield from self.stream(request, work)
+        if not {*query} - {"__theme"} and (shown := example.shown(self.world)):
+            yield self.updates(shown)  # needs no place and no waiting
+            return
+        yield from self.stream(request, View(), work)
+
+    def _claim(self, request: gr.Request, view: View) -> None:
+        for name in (view.concept, *(kept.concept for kept in view.tray)):
+            if MARK in name:
+                self.world.guests.claim(str(request.session_hash), name.split(MARK)[-1])
 
     def stop(self, request: gr.Request) -> dict:
         """The visitor wants to stop."""
@@ -155,53 +165,74 @@ class Wires:
         text = "Stopping…" if running else "Nothing is running."
         return {"text": text, "share": None, "tone": "busy" if running else "calm"}
 
-    def save(self, view: View) -> tuple[Any, Any]:
-        """The edit that is looked at, as a file to fetch."""
-        try:
-            path = take.edit_file(self.world, view, Watch(lambda *_: None))
-        except SlugError as error:
-            return gr.skip(), {"text": str(error), "share": None, "tone": "error"}
-        said = {"text": f"{path.name} is ready.", "share": None, "tone": "calm"}
-        return str(path), said
+    def fetch(self, view: View, request: gr.Request, event: gr.EventData) -> Iterator[dict]:
+        """A file to carry home: the edit, or a model with all edits that are on."""
+        name = str(dict(event._data or {}).get("model", ""))[:200]
+        room = self.world.guests.room(str(request.session_hash))
+
+        def work(watch: Watch) -> None:
+            if name:
+                path = take.model_file(self.world, view, watch, room=room, name=name)
+            else:
+                path = take.edit_file(self.world, view, watch, room=room)
+            watch.put("file", str(path))
+            watch.put("status", {"text": f"{path.name} is ready.", "share": None, "tone": "calm"})
+
+        yield from self.stream(request, view, work, lane="work")
 
     def left(self, request: gr.Request) -> None:
-        """The visitor closed the page."""
+        """The visitor closed the page: work stops, and what was brought is forgotten."""
         self.desk.stop(str(request.session_hash))
+        self.world.guests.leave(str(request.session_hash))
 
 
 def connect(demo: gr.Blocks, page: Blocks, world: World) -> None:
     """Wires a page to a world; called inside gr.Blocks."""
-    wires = Wires(page, world, Desk())
+    wires = Wires(page, world)
     _controls(wires)
+    _brought(wires)
     _widgets(wires)
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    page["stop"].click(wires.stop, None, page["status"], queue=False, **quiet)
-    page["link"].click(None, None, None, js=LINK, **quiet)
-    saved = page["save"].click(
-        wires.save, page["view"], [page["file"], page["status"]], **LIVE, **quiet
-    )
-    saved.then(None, None, None, js=FETCH, **quiet)
-    demo.load(wires.opened, page["view"], [*page.blocks.values()], **HEAVY, **quiet)
+    page["stop"].click(wires.stop, None, page["status"], queue=False, **QUIET)
+    page["link"].click(None, None, None, js=LINK, **QUIET)
+    out = [page["file"], page["status"]]
+    fetched = page["take"].fetch(wires.fetch, page["view"], out, **LANE, **QUIET)
+    fetched.then(None, None, None, js=FETCH, **QUIET)
+    demo.load(wires.opened, page["view"], [*page.blocks.values()], **LANE, **QUIET)
     demo.unload(wires.left)
     api.publish(world)
 
 
 def _controls(wires: Wires) -> None:
     at, chosen = wires.page, wires.chosen
-    chosen(at["model"].input, flow.concept, source=at["model"], change=_other_model)
-    chosen(at["concept"].input, flow.concept, source=at["concept"], change=_other_concept)
     chosen(at["layers"].input, flow.layer, source=at["layers"], change=_with("layer", str))
     chosen(at["words"].submit, flow.looked, source=at["words"], change=_with("words", _line))
     chosen(at["seed"].submit, flow.looked, source=at["seed"], change=_with("seed", _whole))
-    wires.given(at["own"].upload, at["own"])
     wires.pressed(at["find"].click, flow.find)
     wires.pressed(at["all"].click, flow.find_everywhere)
     wires.pressed(at["controls"].click, flow.compared)
-    wires.pressed(at["keep"].click, flow.keep)
+    wires.pressed(at["keep"].click, flow.keep, lane="live")
+    wires.pressed(at["undo"].click, flow.undo, lane="live")
+    wires.pressed(at["pinned"].click, flow.pin, lane="live")
+
+
+def _brought(wires: Wires) -> None:
+    """What visitors bring: a picture to look at, a concept of their own, an edit file."""
+    at, brought = wires.page, wires.brought
+    brought(at["own"].upload, flow.own_picture, at["own"])
+    brought(at["give"].upload, partial(flow.brought, make=own.given), at["give"])
+    brought(at["mine"].submit, partial(flow.brought, make=own.given), at["give"])
+    brought(at["draw"].click, partial(flow.brought, make=own.drawn), at["give"])
+    brought(at["open"].upload, partial(flow.brought, make=own.edit_file), at["open"])
 
 
 def _widgets(wires: Wires) -> None:
     at, world = wires.page, wires.world
+
+    def model(view: View, sent: dict, watch: Watch) -> None:
+        flow.concept(world, _other(view, model=str(sent["model"])[:200]), watch)
+
+    def concept(view: View, sent: dict, watch: Watch) -> None:
+        flow.concept(world, _other(view, concept=str(sent["concept"])[:200]), watch)
 
     def layer(view: View, sent: dict, watch: Watch) -> None:
         flow.layer(world, replace(view, layer=str(sent["layer"])[:200]), watch)
@@ -217,11 +248,19 @@ def _widgets(wires: Wires) -> None:
         flow.turned(world, view, watch)
 
     def switch(view: View, sent: dict, watch: Watch) -> None:
-        flow.switch(world, view, watch, number=int(sent["number"]))
+        changed, said = tray.switched(view, int(sent["number"]))
+        flow.trayed(world, changed, watch, said)
 
     def drop(view: View, sent: dict, watch: Watch) -> None:
-        flow.drop(world, view, watch, number=int(sent["number"]))
+        changed, said = tray.dropped(view, int(sent["number"]))
+        flow.trayed(world, changed, watch, said)
 
+    def rename(view: View, sent: dict, watch: Watch) -> None:
+        changed, said = tray.renamed(view, int(sent["number"]), str(sent["name"]))
+        flow.trayed(world, changed, watch, said)
+
+    wires.picked(at["choice"].model, model)
+    wires.picked(at["choice"].concept, concept)
     wires.picked(at["map"].layer, layer)
     wires.picked(at["map"].turn, turn)
     wires.picked(at["curve"].step, step)
@@ -229,19 +268,17 @@ def _widgets(wires: Wires) -> None:
     wires.picked(at["see"].picture, picture)
     wires.picked(at["tray"].switch, switch)
     wires.picked(at["tray"].drop, drop)
+    wires.picked(at["tray"].rename, rename)
 
 
 def _with(key: str, clean: Callable[[Any], Any]) -> Callable[[View, Any], View]:
     return lambda view, new: replace(view, **{key: clean(new)}).checked()
 
 
-def _other_model(view: View, model: str) -> View:
-    kept = tuple(one for one in view.tray)
-    return View(model=str(model), concept=view.concept, seed=view.seed, tray=kept, own=view.own)
-
-
-def _other_concept(view: View, concept: str) -> View:
-    return replace(_other_model(view, view.model), concept=str(concept))
+def _other(view: View, **new: str) -> View:
+    """The view of another model or concept: the layer, the step and the words are open again."""
+    blank = {"layer": "", "step": None, "words": "", "picture": 0, "trace": ()}
+    return replace(view, **blank, **new)
 
 
 def _line(text: str | None) -> str:

@@ -1,0 +1,50 @@
+// What can be chosen: the two buttons in the bar, and the sheets behind them, models by host and
+// concepts by kind with a thumbnail each. Also files that are dropped on the page.
+(window.slugParts ??= []).push((slug) => {
+  const {make, draw, acts, dialog, values, calls} = slug;
+
+  draw.choice = (body, value) => {
+    const button = (act, label, ...inside) => make('button', {class: 'pick', type: 'button', 'aria-haspopup': 'dialog',
+      'aria-label': label, on: () => acts[act]()}, ...inside, make('i', {'aria-hidden': 'true'}));
+    body.replaceChildren(
+      button('models', `Model: ${value.model}, ${value.host}. Choose another`, make('small', {}, value.host), make('b', {}, value.model)),
+      button('concepts', `Concept: ${value.concept}. Choose another`, make('img', {src: value.src, alt: ''}), make('small', {}, 'forget'), make('b', {}, value.concept)));
+  };
+
+  acts.models = () => {
+    const groups = (values.catalogue?.models ?? []).map((group) => make('section', {}, make('h3', {}, group.title, make('small', {}, group.note)),
+      make('ul', {class: 'models'}, ...group.rows.map((row) => make('li', {}, make('button', {class: `model ${row.name === values.choice.model ? 'chosen' : ''} ${row.here ? '' : 'away'}`,
+        'aria-pressed': String(row.name === values.choice.model), on: () => { box.close(); calls.choice.model({model: row.name}); }},
+        make('b', {}, row.name), make('small', {}, row.note)))))));
+    const box = dialog('Which model?', ...groups);
+    box.querySelector('.chosen')?.focus();
+  };
+
+  acts.concepts = () => {
+    const field = make('input', {type: 'search', placeholder: 'Find a concept', 'aria-label': 'Find a concept', id: 'find-concept'});
+    const groups = (values.catalogue?.concepts ?? []).map((group) => make('section', {}, make('h3', {}, group.title, make('small', {}, String(group.rows.length))),
+      make('ul', {class: 'concepts'}, ...group.rows.map((row) => make('li', {'data-name': row.name.toLowerCase()}, make('button', {class: row.name === values.choice.concept ? 'chosen' : '',
+        'aria-pressed': String(row.name === values.choice.concept), on: () => { box.close(); calls.choice.concept({concept: row.name}); }},
+        make('img', {src: row.src, alt: '', loading: 'lazy'}), make('span', {}, row.name)))))));
+    const box = dialog('What should it forget?', make('p', {}, field, make('small', {}, ' or type a name of your own in the card Forget, and give pictures of it.')), ...groups);
+    box.classList.add('wide');
+    field.addEventListener('input', () => box.querySelectorAll('li[data-name]').forEach((one) => { one.hidden = !one.dataset.name.includes(field.value.trim().toLowerCase()); }));
+    field.focus();
+  };
+
+  // ---- files dropped anywhere: an edit comes back, one picture is looked at, several are a concept
+  const input = (id) => document.querySelector(`#${id}`)?.parentElement.querySelector('input[type=file]');
+  document.addEventListener('dragover', (event) => { if (event.dataTransfer?.types.includes('Files')) event.preventDefault(); });
+  document.addEventListener('drop', (event) => {
+    const files = [...(event.dataTransfer?.files ?? [])];
+    if (!files.length || event.target.closest('input[type=file]')) return;
+    event.preventDefault();
+    const edit = files.some((one) => one.name.endsWith('.safetensors'));
+    const field = input(edit ? 'open' : files.length > 1 ? 'give' : 'own');
+    if (!field) { slug.say('This file has no place here: drop an edit, or pictures.'); return; }
+    const some = new DataTransfer();
+    (field.multiple ? files : files.slice(0, 1)).forEach((one) => some.items.add(one));
+    field.files = some.files;
+    field.dispatchEvent(new Event('change', {bubbles: true}));
+  });
+});

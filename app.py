@@ -5,10 +5,15 @@ import os
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from gradio import Blocks
+from starlette.middleware import Middleware
+
+from slugdemo import public
 from slugdemo.ui import example, page
 from slugdemo.ui.session import World
 
@@ -27,6 +32,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def opened(demo: Blocks) -> dict[str, Any]:
+    """What else is to be said at the launch of a server that is open to all; else nothing."""
+    limits = public.limits()
+    if limits is None:
+        return {}
+    os.environ.pop("SLUG_MCP", None)
+    demo.queue(max_size=limits.queue, default_concurrency_limit=2)
+    return {"app_kwargs": {"middleware": [Middleware(public.Gate, limits=limits)]}}
+
+
 def main() -> None:
     """Opens the page and keeps it open."""
     given = parser().parse_args()
@@ -35,8 +50,9 @@ def main() -> None:
     os.environ["SLUGDEMO_ASSETS"] = str(given.assets)
     world = World.at(given.assets, given.cache)
     threading.Thread(target=example.warm, args=(world,), daemon=True).start()
+    demo = page.build(world)
     where = {"server_name": given.host, "server_port": given.port, "root_path": given.root_path}
-    page.launch(page.build(world), **where)
+    page.launch(demo, **where, **opened(demo))
 
 
 if __name__ == "__main__":

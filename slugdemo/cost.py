@@ -1,6 +1,7 @@
 """What work costs: seconds by phase and bytes of memory. Knows clocks only."""
 
 import gc
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -64,3 +65,29 @@ class Peak:
             status = Path("/proc/self/status").read_text()
             mark = int(status.split("VmHWM:")[1].split()[0]) * 1024
             self.bytes = max(0, mark - self._before)
+
+
+def available(device: str = "cpu") -> float:
+    """The bytes that can still be had on a device; infinity where the system does not say."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    return min(_free(Path("/proc/meminfo")), _left(Path("/sys/fs/cgroup")))
+
+
+def _free(meminfo: Path) -> float:
+    """What Linux could hand out without writing to disk."""
+    try:
+        return int(meminfo.read_text().split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return math.inf
+
+
+def _left(group: Path) -> float:
+    """What a container may still take; the pages of files that it has read do not count."""
+    try:
+        most = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        files = (group / "memory.stat").read_text().split("inactive_file ")[1].split()[0]
+    except (OSError, IndexError, ValueError):
+        return math.inf
+    return most - used + int(files)

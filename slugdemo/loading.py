@@ -4,18 +4,20 @@ A Stable Diffusion or LLaVA folder carries one tower of some CLIP; the CLIP is f
 towers, never by trusting a name. Knows loaders and towers; knows nothing of concepts or steps.
 """
 
-from collections.abc import Hashable
+import os
+import shutil
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
-from slugdemo import catalog
+from slugdemo import catalog, cost, inventory, public, zerogpu
 from slugdemo.catalog import Model
 from slugdemo.clip import Clip
 from slugdemo.errors import SlugError
@@ -24,7 +26,8 @@ from slugdemo.hosts.diffusion import Diffusion
 from slugdemo.hosts.vlm import Vlm
 from slugdemo.weights import Weights
 
-CLOSE = 1e-3  # how far a tower may be from its clip, relative: float16 on one side
+CLOSE = 1e-2  # how far a tower may be from its clip, relative: bfloat16 on one side
+SPARE = 1.25  # memory for what is made of the weights, as a multiple of theirs
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # the published CLIP whose tower this is, by kind of host and width of the tower
 CARRIED = {
@@ -34,6 +37,13 @@ CARRIED = {
 }
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*model*.safetensors"]
 NOT_FILES = ["*fp16*", "*non_ema*", "safety_checker/*.safetensors", "v1-5*", "v2-1*"]
+
+
+Part = TypeVar("Part")
+
+
+class TooLarge(SlugError):
+    """The model does not fit into the memory that is free now."""
 
 
 @dataclass(eq=False)
@@ -56,22 +66,33 @@ class Opened:
 
     @cached_property
     def host(self) -> Diffusion | Vlm:
-        """The model itself. Raises ValueError for a CLIP, which needs pictures to be a host."""
+        """The model itself. Raises ValueError for a CLIP, which needs pictures to be a host.
+
+        Raises SlugError when its files are not whole, TooLarge when it does not fit.
+        """
         if self.kind == "zero-shot":
             raise ValueError(f"{self.model.name} is a CLIP: hosts.zero_shot.ZeroShot makes a host")
+        return zerogpu.lent(self.model.name, self._plain)
+
+    @cached_property
+    def _plain(self) -> Diffusion | Vlm:
+        check_room(self.model, self.device, self.dtype)
         kind = Diffusion if self.kind == "diffusion" else Vlm
         folder = self.model.folder or _fetched(self.model)
+        inventory.check(folder)
         return kind.from_folder(folder, device=self.device, dtype=DTYPES[self.dtype])
 
     @cached_property
     def clip(self) -> Clip:
         """The CLIP that gradients are taken of: the model itself, or the one that it carries.
 
-        Raises SlugError when no CLIP can be found whose tower is the host's.
+        Raises SlugError when no CLIP can be found whose tower is the host's, or its files are not
+        whole; TooLarge when it does not fit.
         """
         if self.kind == "zero-shot":
+            check_room(self.model, self.device)
             return _on(_clip(self.model), self.device)
-        tower = _tower(self.host)
+        tower = _tower(self._plain)
         for model in catalog.local():
             if model.kind == "zero-shot" and _width(model.folder, self.kind) == _wide(tower):
                 clip = _clip(model)
@@ -92,35 +113,94 @@ class Opened:
         return clip
 
 
-def opened(
-    name: str, *, device: str = "cpu", dtype: str = "float32", download: bool = False
-) -> Opened:
-    """The model of this name, ready to be read.
+def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = False) -> Opened:
+    """The model of this name, ready to be read; its host in `dtype`, its CLIP in float32.
 
-    Raises SlugError for an unknown name, and for one that must be fetched first when `download`
-    is not asked for: the message tells size and time.
+    Without a `dtype` SLUGDEMO_DTYPE counts, else float32. Raises SlugError for an unknown name or
+    type, on a public server for a model that is not listed, and for one that must be fetched
+    first when `download` is not asked for: the message tells size, time and memory.
     """
+    dtype = dtype or os.environ.get("SLUGDEMO_DTYPE", "float32")
+    if dtype not in DTYPES:
+        raise SlugError(f"SLUGDEMO_DTYPE is one of {', '.join(DTYPES)}, not {dtype!r}.")
+    if public.limits() and name not in {one.name for one in catalog.local()}:
+        raise SlugError("This server offers the models on its list, and opens no others.")
     model = catalog.find(name)
     if model.place == "hub" and not download:
         raise SlugError(
             f"{name} is not on this machine. At the hub it has about {model.bytes / 1e9:.1f} GB "
-            f"({model.minutes:.0f} minutes at 100 Mbit/s): allow the download, or put its folder "
-            "into the folder that SLUGDEMO_MODELS names."
+            f"({model.minutes:.0f} minutes at 100 Mbit/s), and it takes {needed(model, dtype)} of "
+            "memory: allow the download, or put its folder into the folder that SLUGDEMO_MODELS "
+            "names."
         )
     return Opened(model, device, dtype, download)
+
+
+def needed(model: Model, dtype: str = "float32") -> str:
+    """The memory that a model takes, in words. Raises SlugError when its folder is not whole."""
+    return f"{_need(model, dtype) / 1e9:.1f} GB"
+
+
+def _need(model: Model, dtype: str) -> float:
+    return SPARE * catalog.memory(model, each=DTYPES[dtype].itemsize)
+
+
+def check_room(model: Model, device: str = "cpu", dtype: str = "float32") -> None:
+    """Raises TooLarge unless the model fits into the memory that is free on the device.
+
+    Raises SlugError when its files are not whole, or the disk has no room for fetching it.
+    """
+    need, free = _need(model, dtype), cost.available(device)
+    if need > free:
+        raise TooLarge(
+            f"{model.name} takes {needed(model, dtype)} of memory in {dtype}, and "
+            f"{free / 1e9:.1f} GB are free on {device}: end other programs, choose a smaller "
+            "model, or set SLUGDEMO_DTYPE to bfloat16."
+        )
+    if model.place == "hub" and model.bytes > (room := _disk()):
+        raise SlugError(
+            f"{model.name} has {model.bytes / 1e9:.1f} GB, and the disk of the hub's cache has "
+            f"{room / 1e9:.1f} GB left: make room, or let HF_HOME name another place."
+        )
+
+
+def _disk() -> int:
+    """The bytes that are left where the hub's library keeps its files."""
+    place = Path(constants.HF_HUB_CACHE)
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def fitting(make: Callable[[], Part], drop: Callable[[], bool]) -> Part:
+    """What `make` makes; as often as that is too large, `drop` lets go of something first.
+
+    `drop` says whether there was anything left to let go of.
+    """
+    while True:
+        try:
+            return make()
+        except TooLarge:
+            if not drop():
+                raise
 
 
 def _fetched(model: Model) -> Path:
     try:
         return Path(snapshot_download(model.hub, allow_patterns=FILES, ignore_patterns=NOT_FILES))
     except Exception as error:  # no network, no access, no disk: many kinds by many libraries
-        raise SlugError(f"{model.name} could not be fetched from the hub: {error}") from error
+        said = str(error).strip().split("\n")[0]
+        raise SlugError(
+            f"{model.name} could not be fetched from the hub: {said} What has arrived is kept: try "
+            "again later, and it goes on from there."
+        ) from error
 
 
 def _clip(model: Model) -> Clip:
     if model.folder is None:
         name, tag = model.name.split("/", 1)
         return replace(Clip.from_name(name, pretrained=tag), name=model.name)
+    inventory.check(model.folder)
     if (model.folder / "open_clip_config.json").is_file():
         return replace(Clip.from_folder(model.folder), name=model.name)
     local = {"local_files_only": True}

@@ -11,8 +11,8 @@ LINES = 300
 
 # Each line may import from the lines above it only; a name ending in "." is a folder.
 FLOORS = [
-    ["torchvision_ops", "errors", "cost"],
-    ["weights", "concept", "metrics", "pictures"],
+    ["torchvision_ops", "errors", "cost", "public"],
+    ["weights", "concept", "metrics", "pictures", "inventory"],
     ["towers", "edit", "hosts.names"],
     ["clip"],
     ["gradients"],
@@ -21,7 +21,7 @@ FLOORS = [
     ["hosts.watch"],
     ["hosts.prompts", "hosts.gallery", "hosts.tower"],
     ["hosts.", "methods.slug", "judge", "examples", "export"],
-    ["methods.", "catalog", "evaluate.material"],
+    ["methods.", "catalog", "evaluate.material", "zerogpu"],
     ["loading", "evaluate."],
     ["evaluate"],
     ["world", "setting"],

@@ -71,11 +71,14 @@ class Diffusion:
     ) -> "Diffusion":
         """The host in a diffusers `StableDiffusionPipeline` folder; never asks the hub.
 
+        The folder's safety checker is used when its weights are there, and left out otherwise.
         Raises SlugError when the folder holds no such pipeline or is damaged.
         """
+        checked = any((folder / "safety_checker").glob("*.safetensors"))
+        without = {} if checked else {"safety_checker": None, "requires_safety_checker": False}
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True
+                folder, local_files_only=True, use_safetensors=True, **without
             )
         except Exception as error:  # many kinds, by many libraries
             raise SlugError(
@@ -109,6 +112,11 @@ class Diffusion:
             self.text, self._weights, lambda text: self._prompts.states(text, ids, mask)
         )
         return tuple(dict.fromkeys(names.text_name(name) for name in found))
+
+    def to(self, device: str) -> "Diffusion":
+        """This very host, moved to a device: for whoever has it alone, before any twin."""
+        self._pipe.to(device)
+        return self
 
     def pipeline(self) -> StableDiffusionPipeline:
         """A pipeline of its own with this host's text tower, sharing every network."""

@@ -10,6 +10,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from slugdemo.errors import SlugError
 from slugdemo.hosts.watch import finite
 
+MOST = 8_000  # letters of a text
+
 
 class Prompts:
     """Prompts of any length as states of a text tower: the one given with each call.
@@ -39,6 +41,7 @@ class Prompts:
 
     def tokens(self, tower: CLIPTextModel, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Token ids (N, T) and, for the few models that want one, the attention mask (N, T)."""
+        check_length(prompts)
         room = min(self._tokenizer.model_max_length, tower.config.max_position_embeddings)
         with self._lock:
             rows = self._tokenizer(
@@ -57,6 +60,15 @@ class Prompts:
         ids = torch.tensor(rows.input_ids, device=tower.device)
         wants_mask = getattr(tower.config, "use_attention_mask", False)
         return ids, torch.tensor(rows.attention_mask, device=ids.device) if wants_mask else None
+
+
+def check_length(texts: Sequence[str]) -> None:
+    """Raises SlugError for a text that is far too long for any tokenizer to be bothered with."""
+    for text in texts:
+        if len(text) > MOST:
+            raise SlugError(
+                f"The text “{_short(text)}” has {len(text)} letters: keep it below {MOST}."
+            )
 
 
 def _short(prompt: str) -> str:

@@ -28,6 +28,7 @@ from transformers import (
 from slugdemo.edit import Edit, apply
 from slugdemo.errors import SlugError
 from slugdemo.hosts import names, tower
+from slugdemo.hosts.prompts import check_length
 from slugdemo.hosts.watch import Progress, Question, Watch, finite
 from slugdemo.weights import substitute
 
@@ -115,6 +116,11 @@ class Vlm:
         found = tower.moving(self.model, weights, lambda model: seen(model, pixels))
         return tuple(dict.fromkeys(names.vision_name(name.removeprefix(TOWER)) for name in found))
 
+    def to(self, device: str) -> "Vlm":
+        """This very host, moved to a device: for whoever has it alone, before any twin."""
+        self.model.to(device)
+        return self
+
     def answer(
         self,
         pictures: Sequence[Image.Image],
@@ -167,6 +173,7 @@ class Vlm:
 
     def _inputs(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> BatchFeature:
         """Tokens (N, T), padded on the left as generating needs it, and pixels (N, 3, H, W)."""
+        check_length(questions)
         prompts = [self._prompt(question) for question in questions]
         with self._tokenizing:
             inputs = self._processor(

@@ -4,8 +4,12 @@ import argparse
 import os
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+with suppress(ImportError):  # in a ZeroGPU Space, where it must come before torch
+    import spaces  # noqa: F401
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -4,6 +4,7 @@ Edits are arithmetic on named tensors: they add up, scale and undo exactly, and 
 function that applies them, whoever made them. Knows nothing of models, hosts or methods.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -143,6 +144,8 @@ def load(path: Path, *, weights: str | None) -> Edit:
         raise SlugError(
             f"{path.name} is an edit with a missing or strange entry: {error}."
         ) from error
+    if not math.isfinite(step) or not all(one.isfinite().all() for one in exact.values()):
+        raise SlugError(f"{path.name} is an edit with numbers that are not finite.")
     if weights is not None:
         check(edit, weights)
     return edit

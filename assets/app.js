@@ -92,7 +92,7 @@ window.slug = (() => {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
-  const small = (text, label, on) => make('button', {class: 'small', 'aria-label': label, on}, text);
+  const small = (text, label, on) => make('button', {class: 'small', type: 'button', title: label, 'aria-label': text === label ? null : `${text}: ${label}`, on}, text);
 
   // ---- blocks
   const draw = {};
@@ -112,7 +112,7 @@ window.slug = (() => {
     }
   };
 
-  const more = (text) => make('button', {class: 'more', 'aria-label': 'Read all of it', on: () => dialog('What was found', make('p', {}, text))}, 'more');
+  const more = (text) => make('button', {class: 'more', 'aria-label': 'more: read all of it', on: () => dialog('What was found', make('p', {}, text))}, 'more');
 
   draw.forget = (body, value) => {
     body.replaceChildren(...value.groups.map((group) => make('div', {class: `group ${group.role}`},
@@ -130,14 +130,36 @@ window.slug = (() => {
     }
     body.value = value;
     body.choose = (layer) => call.layer({layer});
-    body.turn = () => call.turn({});
-    plot(box, marked(value), value.described, (event) => {
+    body.turn = (data) => call.turn(data);
+    plot(box, scaled(marked(value)), value.described, (event) => {
       const data = event.points[0].customdata;
       if (data) call.layer({layer: data[0]});
     });
     strip(body, value, call);
     hooks.map?.(body, value);
   };
+  // The same figure on linear axes, when that is wanted.
+  let scale = 'log';
+  function scaled(figure) {
+    if (scale === 'log') return figure;
+    const layout = Object.fromEntries(Object.entries(figure.layout).map(([key, one]) => {
+      if (!/^[xy]axis/.test(key) || one.type !== 'log') return [key, one];
+      const {range, dtick, exponentformat, ...rest} = one;
+      return [key, {...rest, type: 'linear', rangemode: 'tozero', nticks: 5}];
+    }));
+    return {...figure, layout};
+  }
+  function axes() {
+    const value = values.map;
+    if (!value) return;
+    const choice = (title, note, now, options, on) => make('fieldset', {}, make('legend', {}, title, ' ', make('small', {}, note)),
+      ...options.map((one) => { const dot = make('input', {type: 'radio', name: title, checked: one === now}); dot.addEventListener('change', () => { on(one); box.close(); }); return make('label', {}, dot, ' ', one); }));
+    const body = document.querySelector('#map .body');
+    const box = dialog('How the layers are drawn',
+      choice('Alignment', 'which one the front minimises', value.by, ['absolute', 'signed'], (by) => body.turn({by, unit: value.unit})),
+      choice('Scale', 'of both axes', scale, ['log', 'linear'], (one) => { scale = one; again.map(); }),
+      choice('Layer', 'one tensor, or the two matrices of an MLP together', value.unit, ['tensor', 'group'], (unit) => body.turn({by: value.by, unit})));
+  }
   // The scatter with letters on layers: A is pinned, ? was guessed.
   function marked(value) {
     const spots = [[held()?.layer, 'A'], [values.guess, '?']].filter(([layer]) => layer);
@@ -183,9 +205,9 @@ window.slug = (() => {
   function layers() {
     const body = document.querySelector('#map .body');
     if (!body || !body.value) return;
-    const head = ['layer', 'tower', 'importance', 'alignment', 'numbers', 'front'];
+    const head = ['layer', 'tower', 'importance', 'alignment', 'shape', 'front'];
     const rows = body.value.rows.map((row) => [row.name, row.tower, row.importance.toPrecision(4), row.alignment.toFixed(4),
-      row.params, row.front ? 'yes' : row.why, row.layer]);
+      row.shape, row.front ? 'yes' : row.why, row.layer]);
     const box = dialog('Every layer', make('p', {}, body.value.described),
       make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('layers.csv', [[...head, 'tensor'], ...rows])),
         ...slug.acts.figure('map')),
@@ -264,7 +286,7 @@ window.slug = (() => {
   draw.ladder = (body, value, call) => {
     const near = nearest(value.steps, value.step);
     const head = value.steps.map((step) => make('button', {class: `rung ${step === near ? 'chosen' : ''}`,
-      'aria-label': `Go to step ${step}`, 'aria-pressed': String(step === near), on: () => call.step({step})}, step ? percent(step) : 'before'));
+      'aria-label': `${step ? percent(step) : 'before'}: go to this step`, 'aria-pressed': String(step === near), on: () => call.step({step})}, step ? percent(step) : 'before'));
     const a = held()?.kind === value.kind ? held() : null;
     const third = a ? value.steps.indexOf(nearest(value.steps, a.step)) : -1;
     const rows = value.rows.flatMap((row, i) => [
@@ -316,10 +338,15 @@ window.slug = (() => {
           third(row.name) ? make('u', {title: `A: ${percent(third(row.name).after)}`, style: {left: `${100 * third(row.name).after}%`}}) : null),
         make('span', {class: 'number'}, percent(row.after)))));
   }
+  // What was asked of this picture before, the last few; gone with the page.
+  const talk = [];
   function answers(value, a) {
+    const now = {key: JSON.stringify([value.question, value.answers, value.chosen]), ...value};
+    if (talk.at(-1)?.key !== now.key) talk.push(now);
+    const past = talk.slice(-4, -1).map((one) => make('div', {class: 'answer past'}, make('small', {}, `${one.question} (picture ${one.chosen + 1})`), make('p', {}, `${one.answers[0] || '…'} → ${one.answers[1] || '…'}`)));
     const all = [['before', value.answers[0]], ['after', value.answers[1]], ...(a ? [['A', a.answers[1]]] : [])];
     return make('div', {class: 'answers', role: 'log', 'aria-label': 'What the model answers'}, make('div', {class: 'answer asked'}, make('small', {}, 'you ask'), make('p', {}, value.question)),
-      ...all.map(([when, text]) => make('div', {class: `answer ${when}`}, make('small', {}, when), make('p', {}, text || '(says nothing)'))));
+      ...all.map(([when, text]) => make('div', {class: `answer ${when}`}, make('small', {}, when), make('p', {}, text || '(says nothing)'))), ...past.reverse());
   }
   function wipe(body, value, names) {
     const old = body.querySelector('.wipe input');
@@ -337,15 +364,23 @@ window.slug = (() => {
   draw.collateral = (body, value) => {
     const a = held()?.collateral;
     const line = (role, name, [before, after, n]) => make('div', {class: `total ${role}`},
-      make('span', {class: 'name'}, name), make('b', {}, `${percent(before)} → ${percent(after)}`, a ? make('small', {class: 'third'}, ` A ${percent(a[role][1])}`) : ''), make('small', {}, count(n)));
+      make('span', {class: 'name'}, name), make('b', {}, `${percent(before)} → ${percent(after)}`), make('small', {}, a ? `A ${percent(a[role][1])} · ${count(n)}` : count(n)));
     const rows = value.rows.filter((row) => row.after !== row.before);
-    const named = rows.length ? rows.map((row) => make('li', {title: `${percent(row.before)} → ${percent(row.after)}, ${row.n} pictures`},
+    const some = rows.slice(0, value.named);
+    const named = rows.length ? some.map((row) => make('li', {title: `${percent(row.before)} → ${percent(row.after)}, ${row.n} pictures`},
       make('span', {}, row.name), make('b', {}, row.change))) : [make('li', {class: 'none'}, 'No other concept changed.')];
     body.replaceChildren(
       make('div', {class: 'totals'}, line('forget', value.erased.join(', ') || 'the concept', value.forget), line('retain', 'everything else', value.retain)),
-      make('h3', {}, 'What else changed most', make('small', {}, `points; ${value.unchanged} of ${value.others} did not`)),
+      make('h3', {}, 'What else changed most', make('small', {}, `points; ${value.unchanged} of ${value.others} did not `, make('button', {class: 'more', on: changes}, 'all'))),
       make('ul', {class: 'changes'}, ...named));
   };
+
+  function changes() {
+    const head = ['concept', 'before', 'after', 'points', 'pictures'];
+    const rows = values.collateral.rows.map((row) => [row.name, percent(row.before), percent(row.after), row.change, row.n]);
+    dialog('Every other concept', make('p', {}, 'How much of each is still recognised, zero-shot on pictures that no search has seen; what lost most stands first.'),
+      make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('collateral.csv', [head, ...rows]))), table(head, rows));
+  }
 
   draw.tray = (body, value, call) => {
     const rows = value.rows.map((row, i) => make('span', {class: `chip ${row.on ? 'on' : ''}`},
@@ -397,7 +432,7 @@ window.slug = (() => {
   }
   document.addEventListener('click', (event) => { if (event.target.closest('#find, #find-all, #keep, #controls, #pinned, #undo, #draw')) waiting(); });
 
-  const acts = {layers, turn: () => document.querySelector('#map .body').turn?.(), points, rungs, sum, help, project,
+  const acts = {layers, axes, points, changes, rungs, sum, help, project,
     link: () => copy(location.href, 'The link to this view is copied.'),
     fetch: () => setTimeout(() => document.querySelector('#status .dot.error') || document.querySelector('#file')?.click(), 250)};
   const say = (text) => draw.status(document.querySelector('#status .body'), {text, share: null, tone: 'calm'});

@@ -27,7 +27,7 @@
   function reveal(row) {
     const rows = values.map.rows.filter((one) => one.reads);
     const rank = 1 + rows.filter((one) => one.importance > row.importance).length;
-    const front = rows.filter((one) => one.front).map((one) => one.name).join(', ');
+    const front = rows.filter((one) => one.front).map((one) => `${one.tower} ${one.name}`).join(', ');
     const said = row.front ? 'It is on the front: well predicted.' : `It is not on the front; there are ${front}.`;
     guessing = false;
     document.body.classList.remove('guessing');

@@ -358,7 +358,7 @@ def test_a_picture_of_ones_own_is_looked_at_and_never_in_a_link(
 def test_signed_alignment_makes_other_fronts_and_travels_in_the_link(world: World) -> None:
     view = View("pocket-clip", "cat", layer=TEXT, step=0.1)
     absolute = shown(world, flow.concept, view)["map"]
-    page = shown(world, flow.turned, view)
+    page = shown(world, flow.turned, view, by="signed", unit="tensor")
     signed = page["map"]
     assert (absolute["by"], signed["by"]) == ("absolute", "signed")
     rows = {row["layer"]: row for row in signed["rows"]}
@@ -367,4 +367,18 @@ def test_signed_alignment_makes_other_fronts_and_travels_in_the_link(world: Worl
     )
     assert lowest["front"]
     assert View.parse(parse_qs(page["status"]["query"])).by == "signed"
-    assert shown(world, flow.turned, page["view"])["map"]["front"] == absolute["front"]
+    back = shown(world, flow.turned, page["view"], by="absolute", unit="tensor")
+    assert back["map"]["front"] == absolute["front"]
+
+
+def test_a_group_of_tensors_can_be_a_layer(world: World) -> None:
+    view = View("pocket-clip", "cat", layer=TEXT, step=0.1)
+    page = shown(world, flow.turned, view, by="absolute", unit="group")
+    names = {row["name"]: row["shape"] for row in page["map"]["rows"]}
+    assert names["0 mlp"].count(" x ") == 2
+    layer = "transformer.resblocks.0.mlp"
+    page = shown(world, flow.layer, replace(page["view"], layer=layer))
+    assert page["status"]["text"] == flow.READY
+    assert len(world.edits(page["view"], quiet())[0].direction) == 2
+    assert View.parse(parse_qs(page["status"]["query"])).unit == "group"
+    assert "--unit group" in page["take"]["shell"]

@@ -6,8 +6,9 @@ ones that it was made with.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -88,15 +89,29 @@ def shown(world: World) -> dict[str, Any]:
     return {"view": view, **cheap, **blocks, "tray": tray.show(view), "pin": {}}
 
 
-def record(world: World, *, model: str = "", concept: str = "") -> Mapping[str, Any]:
-    """The example: the search on a model and a concept, and every block as it then looks."""
+def record(
+    world: World, *, model: str = "", concept: str = "", said: Callable[[str], None] = len
+) -> Mapping[str, Any]:
+    """The example: the search on a model and a concept, and every block as it then looks.
+
+    `said` is told each sentence of progress.
+    """
     blocks: dict[str, Any] = {}
-    watch = Watch(blocks.__setitem__)
+
+    def put(block: str, value: Any) -> None:  # noqa: ANN401
+        blocks[block] = value
+        if block == "status":
+            said(value["text"])
+
+    watch = Watch(put)
     begin = replace(
         world.first(), **{k: v for k, v in (("model", model), ("concept", concept)) if v}
     )
     flow.concept(world, begin, watch)
-    flow.find_everywhere(world, blocks["view"], watch)
+    try:
+        flow.find_everywhere(world, blocks["view"], watch)
+    except SlugError as error:  # then the first guess stays
+        said(str(error))
     view = blocks["view"]
     points = {point.step: point for some in step.known(world, view) for point in some}
     full = [asdict(point) for point in points.values() if point.n_retain]
@@ -131,7 +146,7 @@ def main(
     """Makes the worked example of the first page anew; after new weights or pictures."""
     world = World.at(catalog.assets(), catalog.cache())
     try:
-        made = record(world, model=model, concept=concept)
+        made = record(world, model=model, concept=concept, said=partial(typer.echo, err=True))
     except SlugError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error

@@ -5,7 +5,7 @@ that every plot follows light, dark and projector. Knows no models.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from slugdemo.layers import LayerScore, harm
@@ -34,6 +34,7 @@ def scatter(
     readable: Collection[str],
     selected: str,
     by: str = "absolute",
+    shapes: Mapping[str, str] | None = None,
 ) -> Figure:
     """Importance over alignment, log-log (linear along signed alignment), one panel for each tower (SLUG, fig. 2).
 
@@ -43,7 +44,7 @@ def scatter(
     data, notes, widths = [], [], []
     towers = [one for one in TOWERS if any(score.tower == one for score in scores)]
     for number, tower in enumerate(towers, 1):
-        axis = {"xaxis": f"x{number}", "yaxis": f"y{number}", "by": by}
+        axis = {"xaxis": f"x{number}", "yaxis": f"y{number}", "by": by, "shapes": shapes or {}}
         mine = [score for score in scores if score.tower == tower]
         used = [score for score in mine if set(score.tensors) <= set(readable)]
         best = [score for score in used if score.layer in front]
@@ -99,10 +100,17 @@ def _trace(scores: Sequence[LayerScore], axis: dict) -> Figure:
         "x": _across(scores, axis["by"]),
         "y": [one.importance or None for one in scores],
         "customdata": [
-            [one.layer, words.short(one.layer), one.params, one.alignment] for one in scores
+            [
+                one.layer,
+                words.short(one.layer),
+                one.params,
+                one.alignment,
+                axis["shapes"].get(one.layer, ""),
+            ]
+            for one in scores
         ],
         "hovertemplate": "<b>%{customdata[1]}</b><br>importance %{y:.3g}"
-        "<br>alignment %{customdata[3]:+.3f}<br>%{customdata[2]:,} numbers<extra></extra>",
+        "<br>alignment %{customdata[3]:+.3f}<br>%{customdata[4]}<extra></extra>",
         "showlegend": False,
         "xaxis": axis["xaxis"],
         "yaxis": axis["yaxis"],

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from slugdemo.errors import SlugError
-from slugdemo.layers import ALIGNMENTS
 from slugdemo.ui import compare, forget, ladder, locate, see, step, take, tray
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.locate import Map
@@ -115,18 +114,17 @@ def own_picture(
     looked(world, replace(view, own=own, picture=0), watch)
 
 
-def turned(world: World, view: View, watch: Watch) -> None:
-    """Alignment is to be read the other way, signed or absolute: the fronts are others."""
-    view = world.settled(replace(view, by=_other(view.by)))
+def turned(world: World, view: View, watch: Watch, *, by: str, unit: str) -> None:
+    """Alignment is to be read another way, or a layer is to be something else: other fronts."""
+    if unit != view.unit:
+        concept(world, replace(view, by=by, unit=unit, layer="", step=None, trace=()), watch)
+        return
+    view = world.settled(replace(view, by=by))
     found = locate.locate(world, view, watch)
     watch.put("view", view)
     watch.put("layers", {"choices": locate.choices(found), "value": view.layer})
     watch.put("map", locate.show(found, view))
     done(world, watch, view, f"The fronts now go by the {view.by} alignment.")
-
-
-def _other(by: str) -> str:
-    return ALIGNMENTS[by == ALIGNMENTS[0]]
 
 
 def find(world: World, view: View, watch: Watch) -> None:

@@ -14,7 +14,7 @@ from slugdemo.ui import shelf
 from slugdemo.ui.session import World
 from slugdemo.ui.view import View, label
 
-SHOWN = 8
+SHOWN = 10
 THUMB = 48  # pixels of a thumbnail
 TITLES = {"zero-shot": "Zero-shot", "diffusion": "Stable Diffusion", "vlm": "VLM"}
 READS = {

@@ -194,8 +194,9 @@ def _safely(
         news.put(("status", {"text": str(error), "share": None, "tone": "error"}))
     except MemoryError:
         news.put(("status", {"text": MEMORY, "share": None, "tone": "error"}))
-    except Exception:
-        news.put(("status", {"text": BROKEN, "share": None, "tone": "error"}))
+    except Exception as error:
+        full = "not enough memory" in str(error) or "out of memory" in str(error)
+        news.put(("status", {"text": MEMORY if full else BROKEN, "share": None, "tone": "error"}))
         raise
     finally:
         news.put(None)

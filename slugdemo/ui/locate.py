@@ -1,6 +1,7 @@
 """LOCATE: which layer holds the concept, and which could be moved without harm."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from slugdemo.errors import SlugError
@@ -19,6 +20,7 @@ class Map:
     front: tuple[str, ...]
     readable: frozenset[str]
     by: str
+    shapes: Mapping[str, str] = field(default_factory=dict)
 
     def reads(self, score: LayerScore) -> bool:
         """Whether a change of this layer can be seen at all."""
@@ -44,7 +46,7 @@ class Map:
 
 def locate(world: World, view: View, watch: Watch) -> Map:
     """The map of the layers for the concept in the view; raises SlugError when none can move."""
-    scores = world.scores(view.model, view.concept, watch)
+    scores = world.scores(view.model, view.concept, watch, unit=view.unit)
     watch.say("Trying which layers this model reads")
     readable = world.readers(view.model)
     fit = [one for one in scores if set(one.tensors) <= readable and one.importance > 0]
@@ -52,13 +54,25 @@ def locate(world: World, view: View, watch: Watch) -> Map:
         raise SlugError("No layer of this model has a gradient along which it could forget.")
     scores = sorted(scores, key=lambda one: (one.tower, words.depth(one.layer)))
     front = tuple(one.layer for one in pareto_front(fit, by=view.by))
-    return Map(tuple(scores), front, readable, view.by)
+    named = world.clip(view.model).named()
+    shapes = {one.layer: _shape([named[name].shape for name in one.tensors]) for one in scores}
+    return Map(tuple(scores), front, readable, view.by, shapes)
+
+
+def _shape(shapes: Sequence[Sequence[int]]) -> str:
+    """The shapes of a layer's tensors as people write them: "512 x 192"."""
+    return ", ".join(" x ".join(map(str, shape)) for shape in shapes)
 
 
 def show(found: Map, view: View) -> dict[str, Any]:
     """The scatter with its strip of slots, its table twin and its description."""
     figure = figures.scatter(
-        found.scores, found.front, readable=found.readable, selected=view.layer, by=found.by
+        found.scores,
+        found.front,
+        readable=found.readable,
+        selected=view.layer,
+        by=found.by,
+        shapes=found.shapes,
     )
     top = max(one.importance for one in found.scores)
     rows = [_row(found, one, top) for one in found.scores]
@@ -70,6 +84,7 @@ def show(found: Map, view: View) -> dict[str, Any]:
         "figure": figure,
         "selected": view.layer,
         "by": found.by,
+        "unit": view.unit,
         "front": [one.layer for one in walk],
         "rows": rows,
         "described": described(found, view),
@@ -82,6 +97,7 @@ def _row(found: Map, score: LayerScore, top: float) -> dict[str, Any]:
         "tower": score.tower,
         "name": words.short(score.layer),
         "params": score.params,
+        "shape": found.shapes.get(score.layer, ""),
         "importance": score.importance,
         "alignment": score.alignment,
         "level": score.importance / top,

@@ -24,8 +24,7 @@ HEADS = {
         "Which layer holds it?",
         '<button class="small" data-act="guess" title="Predict the layer before you see it">'
         "Guess</button>"
-        '<button class="small" data-act="turn" title="Signed or absolute alignment"'
-        ' aria-label="Signed or absolute alignment">±</button>'
+        '<button class="small" data-act="axes" title="Scale, alignment, unit">Axes</button>'
         '<button class="small" data-act="layers">Table</button>',
     ),
     "see": ("See", "What does it do now?", ""),
@@ -55,7 +54,7 @@ SCRIPTS = ("app.js", "choice.js", "take.js", "lesson.js")
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><span>one layer, one step, one thing forgotten</span>'
     '<button class="small" data-act="story">Story</button>'
-    '<button class="small" data-act="project" aria-label="Projector mode">Stage</button>'
+    '<button class="small" data-act="project" aria-label="Stage: projector mode">Stage</button>'
     '<button class="small" data-act="help" aria-label="Keys">?</button></header>'
 )
 
@@ -137,7 +136,7 @@ def _mine(at: dict[str, Any]) -> None:
     with gr.Row(elem_id="mine-row"):
         at["mine"] = gr.Textbox(
             label="A concept of your own",
-            placeholder="your own: a name, then…",
+            placeholder="your own…",
             elem_id="mine",
             max_length=80,
             **PLAIN,

@@ -198,7 +198,8 @@ def collateral(world: World, view: View, watch: Watch) -> dict[str, Any]:
         "forget": [_share(before[own]), _share(after[own]), int(own.sum())],
         "retain": [_share(before[~own]), _share(after[~own]), int((~own).sum())],
         "erased": sorted(erased & {*base.classes}),
-        "rows": rows[:CHANGED],
+        "rows": rows,
+        "named": CHANGED,
         "unchanged": sum(row["before"] == row["after"] for row in rows),
         "others": len(rows),
     }

@@ -1,15 +1,17 @@
 """World: what all visitors share. Models, pictures, gradients and finished results; nobody changes them."""
 
+import gc
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from slugdemo import examples, layers, loading
+from slugdemo.catalog import Model
 from slugdemo.clip import Clip
 from slugdemo.concept import Concept, Example
 from slugdemo.edit import Edit
@@ -61,6 +63,13 @@ class Shop:
             while len(self._kept) > self._size:
                 self._locks.pop(self._kept.popitem(last=False)[0], None)
 
+    def let_go(self, sparing: Collection[Hashable] = ()) -> bool:
+        """Forgets what was used longest ago, but none of `sparing`; whether there was anything."""
+        with self._guard:
+            oldest = next((key for key in self._kept if key not in sparing), None)
+            self._kept.pop(oldest, None)
+        return oldest is not None
+
     def peek(self, key: Hashable) -> Any:  # noqa: ANN401
         """What lies under `key`, None when nothing does."""
         with self._guard:
@@ -90,6 +99,18 @@ class World:
         folder = self.shelf.folder / "models" / "judge"
         return Judge.load(folder) if (folder / "judge.json").is_file() else None
 
+    def _read(self, part: str, model: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """A part of a model; where memory is short, the models used longest ago make room."""
+        room = partial(self._unload, model)
+        return self.models.get((part, model), lambda: loading.fitting(make, room))
+
+    def _unload(self, wanted: str) -> bool:
+        gone = self.models.let_go([wanted, ("clip", wanted), ("host", wanted)])
+        while self.sets.let_go():
+            continue
+        gc.collect()
+        return gone
+
     def kind(self, model: str) -> str:
         """What kind of host a model is."""
         return self.shelf.offer(model).kind
@@ -107,18 +128,18 @@ class World:
         for one in self.shelf.offers:
             kin = one.place == offer.place == "embedded" and one.name.split("-")[0] == family
             if one.kind == "zero-shot" and kin:
-                return self.models.get(("clip", one.name), partial(_clip, one.folder))
+                return self._read("clip", one.name, partial(_clip, one))
         if offer.place == "embedded":
             raise SlugError(f"{model} needs the CLIP that it carries, and its folder is missing.")
-        return self.models.get(("clip", model), lambda: self.opened(model).clip)
+        return self._read("clip", model, lambda: self.opened(model).clip)
 
     def diffusion(self, model: str) -> Diffusion:
         """The Stable Diffusion host of this name."""
-        return self.models.get(("host", model), lambda: self.opened(model).host)
+        return self._read("host", model, lambda: self.opened(model).host)
 
     def vlm(self, model: str) -> Vlm:
         """The LLaVA host of this name."""
-        return self.models.get(("host", model), lambda: self.opened(model).host)
+        return self._read("host", model, lambda: self.opened(model).host)
 
     def readers(self, model: str) -> frozenset[str]:
         """The tensors that the host reads, found by trying, and that the paper's code would edit."""
@@ -128,7 +149,7 @@ class World:
         clip = self.clip(model)
         if self.kind(model) == "zero-shot":
             return frozenset(layers.candidates(clip))
-        host = self.models.get(("host", model), lambda: self.opened(model).host)
+        host = self._read("host", model, lambda: self.opened(model).host)
         return frozenset(host.editable()) & {*layers.candidates(clip, rule="no norms")}
 
     def concept(self, name: str) -> Concept:
@@ -193,11 +214,21 @@ class World:
         names = layers.candidates(clip)
         return gradients(clip, own, retain=rest, names=names, cache=self.cache, tick=tick)
 
-    def scores(self, model: str, concept: str, watch: Watch) -> list[LayerScore]:
+    def scores(
+        self, model: str, concept: str, watch: Watch, *, unit: str = layers.UNITS[0]
+    ) -> list[LayerScore]:
         """Importance and alignment of every layer."""
         slopes, clip = self.gradients(model, concept, watch), self.clip(model)
-        key = ("scores", clip.name, concept)
-        return self.results.get(key, lambda: layers.scores(clip.named(), slopes))
+        key = ("scores", clip.name, concept, unit)
+        return self.results.get(key, lambda: layers.scores(clip.named(), slopes, unit=unit))
+
+    def score(self, model: str, concept: str, layer: str, watch: Watch) -> LayerScore:
+        """The score of one layer, a tensor or a group; raises SlugError when there is none."""
+        for unit in layers.UNITS:
+            for one in self.scores(model, concept, watch, unit=unit):
+                if one.layer == layer:
+                    return one
+        raise SlugError(f"This model has no layer called “{layer[:80]}”.")
 
     def edit(self, model: str, kept: Kept, watch: Watch) -> Edit:
         """The edit of a concept in a layer, `kept.step` far; perhaps from a visitor's file."""
@@ -212,10 +243,8 @@ class World:
     def _unstepped(self, model: str, kept: Kept, watch: Watch) -> Edit:
         concept, clip = self.concept(kept.concept), self.clip(model)
         slopes = self.gradients(model, kept.concept, watch)
-        for score in self.scores(model, kept.concept, watch):
-            if score.layer == kept.layer:
-                return direction(clip, concept.name, score=score, gradients=slopes)
-        raise SlugError(f"This model has no layer called “{kept.layer[:80]}”.")
+        score = self.score(model, kept.concept, kept.layer, watch)
+        return direction(clip, concept.name, score=score, gradients=slopes)
 
     def edits(self, view: View, watch: Watch) -> list[Edit]:
         """The edit that is looked at and those in the tray that are on; the same one counts once."""
@@ -246,8 +275,8 @@ class World:
         return view.checked()
 
 
-def _clip(folder: Path) -> Clip:
-    return replace(Clip.from_folder(folder), name=folder.name)
+def _clip(model: Model) -> Clip:
+    return Opened(model).clip
 
 
 def lot(name: str) -> int:

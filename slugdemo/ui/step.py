@@ -138,6 +138,7 @@ def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
             glance=lambda edit: _within(glance(edit)),
             editable=world.readers(view.model),
             by=view.by,
+            unit=view.unit,
             loss=setting.loss,
             evaluations=setting.evaluations,
             watch=look,
@@ -216,8 +217,7 @@ def formula(edit: Edit, size: float) -> str:
 
 def summed(world: World, view: View, edit: Edit, size: float, watch: Watch) -> list[list[str]]:
     """The whole calculation for the chosen layer, as (what, formula, with its numbers)."""
-    scores = world.scores(view.model, view.concept, watch)
-    score = next(one for one in scores if one.layer == view.layer)
+    score = world.score(view.model, view.concept, view.layer, watch)
     slope = score.importance * size
     lam = f"{edit.step:.3g} · {size:.4g} / {slope:.4g} = {edit.step * size / slope:.4g}"
     return [

@@ -11,6 +11,7 @@ from slugdemo import edit as edits
 from slugdemo.catalog import Model
 from slugdemo.errors import SlugError
 from slugdemo.export import export, kind
+from slugdemo.layers import UNITS
 from slugdemo.ui.forget import TITLES
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.session import World
@@ -24,7 +25,7 @@ from slugdemo.setting import SETTINGS
 from slugdemo.study import Study
 
 model = opened({model!r})
-study = Study(model, concept({concept!r}), SETTINGS[model.kind])
+study = Study(model, concept({concept!r}), {setting})
 edit = study.direction({layer!r}).at({step!r})
 print(study.rows([edit]))"""
 
@@ -92,7 +93,7 @@ def show(world: World, view: View) -> dict[str, Any]:
     names = {"model": view.model, "concept": label(view.concept)}
     return {
         "models": [_target(one) for one in targets(world, view)],
-        "python": "" if own else SNIPPET.format(**names, layer=view.layer, step=view.step),
+        "python": "" if own else SNIPPET.format(**_said(view)),
         "shell": "" if own else _shell(view),
         "own": own,
         "name": _named(view, view.model),
@@ -100,6 +101,20 @@ def show(world: World, view: View) -> dict[str, Any]:
         | {"layer": view.layer, "step": view.step, "seed": view.seed, "prompt": view.words}
         | {"tray": [_kept(one) for one in view.tray if one.on], "link": _public(view)}
         | {"weights": world.clip(view.model).digest},
+    }
+
+
+def _said(view: View) -> dict[str, Any]:
+    """What fills the snippet."""
+    setting = "SETTINGS[model.kind]"
+    if view.unit != UNITS[0]:
+        setting += f".changed({{'unit': {view.unit!r}}})"
+    return {
+        "model": view.model,
+        "concept": view.concept,
+        "layer": view.layer,
+        "step": view.step,
+        "setting": setting,
     }
 
 
@@ -111,6 +126,8 @@ def _target(model: Model) -> dict[str, str]:
 def _shell(view: View) -> str:
     given = {"model": view.model, "concept": view.concept, "layer": view.layer}
     given |= {"step": f"{view.step:g}", "out": f"{_named(view, view.model)}.safetensors"}
+    if view.unit != UNITS[0]:
+        given["unit"] = view.unit
     parts: Sequence[str] = [f"--{key} {shlex.quote(value)}" for key, value in given.items()]
     return "python -m slugdemo erase " + " ".join(parts)
 

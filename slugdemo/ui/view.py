@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from slugdemo.errors import SlugError
-from slugdemo.layers import ALIGNMENTS
+from slugdemo.layers import ALIGNMENTS, UNITS
 
 VERSION = "1"
 FARTHEST = 1.0  # the largest step: as far as the layer is long
@@ -42,6 +42,7 @@ class View:
     picture: int = 0
     tray: tuple[Kept, ...] = ()
     by: str = ALIGNMENTS[0]  # how alignment is read
+    unit: str = UNITS[0]  # what a layer is
     pin: str = ""  # the query of the view that is pinned as A
     own: str = ""  # a picture of the visitor's own; no part of a link
     trace: tuple[float, ...] = ()  # the steps that a search has tried; no part of a link
@@ -58,6 +59,8 @@ class View:
         pairs += [(key, str(value)) for key in ("seed", "picture") if (value := getattr(self, key))]
         if self.by != ALIGNMENTS[0]:
             pairs.append(("by", self.by))
+        if self.unit != UNITS[0]:
+            pairs.append(("unit", self.unit))
         pairs += [("keep", _written(kept)) for kept in self.tray]
         if self.pin:
             pairs.append(("pin", self.pin))
@@ -68,9 +71,8 @@ class View:
         """The view in a query string; raises SlugError when it is none of ours."""
         if query.get("v", [VERSION]) != [VERSION]:
             raise SlugError("This link was made by another version of slugdemo.")
-        text = {
-            key: query[key][0][:200] for key in ("model", "concept", "layer", "by") if key in query
-        }
+        words = ("model", "concept", "layer", "by", "unit")
+        text = {key: query[key][0][:200] for key in words if key in query}
         try:
             step = float(query["step"][0]) if "step" in query else None
             numbers = {key: int(query[key][0]) for key in ("seed", "picture") if key in query}
@@ -87,6 +89,8 @@ class View:
             raise SlugError(f"A step lies between 0 and {FARTHEST:g} of the layer's norm.")
         if self.by not in ALIGNMENTS:
             raise SlugError(f"Alignment is read as {' or '.join(ALIGNMENTS)}, not otherwise.")
+        if self.unit not in UNITS:
+            raise SlugError(f"A layer is a {' or a '.join(UNITS)}, nothing else.")
         if not 0 <= self.seed <= LARGEST_SEED or not 0 <= self.picture <= 10_000:
             raise SlugError(f"A seed is a whole number from 0 to {LARGEST_SEED}.")
         return self

@@ -244,8 +244,8 @@ def _widgets(wires: Wires) -> None:
         flow.looked(world, replace(view, picture=int(sent["picture"])).checked(), watch)
 
     def turn(view: View, sent: dict, watch: Watch) -> None:
-        del sent
-        flow.turned(world, view, watch)
+        by, unit = str(sent.get("by", view.by)), str(sent.get("unit", view.unit))
+        flow.turned(world, view, watch, by=by, unit=unit)
 
     def switch(view: View, sent: dict, watch: Watch) -> None:
         changed, said = tray.switched(view, int(sent["number"]))

@@ -33,6 +33,8 @@ def short(layer: str) -> str:
 def kind(layer: str) -> str:
     """What kind of layer it is, one of `KINDS`."""
     name = short(layer)
+    if name.endswith(" mlp"):
+        return "mlp.in"  # both matrices as a group
     return next((one for one in KINDS if one in name), "projection")
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import shelves
@@ -12,8 +13,12 @@ import shelves
 from slugdemo.ui import page
 from slugdemo.ui.session import World
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 # Without the plugin there is nothing to drive a browser with.
-collect_ignore = [] if importlib.util.find_spec("pytest_playwright") else ["test_browser.py"]
+there = importlib.util.find_spec("pytest_playwright")
+collect_ignore_glob = [] if there else ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +38,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = page.launch(demo, prevent_thread_lock=True, quiet=True)[1]
     yield address
     demo.close()
+
+
+@pytest.fixture
+def visitor(browser: "Browser") -> Iterator["Page"]:
+    """A page at 1280 x 720 that must neither complain nor ask any other machine for anything."""
+    from visit import PATIENCE, foreign
+
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page, wrong = context.new_page(), []
+    page.on("console", lambda note: wrong.append(note.text) if note.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if foreign(request.url) else None)
+    page.set_default_timeout(PATIENCE)
+    yield page
+    context.close()
+    assert wrong == []

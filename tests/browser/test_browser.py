@@ -1,19 +1,16 @@
 """What a visitor does in a real browser; nothing here waits for time, only for what is shown."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import shelves
 from playwright.sync_api import Browser, Page, expect
+from visit import PATIENCE, READY, opened
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("ignore"),  # gradio's server warns of its own libraries
 ]
-READY = "Ready."
-PATIENCE = 240_000  # milliseconds for a whole page on a machine that is busy
-expect.set_options(timeout=60_000)
 # Where on the screen a point of a front is that is not chosen now.
 OTHER = """() => {
   const box = document.querySelector('#map .plot');
@@ -30,36 +27,11 @@ OTHER = """() => {
 SIZES = ((1280, 720), (390, 844), (768, 1024), (1920, 1080))
 
 
-@pytest.fixture
-def visitor(browser: Browser) -> Iterator[Page]:
-    """A page at 1280 x 720 that must neither complain nor ask any other machine for anything."""
-    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page, wrong = context.new_page(), []
-    page.on("console", lambda note: wrong.append(note.text) if note.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url) if _foreign(request.url) else None)
-    page.set_default_timeout(PATIENCE)
-    yield page
-    context.close()
-    assert wrong == []
-
-
-def _foreign(url: str) -> bool:
-    return not url.startswith(("http://127.0.0.1", "data:", "blob:"))
-
-
-def opened(page: Page, address: str, query: str = "") -> Page:
-    page.goto(f"{address}?{query}" if query else address)
-    expect(page.locator("#status .said")).to_have_text(READY, timeout=PATIENCE)
-    return page
-
-
 def test_the_first_page_shows_all_five_blocks_without_a_click(visitor: Page, served: str) -> None:
     opened(visitor, served)
     expect(visitor.locator("#see .wipe img")).to_have_count(2)
     expect(visitor.locator("#ladder .cell img")).to_have_count(18)
-    expect(visitor.locator("#forget .thumbs img")).to_have_count(16)
+    expect(visitor.locator("#forget .thumbs img")).to_have_count(19)
     assert visitor.locator("#map .scatterlayer .points path").count() > 10
     size = visitor.evaluate(
         "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
@@ -119,8 +91,9 @@ def test_two_visitors_do_not_see_each_others_edits(
 
 def test_the_edit_can_be_downloaded(visitor: Page, served: str) -> None:
     opened(visitor, served, "model=pocket-clip&concept=cat")
+    visitor.locator("#away").click()
     with visitor.expect_download() as waiting:
-        visitor.locator("#save").click()
+        visitor.get_by_role("button", name="safetensors").click()
     assert waiting.value.suggested_filename == "forget-cat-pocket-clip.safetensors"
 
 

@@ -1,0 +1,104 @@
+"""Everybody can use it: axe-core finds nothing serious, keys reach everything, nothing is cut off."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from visit import READY, opened
+
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore")]
+AXE = Path(__file__).with_name("axe.min.js").read_text()  # axe-core 4.14.1, MPL-2.0
+CLIP = "model=pocket-clip&concept=cat"
+SHEETS = {
+    "n": "concepts",
+    "m": "models",
+    "x": "take away",
+    "t": "layers",
+    "w": "formula",
+    "?": "keys",
+}
+# Whatever a card holds must be inside it, and every card inside the window.
+CUT = """() => [...document.querySelectorAll('.card')].filter((card) => card.offsetParent)
+  .filter((card) => card.scrollHeight > card.clientHeight + 2 || card.scrollWidth > card.clientWidth + 2
+    || card.getBoundingClientRect().bottom > innerHeight + 1).map((card) => card.id)"""
+
+
+def findings(page: Page) -> list[str]:
+    """What axe-core thinks is serious or critical."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run().then((found) => found.violations)")
+    return [
+        f"{one['id']}: {[node['html'][:120] for node in one['nodes']]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("query", [CLIP, "model=pocket-sd", "model=pocket-llava&concept=cat"])
+def test_axe_finds_nothing_serious(visitor: Page, served: str, query: str, theme: str) -> None:
+    opened(visitor, served, f"{query}&__theme={theme}")
+    assert findings(visitor) == []
+
+
+def test_axe_finds_nothing_serious_in_any_sheet(visitor: Page, served: str) -> None:
+    opened(visitor, served, CLIP)
+    visitor.locator("#keep").click()
+    expect(visitor.locator("#tray .chip")).to_have_count(1)
+    for key, name in SHEETS.items():
+        visitor.keyboard.press(key)
+        expect(visitor.locator(".slug-dialog")).to_be_visible()
+        assert findings(visitor) == [], name
+        visitor.keyboard.press("Escape")
+        expect(visitor.locator(".slug-dialog")).to_have_count(0)
+    visitor.keyboard.press("h")
+    assert findings(visitor) == []
+
+
+def test_the_whole_job_can_be_done_with_keys(visitor: Page, served: str) -> None:
+    opened(visitor, served, CLIP)
+    visitor.locator("#choice button").nth(1).focus()
+    visitor.keyboard.press("Enter")
+    visitor.keyboard.type("dog")
+    visitor.keyboard.press("Tab")
+    visitor.keyboard.press("Enter")
+    expect(visitor.locator("#choice")).to_contain_text("dog")
+    expect(visitor.locator("#forget")).to_contain_text("Forget “dog”")
+    expect(visitor.locator("#status .said")).to_have_text(READY)
+    layer = visitor.locator("#layer input").input_value()
+    visitor.locator("#map .plot").focus()
+    visitor.keyboard.press("ArrowRight")
+    expect(visitor.locator("#layer input")).not_to_have_value(layer)
+    expect(visitor.locator("#status .said")).to_have_text(READY)
+    step = visitor.locator("#curve .at").inner_text()
+    visitor.locator("#step").focus()
+    visitor.keyboard.press("ArrowRight")
+    expect(visitor.locator("#curve .at")).not_to_have_text(step)
+    visitor.keyboard.press("k")
+    expect(visitor.locator("#tray .chip")).to_have_count(1)
+
+
+def test_everything_that_acts_can_be_reached_with_tab(visitor: Page, served: str) -> None:
+    opened(visitor, served, CLIP)
+    seen = set()
+    for _ in range(80):
+        visitor.keyboard.press("Tab")
+        seen.add(
+            visitor.evaluate(
+                "document.activeElement.closest('[id]')?.id || document.activeElement.id"
+            )
+        )
+    wanted = {"choice", "find-all", "map", "step", "ladder", "see", "keep", "undo", "pinned"}
+    assert wanted | {"away", "link", "find", "controls", "mine"} <= seen
+
+
+@pytest.mark.parametrize("query", [CLIP, "model=pocket-sd", "model=pocket-llava&concept=cat"])
+def test_nothing_is_cut_off_on_one_screen(visitor: Page, served: str, query: str) -> None:
+    opened(visitor, served, query)
+    assert visitor.evaluate(CUT) == []
+    visitor.keyboard.press("p")
+    expect(visitor.locator("#forget-card")).to_be_hidden()
+    visitor.wait_for_timeout(500)  # plots are drawn anew
+    assert visitor.evaluate(CUT) == []
+    size = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    assert visitor.evaluate(size) == [1280, 720]

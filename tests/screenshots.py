@@ -1,0 +1,98 @@
+"""Makes the README's pictures from the real page: python tests/screenshots.py (needs a browser).
+
+Writes small WebP files into assets/pictures.
+"""
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from slugdemo import catalog
+from slugdemo.ui import example, page
+from slugdemo.ui.session import World
+
+OUT = Path(__file__).parents[1] / "assets" / "pictures"
+PATIENCE = 600_000  # milliseconds
+
+
+def ready(tab: Page) -> None:
+    """Waits until nothing is being made any more."""
+    tab.locator("#ladder .rungs").wait_for(timeout=PATIENCE)
+    tab.locator("#status .dot.busy").wait_for(state="detached", timeout=PATIENCE)
+    tab.wait_for_timeout(1500)  # plots settle
+
+
+def plain(tab: Page) -> None:
+    """The page as it is."""
+
+
+def stage(tab: Page) -> None:
+    """The projector."""
+    tab.keyboard.press("p")
+    tab.wait_for_timeout(1000)
+
+
+def concepts(tab: Page) -> None:
+    """The sheet of concepts."""
+    tab.keyboard.press("n")
+    tab.wait_for_timeout(800)
+
+
+def compared(tab: Page) -> None:
+    """The comparison with controls."""
+    tab.locator("#controls").click()
+    tab.locator(".slug-dialog .compare").wait_for(timeout=PATIENCE)
+    tab.wait_for_timeout(500)
+
+
+# name -> (query, width, height, what is done)
+SHOTS: dict[str, tuple[str, int, int, Callable[[Page], None]]] = {
+    "page": ("", 1280, 720, plain),
+    "dark": ("__theme=dark", 1280, 720, plain),
+    "stage": ("", 1280, 720, stage),
+    "phone": ("", 390, 844, plain),
+    "concepts": ("", 1280, 720, concepts),
+    "zero-shot": ("model=pocket-clip", 1280, 720, plain),
+    "answers": ("model=pocket-llava", 1280, 720, plain),
+    "compare": ("model=pocket-clip", 1280, 720, compared),
+}
+
+
+def main() -> None:
+    """Opens the page over the shipped models and takes every picture."""
+    world = World.at(catalog.assets(), catalog.cache())
+    if not example.load(world):
+        raise SystemExit("The worked example is stale: python -m slugdemo.ui.example")
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp()
+    demo = page.build(world)
+    address = page.launch(demo, prevent_thread_lock=True, quiet=True)[1]
+    OUT.mkdir(exist_ok=True)
+    there = {one.name for one in world.shelf.offers}
+    with sync_playwright() as play:
+        own = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        browser = play.chromium.launch(executable_path=own, args=["--no-sandbox"])
+        for name, (query, width, height, act) in SHOTS.items():
+            if query.startswith("model=") and query.removeprefix("model=") not in there:
+                continue
+            tab = browser.new_page(viewport={"width": width, "height": height})
+            tab.goto(f"{address}?{query}", timeout=PATIENCE)
+            ready(tab)
+            act(tab)
+            shown = Image.open(io.BytesIO(tab.screenshot()))
+            shown.convert("RGB").save(OUT / f"{name}.webp", quality=82, method=6)
+            print(name, (OUT / f"{name}.webp").stat().st_size // 1000, "kB")
+            tab.close()
+        browser.close()
+    demo.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -165,9 +165,9 @@ def concept(
         others = _read(retain or folder / "retain.parquet", "")
     kinds = {one["name"]: one["kind"] for one in listing()}
     label = "style" if kinds.get(name) == "style" else "concept"
-    own = [replace(example, labels={**example.labels, label: name}) for example in own]
-    others = [example for example in others if example.labels.get(label) != name]
-    return examples.concept(name, own, others, kind=kinds.get(name, "custom"))
+    mine = [replace(example, labels={**example.labels, label: name}) for example in own]
+    rest = [example for example in others if example.labels.get(label) != name]
+    return examples.concept(name, mine, rest, kind=kinds.get(name, "custom"))
 
 
 def held_out() -> tuple[Example, ...]:

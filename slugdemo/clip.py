@@ -4,7 +4,7 @@ The model inside is always an open_clip CLIP, so its tensor names are the canoni
 transformers CLIPModel is converted once, when it is loaded. Knows nothing of edits or hosts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,14 @@ import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import BaseImageProcessor, CLIPModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import (
+    BaseImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from slugdemo import towers
 from slugdemo.errors import SlugError
@@ -174,7 +181,7 @@ def _converted(model: CLIPModel) -> open_clip.CLIP:
     return twin
 
 
-def _shape(config: Mapping) -> dict[str, int | float]:
+def _shape(config: CLIPTextConfig | CLIPVisionConfig) -> dict[str, int | float]:
     ratio = config.intermediate_size / config.hidden_size
     return {"width": config.hidden_size, "layers": config.num_hidden_layers, "mlp_ratio": ratio}
 

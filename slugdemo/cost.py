@@ -13,7 +13,7 @@ import torch
 try:
     import resource
 except ImportError:  # Windows does not have it
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 
 class Clock:

@@ -165,7 +165,8 @@ def divided(
     several = "|".join(re.escape(_spaced(word)) for word in words if word.strip())
     if not several:
         raise SlugError("Give the thing to forget a name.")
-    pattern, found = re.compile(rf"(?<!\w)({several})(?!\w)"), ([], [])
+    pattern = re.compile(rf"(?<!\w)({several})(?!\w)")
+    found: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
         found[pattern.search(_spaced(example.caption)) is None].append(example)
     return tuple(found[0]), tuple(found[1])

@@ -196,7 +196,7 @@ def _rewrite(
     save_file(tensors, target, metadata)
 
 
-def _noted(edit: Edit) -> dict[str, str | float]:
+def _noted(edit: Edit) -> dict[str, str | float | None]:
     return {
         "concept": edit.concept,
         "layer": edit.layer,

@@ -61,7 +61,7 @@ def head(file: Path) -> dict:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(HEAD), "little")
-            found = json.loads(stream.read(length)) if 0 < length < LONGEST else None
+            found = dict(json.loads(stream.read(length if 0 < length < LONGEST else 0)))
         ends = [one["data_offsets"][1] for name, one in found.items() if name != "__metadata__"]
         missing = HEAD + length + max(ends, default=0) - file.stat().st_size
     except (
@@ -93,13 +93,13 @@ def read(file: Path) -> dict:
 def _weights(folder: Path) -> list[Path]:
     names = OPEN_CLIP if (folder / "open_clip_config.json").is_file() else PLAIN
     for name in names:
-        if (folder / name).is_file():
+        if (folder / name).is_file() and not _preferred(folder, name):
             return [folder / name]
         if shards := sorted({*read(folder / f"{name}.index.json").get("weight_map", {}).values()}):
             return _there([folder / shard for shard in shards])
     if any(_pickles(folder)):
         raise SlugError(
-            f"{folder.name} has only pickled weights, which can run programs and are not opened: "
+            f"{folder.name} has only pickled weights for its library, which can run programs and are not opened: "
             "save the model as safetensors first."
         )
     raise SlugError(f"{folder.name} is not complete: there are no safetensors weights in it.")
@@ -117,9 +117,15 @@ def _has_weights(folder: Path) -> bool:
     return (folder / "config.json").is_file() or not folder.is_dir()
 
 
-def _pickles(folder: Path) -> Iterator[Path]:
+def _pickles(folder: Path, stem: str = "*") -> Iterator[Path]:
     for suffix in ("bin", "pt", "pth", "ckpt"):
-        yield from folder.glob(f"*.{suffix}")
+        yield from folder.glob(f"{stem}.{suffix}")
+
+
+def _preferred(folder: Path, name: str) -> bool:
+    """Whether open_clip would open a pickled file rather than the safetensors of this name."""
+    pickled = any(_pickles(folder, "open_clip_pytorch_model"))
+    return name == "model.safetensors" and pickled and (folder / "open_clip_config.json").is_file()
 
 
 def _named(file: Path) -> str:

@@ -65,10 +65,11 @@ class Opened:
         return self.model.kind
 
     @cached_property
-    def host(self) -> Diffusion | Vlm:
-        """The model itself. Raises ValueError for a CLIP, which needs pictures to be a host.
+    def host(self) -> Any:  # noqa: ANN401
+        """The model itself, a Diffusion or a Vlm, or what lends it a GPU.
 
-        Raises SlugError when its files are not whole, TooLarge when it does not fit.
+        Raises ValueError for a CLIP, which needs pictures to be a host; SlugError when its files
+        are not whole; TooLarge when it does not fit.
         """
         if self.kind == "zero-shot":
             raise ValueError(f"{self.model.name} is a CLIP: hosts.zero_shot.ZeroShot makes a host")
@@ -229,6 +230,8 @@ def _wide(tower: Weights) -> int:
 def _width(folder: Path | None, kind: str) -> int:
     """The width of the tower in a CLIP folder that a host of this kind would carry."""
     side = "text" if kind == "diffusion" else "vision"
+    if folder is None:
+        return 0
     ours = (
         catalog.config(folder, "open_clip_config.json").get("model_cfg", {}).get(f"{side}_cfg", {})
     )

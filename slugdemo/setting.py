@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from slugdemo.evaluate import Size
 from slugdemo.search import EVALUATIONS
@@ -30,7 +31,7 @@ class Setting:
     shortlist: int = 0
     size: Size = field(default_factory=Size)
 
-    def changed(self, given: Mapping[str, object]) -> "Setting":
+    def changed(self, given: Mapping[str, Any]) -> "Setting":
         """The setting with the entries of `given` that are not None; "top" is that of its size."""
         some = {key: one for key, one in given.items() if one is not None}
         size = replace(self.size, top=some.pop("top", self.size.top))

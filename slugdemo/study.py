@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -95,7 +96,7 @@ class Study:
         with self.clock("board"):
             if self.opened.kind == "zero-shot":
                 return Classes.of(clip, rest, world=world, size=size, remember=self._remembered)
-            calls = {"progress": self.progress, "cancelled": self.cancelled}
+            calls: dict[str, Any] = {"progress": self.progress, "cancelled": self.cancelled}
             if self.opened.kind == "vlm":
                 return Answers(rest, self.opened.host, world, size, **calls)
             look = eyes(judge(), lambda: clip, concept=rest, world=world)
@@ -158,13 +159,13 @@ class Study:
 
         Raises SlugError when a step comes without a layer, or as the method does.
         """
-        if step is not None and layer is None:
+        if step is not None and not layer:
             raise SlugError("A step alone says too little: name the layer that it belongs to.")
         if step is not None and not math.isfinite(step):
             raise SlugError(f"A step is a fraction of the layer's norm, not {step}.")
         slopes, readable, board = self.gradients, self.editable, self.board
         with self.clock("search"):
-            if step is not None:
+            if step is not None and layer:
                 return self._stepped(self.direction(layer), step, self.score(layer))
             setting = self.setting
             outcome = METHODS[setting.method](

@@ -9,6 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -34,7 +35,8 @@ def substitute(module: nn.Module, weights: Weights) -> nn.Module:
 
 
 def _twin(module: nn.Module, weights: Weights, prefix: str) -> nn.Module:
-    twin, inner = _shell(module, prefix), {}
+    twin = _shell(module, prefix)
+    inner: dict[str, dict[str, Tensor]] = {}
     for name, tensor in weights.items():
         head, _, rest = name.partition(".")
         if rest:
@@ -127,7 +129,10 @@ def digest(weights: Weights | nn.Module) -> str:
 
 
 def save(path: Path, weights: Weights, metadata: Mapping[str, str]) -> None:
-    """Writes one safetensors file, whole or not at all; its metadata also holds a digest."""
+    """Writes one safetensors file, whole or not at all; its metadata also holds a digest.
+
+    Raises OSError when the disk is full or the folder cannot be written.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
@@ -136,6 +141,8 @@ def save(path: Path, weights: Weights, metadata: Mapping[str, str]) -> None:
         save_file(tensors, draft, {**metadata, "digest": digest(tensors)})
         os.chmod(draft, 0o644)
         os.replace(draft, path)
+    except SafetensorError as error:  # its own kind, for what the system says
+        raise OSError(f"{path.name} could not be written: {error}") from error
     finally:
         Path(draft).unlink(missing_ok=True)
 
@@ -145,8 +152,42 @@ def load(path: Path) -> tuple[Weights, dict[str, str]]:
 
     Raises SlugError when the file is missing, is no safetensors file or is damaged.
     """
-    stored = Stored(path)
-    return dict(stored), stored.metadata
+    with _reading(path) as file:
+        found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        metadata = dict(file.metadata() or {})
+    _check(path, metadata.pop("digest", None), found)
+    return found, metadata
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[safe_open]:
+    """An open safetensors file, the same one until the end, whoever puts another in its place."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise SlugError(f"{path.name} cannot be read as a safetensors file: {error}.") from error
+
+
+def _check(path: Path, said: str | None, found: Weights) -> None:
+    if said != digest(found):
+        raise SlugError(f"{path.name} is damaged: its contents do not match its own digest.")
+
+
+class _Open(Mapping[str, Tensor]):
+    """The tensors of an open file, none kept."""
+
+    def __init__(self, file: safe_open) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.keys())
+
+    def __len__(self) -> int:
+        return len(self._file.keys())
 
 
 class Stored(Mapping[str, Tensor]):
@@ -158,17 +199,10 @@ class Stored(Mapping[str, Tensor]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with safe_open(path, framework="pt") as file:
-                self._names = tuple(file.keys())
-                self.metadata = dict(file.metadata() or {})
-            whole = self.metadata.pop("digest", None) == digest(self)
-        except (OSError, SafetensorError) as error:
-            raise SlugError(
-                f"{path.name} cannot be read as a safetensors file: {error}."
-            ) from error
-        if not whole:
-            raise SlugError(f"{path.name} is damaged: its contents do not match its own digest.")
+        with _reading(path) as file:
+            self._names = tuple(file.keys())
+            self.metadata = dict(file.metadata() or {})
+            _check(path, self.metadata.pop("digest", None), _Open(file))
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:

@@ -24,7 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 START = 8.0  # seconds until the first step: the weights go to the GPU
 DRAWN, ANSWERED = 0.05, 0.5  # seconds of a denoising step of one picture, of one answer
 MOST = 120  # seconds that are borrowed at once, at most
-HOSTS: dict[str, Diffusion | Vlm] = {}  # opened before anything is borrowed
+HOSTS: dict[str, Any] = {}  # opened before anything is borrowed
 
 
 def borrowed(seconds: Callable[..., float]) -> Callable[[Function], Function]:
@@ -67,7 +67,7 @@ class Lent:
         cancelled: Question | None = None,
     ) -> list[Image]:
         """As the host's."""
-        options = {"seeds": seeds, "steps": steps, "guidance": guidance}
+        options: dict[str, Any] = {"seeds": seeds, "steps": steps, "guidance": guidance}
         return self.ladder(prompts, [[]], **options, progress=progress, cancelled=cancelled)[0]
 
     def ladder(

@@ -18,4 +18,5 @@ export CHROMIUM
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
 .venv/bin/python -m ruff check .
-exec .venv/bin/python -m pytest "$@"
+.venv/bin/python -m mypy
+exec .venv/bin/python -m pytest --cov=slugdemo --cov-report=term:skip-covered "$@"

@@ -59,7 +59,7 @@ def _judged(judge: Judge, shown: Sequence[Image]) -> Scores:
 
 
 def _matched(clip: Clip, names: dict[str, list[str]], shown: Sequence[Image]) -> Scores:
-    write = {"concept": prompt, "style": style_prompt}
+    write: dict[str, Callable[[str], str]] = {"concept": prompt, "style": style_prompt}
     with torch.no_grad():
         images = clip.encode_image(torch.stack([clip.transform(one) for one in shown]))
         texts = {

@@ -5,7 +5,7 @@ Knows names, seeds and pictures' labels; knows no model.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 from zlib import crc32
 
 from slugdemo import metrics
@@ -144,7 +144,10 @@ def _lot(text: str) -> int:
     return crc32(text.encode()) % 65_536
 
 
-def spread(names: Sequence[str], count: int) -> list[str]:
+One = TypeVar("One")
+
+
+def spread(names: Sequence[One], count: int) -> list[One]:
     """`count` of the names, evenly over the list; all, and again, when it is shorter."""
     if not names:
         raise SlugError("There are no other concepts to judge by: the list of concepts is empty.")

@@ -186,9 +186,10 @@ class Diffusion:
             for host in hosts
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        pictures = {shot: shot.remembered(steps, guidance) for shot in shots}
-        wanted = [shot for shot, picture in pictures.items() if picture is None]
+        known = {shot: shot.remembered(steps, guidance) for shot in shots}
+        wanted = [shot for shot, picture in known.items() if picture is None]
         made = self._painted(wanted, steps, guidance, watch)
+        pictures = {shot: picture for shot, picture in known.items() if picture is not None}
         for shot, picture in zip(wanted, made, strict=True):
             pictures[shot] = shot.remember(picture, steps, guidance)
         rows = [pictures[shot].copy() for shot in shots]

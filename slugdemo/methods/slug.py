@@ -6,6 +6,7 @@ through an `exam`, and the method does not know which host that is.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 from slugdemo import layers, towers
 from slugdemo.clip import Clip
@@ -106,7 +107,7 @@ def slug(
     attempts = []
     for score, edit in zip(fronts, directions, strict=True):
         look, trace = glance and glance(edit), []
-        options = {"rule": rule, "evaluations": evaluations, "glance": look}
+        options: dict[str, Any] = {"rule": rule, "evaluations": evaluations, "glance": look}
         for point in search(exam(edit), goal, **options):
             trace.append(point)
             watch(score, point)

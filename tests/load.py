@@ -1,0 +1,185 @@
+"""Many visitors at once, each with an edit of his own: no wrong answer, no leak, and how long it takes.
+
+    python -m tests.load --visitors 32 --seconds 120
+
+starts the page on the models in assets/ and prints what it found as JSON; exit code 1 when an
+answer was wrong, when a call failed, or when memory grew by more than a tenth.
+"""
+
+import argparse
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gradio_client import Client
+
+ROOT = Path(__file__).parent.parent
+GROWTH = 0.10  # of memory, at most
+CLOSE = 1e-4  # probabilities that count as the same
+DOT = (  # a red picture of one pixel
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGA"
+    "hKmMIQAAAABJRU5ErkJggg=="
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One question to the server: an endpoint and what it is given."""
+
+    name: str
+    given: tuple
+
+    def __call__(self, client: Client) -> object:
+        return client.predict(*self.given, api_name=f"/{self.name}")
+
+
+@dataclass
+class Found:
+    """What all visitors found together."""
+
+    seconds: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def calls(client: Client, count: int) -> list[Call]:
+    """Questions that all differ: in model, concept, layer, step and seed."""
+    models = {one["kind"]: one["name"] for one in client.predict(api_name="/models")}
+    concepts = [one["name"] for one in client.predict(api_name="/concepts")]
+    made = []
+    for kind, model in sorted(models.items()):
+        for number, concept in enumerate(concepts[: max(2, count // 4)]):
+            rows = client.predict(model, concept, api_name="/rank_layers")
+            layers = [row["layer"] for row in rows if row["reads"]]
+            edit = (concept, layers[(5 * number) % len(layers)], 0.1 + 0.05 * (number % 9))
+            made.append(_call(kind, model, number, edit))
+    return [made[(7 * at) % len(made)] for at in range(count)]
+
+
+def _call(kind: str, model: str, number: int, edit: tuple) -> Call:
+    if kind == "diffusion":
+        return Call("generate", (model, f"a picture of a {edit[0]}", number, *edit))
+    if kind == "vlm":
+        return Call("ask", (model, DOT, "What is in this picture?", *edit))
+    return Call("classify", (model, DOT, *edit))
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two answers are the same, numbers to within rounding."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, abs_tol=CLOSE)
+    return a == b
+
+
+def visit(address: str, mine: list[tuple[Call, object]], until: float, found: Found) -> None:
+    """One visitor, who asks his questions again and again and knows the answers."""
+    client = Client(address, verbose=False, analytics_enabled=False)
+    turn = 0
+    while time.monotonic() < until:
+        call, wanted = mine[turn % len(mine)]
+        began, turn = time.monotonic(), turn + 1
+        try:
+            got = call(client)
+        except Exception as error:  # whatever the client raises is a failure
+            found.failed.append(f"{call}: {error}")
+            continue
+        found.seconds.append(time.monotonic() - began)
+        if not same(got, wanted):
+            found.wrong.append(str(call))
+
+
+def resident(pid: int) -> int:
+    """The bytes that a process holds in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def run(address: str, pid: int, *, visitors: int, seconds: float, each: int = 3) -> dict:
+    """What `visitors` find in so many seconds; each has `each` questions of his own."""
+    client = Client(address, verbose=False, analytics_enabled=False)
+    asked = [(call, call(client)) for call in calls(client, visitors * each)]
+    _together(address, asked, visitors, min(5.0, seconds / 2))  # everything is warm afterwards
+    before = resident(pid)
+    found = _together(address, asked, visitors, seconds)
+    after, times = resident(pid), sorted(found.seconds)
+    return {
+        "visitors": visitors,
+        "seconds": seconds,
+        "answers": len(times),
+        "wrong": found.wrong,
+        "failed": found.failed,
+        "median": times[len(times) // 2] if times else None,
+        "p95": times[int(0.95 * len(times))] if times else None,
+        "longest": times[-1] if times else None,
+        "memory_before": before,
+        "memory_after": after,
+        "growth": after / before - 1,
+    }
+
+
+def _together(address: str, asked: list, visitors: int, seconds: float) -> Found:
+    found, until = Found(), time.monotonic() + seconds
+    threads = [
+        threading.Thread(target=visit, args=(address, asked[at::visitors], until, found))
+        for at in range(visitors)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@contextmanager
+def page(assets: Path, cache: Path, *, patience: float = 300) -> Iterator[tuple[str, int]]:
+    """The address and process of a page of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "app.py", "--port", str(port)]
+    command += ["--assets", str(assets), "--cache", str(cache)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        _wait(lambda: socket.create_connection(("127.0.0.1", port), 1).close(), server, patience)
+        yield f"http://127.0.0.1:{port}", server.pid
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait(look: Callable[[], None], server: subprocess.Popen, patience: float) -> None:
+    until = time.monotonic() + patience
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            return look()
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the page did not open within {patience} s (exit code {server.poll()})")
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--visitors", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--assets", type=Path, default=ROOT / "assets")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache, page(given.assets, Path(cache)) as (address, pid):
+        facts = run(address, pid, visitors=given.visitors, seconds=given.seconds)
+    print(json.dumps(facts, indent=1))
+    return int(bool(facts["wrong"] or facts["failed"] or facts["growth"] > GROWTH))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -239,6 +239,8 @@ def test_the_example_is_shown_as_it_was_made_and_only_for_its_weights(
     fresh = World.at(world.shelf.folder, world.cache)
     page = example.shown(fresh)
     assert page["view"].concept == "fox"
+    assert example.shown(fresh, parse_qs(made["query"])).keys() == page.keys()
+    assert example.shown(fresh, {"model": ["pocket-sd"]}) == {}
     assert {"map", "curve", "ladder", "see", "collateral", "status", "take"} <= page.keys()
     assert not fresh.models.peek("pocket-clip"), "a model was opened to show the example"
     point = made["points"][0]

@@ -78,10 +78,14 @@ def first(world: World) -> View:
     return replace(begin, trace=tuple(stored["trace"]))
 
 
-def shown(world: World) -> dict[str, Any]:
-    """What stands in every block of the first page; {} when there is no example."""
+def shown(world: World, query: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
+    """What stands in every block of the first page; {} when there is no example.
+
+    Also {} for a link (`query`) that shows anything else.
+    """
     stored = load(world)
-    if not stored:
+    asked = {key: one for key, one in (query or {}).items() if key != "__theme"}
+    if not stored or (asked and asked != parse_qs(stored["query"])):
         return {}
     view = first(world)
     cheap = {"choice": forget.chosen(world, view), "forget": forget.show(world, view)}

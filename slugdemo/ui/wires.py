@@ -149,7 +149,7 @@ class Wires:
             if said:
                 watch.put("status", {"text": said, "share": None, "tone": "error"})
 
-        if not {*query} - {"__theme"} and (shown := example.shown(self.world)):
+        if shown := example.shown(self.world, query):
             yield self.updates(shown)  # needs no place and no waiting
             return
         yield from self.stream(request, View(), work)

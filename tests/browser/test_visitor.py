@@ -78,7 +78,9 @@ def test_an_edit_in_the_tray_can_be_renamed(visitor: Page, served: str) -> None:
     visitor.locator("#new-name").fill("no more cats")
     visitor.keyboard.press("Enter")
     expect(visitor.locator("#tray .switch")).to_have_text("no more cats")
+    visitor.wait_for_function("location.search.includes('no+more+cats')")
     visitor.locator("#link").click()
+    expect(visitor.locator("#status .said")).to_contain_text("copied")
     assert "no+more+cats" in visitor.evaluate("navigator.clipboard.readText()")
 
 
@@ -153,13 +155,14 @@ def test_the_report_works_from_disk(visitor: Page, served: str, tmp_path: Path, 
     path = tmp_path / "report.html"
     waiting.value.save_as(path)
     assert "<script" not in path.read_text()
-    visitor.context.set_offline(True)
-    visitor.goto(path.as_uri())
-    expect(visitor.locator("h1")).to_contain_text("Forgetting")
+    alone = visitor.context.browser.new_context(offline=True).new_page()
+    alone.goto(path.as_uri())
+    expect(alone.locator("h1")).to_contain_text("Forgetting")
     shown = "[...document.images].every((one) => one.complete && one.naturalWidth > 0)"
-    assert visitor.evaluate(shown)
-    assert visitor.locator("img").count() >= 3
-    expect(visitor.locator("pre").nth(1)).to_contain_text("python -m slugdemo erase")
+    assert alone.evaluate(shown)
+    assert alone.locator("img").count() >= 3
+    expect(alone.locator("pre").nth(1)).to_contain_text("python -m slugdemo erase")
+    alone.context.close()
 
 
 def test_a_search_shows_progress_and_stops_with_what_it_found(visitor: Page, served: str) -> None:

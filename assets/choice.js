@@ -5,10 +5,10 @@
 
   draw.choice = (body, value) => {
     const button = (act, label, ...inside) => make('button', {class: 'pick', type: 'button', 'aria-haspopup': 'dialog',
-      'aria-label': label, on: () => acts[act]()}, ...inside, make('i', {'aria-hidden': 'true'}));
+      title: label, on: () => acts[act]()}, ...inside, make('i', {'aria-hidden': 'true'}));
     body.replaceChildren(
-      button('models', `${value.host} ${value.model}: choose another model`, make('small', {}, value.host), make('b', {}, value.model)),
-      button('concepts', `forget ${value.concept}: choose another concept`, make('img', {src: value.src, alt: ''}), make('small', {}, 'forget'), make('b', {}, value.concept)));
+      button('models', 'Choose another model', make('small', {}, value.host), ' ', make('b', {}, value.model)),
+      button('concepts', 'Choose another concept', make('img', {src: value.src, alt: ''}), make('small', {}, 'forget'), ' ', make('b', {}, value.concept)));
   };
 
   acts.models = () => {

@@ -55,7 +55,7 @@ class Opened:
 
     model: Model
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: str = field(default_factory=lambda: chosen())
     download: bool = False
     kept: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -121,9 +121,7 @@ def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = 
     type, on a public server for a model that is not listed, and for one that must be fetched
     first when `download` is not asked for: the message tells size, time and memory.
     """
-    dtype = dtype or os.environ.get("SLUGDEMO_DTYPE", "float32")
-    if dtype not in DTYPES:
-        raise SlugError(f"SLUGDEMO_DTYPE is one of {', '.join(DTYPES)}, not {dtype!r}.")
+    dtype = chosen(dtype)
     if public.limits() and name not in {one.name for one in catalog.local()}:
         raise SlugError("This server offers the models on its list, and opens no others.")
     model = catalog.find(name)
@@ -135,6 +133,14 @@ def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = 
             "names."
         )
     return Opened(model, device, dtype, download)
+
+
+def chosen(dtype: str = "") -> str:
+    """The type of a host's numbers: the one given, that of SLUGDEMO_DTYPE, or float32."""
+    dtype = dtype or os.environ.get("SLUGDEMO_DTYPE", "float32")
+    if dtype not in DTYPES:
+        raise SlugError(f"SLUGDEMO_DTYPE is one of {', '.join(DTYPES)}, not {dtype!r}.")
+    return dtype
 
 
 def needed(model: Model, dtype: str = "float32") -> str:

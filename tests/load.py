@@ -84,10 +84,10 @@ def same(a: object, b: object) -> bool:
 
 
 def visit(address: str, mine: list[tuple[Call, object]], until: float, found: Found) -> None:
-    """One visitor, who asks his questions again and again and knows the answers."""
+    """One visitor, who asks his questions, each at least once, and knows the answers."""
     client = Client(address, verbose=False, analytics_enabled=False)
     turn = 0
-    while time.monotonic() < until:
+    while turn < len(mine) or time.monotonic() < until:
         call, wanted = mine[turn % len(mine)]
         began, turn = time.monotonic(), turn + 1
         try:

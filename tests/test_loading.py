@@ -167,6 +167,7 @@ def test_a_type_makes_a_model_smaller_and_an_unknown_one_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SLUGDEMO_DTYPE", "bfloat16")
+    assert loading.Opened(catalog.find("llava-1.5")).dtype == "bfloat16"
     one = loading.opened("llava-1.5")
     assert next(one.host.model.parameters()).dtype == torch.bfloat16
     assert one.clip.name == "ViT-L-14-336"

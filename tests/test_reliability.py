@@ -8,6 +8,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -114,6 +115,7 @@ def address(data: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
+@cache
 def addresses() -> list[str]:
     """Pictures that are none, are too much, or are cut off."""
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
@@ -123,7 +125,7 @@ def addresses() -> list[str]:
     noise = random.Random(5).randbytes(300)
     broken = [noise, moving.getvalue(), bomb(), b"", b"%!PS-Adobe-3.0 EPSF\n", b"<svg onload='x'/>"]
     broken += [data[: len(data) // 2] for data in whole] + [data[:9] + noise for data in whole]
-    broken += [picture_bytes("PNG", size=5000), picture_bytes("TIFF"), picture_bytes("PPM")]
+    broken += [picture_bytes("PNG", size=3000), picture_bytes("TIFF"), picture_bytes("PPM")]
     return [*map(address, broken), "data:image/png;base64,&&&", "no address", "a" * 4_000_001]
 
 

@@ -1,0 +1,176 @@
+"""A real server that is open to all: limits, strange requests, and visitors who keep their own answers."""
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import load
+import pytest
+import shelves
+import test_readme
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from test_reliability import Chaos, address, picture_bytes
+
+import app
+from slugdemo import public
+from slugdemo.errors import SlugError
+from slugdemo.loading import opened
+from slugdemo.ui import page
+from slugdemo.ui.api import NAMES, Api
+from slugdemo.ui.session import World
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of gradio's own threads and sockets
+BURST = 1500
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a public page over a tiny world, with a burst that these tests stay within."""
+    folder: Path = tmp_path_factory.mktemp("served")
+    limits = public.Limits(burst=BURST, rate=0.001, body=8_000_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        patch.setenv("SLUG_MCP", "1")
+        patch.setattr(public, "limits", lambda: limits)
+        demo = page.build(World.at(shelves.assets(folder / "assets"), folder / "cache"))
+        quiet = {"prevent_thread_lock": True, "quiet": True}
+        yield page.launch(demo, **quiet, **app.opened(demo))[1].rstrip("/")
+        demo.close()
+
+
+@pytest.fixture(scope="module")
+def client(served: str) -> Client:
+    return Client(served, verbose=False, analytics_enabled=False)
+
+
+class Here(urllib.request.HTTPRedirectHandler):
+    """Follows nobody elsewhere."""
+
+    def redirect_request(self, *_: object) -> None:
+        """A redirection is an answer like others."""
+
+
+OPENER = urllib.request.build_opener(Here, urllib.request.ProxyHandler({}))
+
+
+def answer(url: str, data: bytes | None = None) -> tuple[int, bytes]:
+    """The status and the body of an answer."""
+    try:
+        with OPENER.open(urllib.request.Request(url, data), timeout=30) as got:
+            return got.status, got.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+PATHS = [
+    *("/etc/passwd", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "..%2f..%2fetc%2fpasswd"),
+    *("app.py", "README.md", "assets/concepts/test.parquet", "~/.ssh/id_rsa", "/proc/self/environ"),
+    *("http://169.254.169.254/latest", "file:///etc/passwd", "slugdemo/errors.py", "a" * 3000),
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:40])
+def test_no_file_of_the_server_can_be_fetched(path: str, served: str) -> None:
+    tried = [path, (app.HERE / path).as_posix()]
+    for one in tried:
+        status, body = answer(f"{served}/gradio_api/file={one}")
+        assert status >= 400, one
+        assert b"root:" not in body
+        assert b"SlugError" not in body
+
+
+def test_malformed_calls_are_sentences_at_the_other_end_too(client: Client) -> None:
+    said = []
+    for seed, name in enumerate([name for name in NAMES if name not in ("models", "concepts")] * 3):
+        chaos = Chaos(100 + seed)
+        call = getattr(Api(None), name)
+        names = [one for one in call.__func__.__annotations__ if one != "return"]
+        given = chaos.arguments(names, heavy=True)
+        given |= {key: "nothing" for key in ("model", "concept") if given.get(key) == ""}
+        try:
+            json.dumps(given, allow_nan=False).encode()
+        except (TypeError, ValueError):
+            continue  # cannot be sent at all
+        if max(len(str(one)) for one in given.values()) > 200_000:
+            continue
+        try:
+            client.predict(**given, api_name=f"/{name}")
+        except AppError as error:
+            said.append(str(error))
+    assert len(said) > 5
+    assert not [one for one in said if "Traceback" in one or "Error(" in one]
+
+
+@pytest.mark.parametrize(
+    "model", ["sd-1.5", "ViT-B-32/laion400m_e32", "/etc", "org/repository", "."]
+)
+def test_a_visitor_opens_only_what_is_listed(model: str, client: Client) -> None:
+    with pytest.raises(AppError, match=r"no model|on its list"):
+        client.predict(model, "cat", api_name="/rank_layers")
+    with pytest.raises(SlugError, match="on its list"):
+        opened(model)
+
+
+def test_a_request_that_is_too_large_is_refused(served: str) -> None:
+    line = http.client.HTTPConnection(served.removeprefix("http://"), timeout=30)
+    line.putrequest("POST", "/gradio_api/call/classify")
+    line.putheader("Content-Length", "8000001")
+    line.endheaders()  # and not one byte of it
+    got = line.getresponse()
+    assert got.status == 413
+    assert b"at most 8 MB" in got.read()
+    line.close()
+
+
+def test_there_is_no_mcp(served: str) -> None:
+    assert "SLUG_MCP" not in os.environ
+    assert answer(f"{served}/gradio_api/mcp/")[0] >= 400
+
+
+def test_a_good_call_is_answered(client: Client) -> None:
+    picture = address(picture_bytes("PNG"))
+    beliefs = client.predict("pocket-clip", picture, "cat", api_name="/classify")
+    assert sum(beliefs.values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_readmes_call_works(served: str, capsys: pytest.CaptureFixture) -> None:
+    [block] = [one for one in test_readme.blocks("python") if "gradio_client" in one]
+    exec(compile(block.replace("http://127.0.0.1:7860", served), "README.md", "exec"), {})
+    assert "retain" in capsys.readouterr().out
+
+
+def test_visitors_with_different_edits_get_the_answers_they_get_alone(served: str) -> None:
+    found = load.run(served, os.getpid(), visitors=4, seconds=2, each=2)
+    assert found["wrong"] == []
+    assert found["failed"] == []
+    assert found["answers"] >= 4 * 2
+    assert found["median"] <= found["p95"] <= found["longest"]
+
+
+@pytest.mark.slow
+def test_thirty_two_visitors_for_two_minutes(tmp_path: Path) -> None:
+    """In a server of its own, so that its memory is its own; SLUGDEMO_LOAD says for how long."""
+    seconds = float(os.environ.get("SLUGDEMO_LOAD", "0"))
+    if not seconds:
+        pytest.skip("set SLUGDEMO_LOAD=120")
+    assets = shelves.assets(tmp_path / "assets")
+    with load.page(assets, tmp_path / "cache") as (where, pid):
+        found = load.run(where, pid, visitors=32, seconds=seconds)
+    assert (found["wrong"], found["failed"]) == ([], [])
+    assert found["growth"] < load.GROWTH
+
+
+def test_who_asks_too_often_is_told_to_wait(served: str) -> None:
+    """The last one, since it uses up what is left."""
+    for _ in range(BURST + 1):
+        status, body = answer(f"{served}/gradio_api/nothing", b"{}")
+        if status == 429:
+            break
+    assert status == 429
+    assert b"wait" in body
+    assert answer(f"{served}/config")[0] == 200

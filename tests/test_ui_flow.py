@@ -224,6 +224,27 @@ def test_new_work_of_a_visitor_silences_the_old() -> None:
     assert list(first) == []
 
 
+def test_only_work_that_was_left_is_void() -> None:
+    desk, seen = Desk(), []
+
+    def work(watch: Watch) -> None:
+        seen.append(watch)
+        watch.put("see", "something")
+
+    assert list(desk.stream("me", work)) == [{"see": "something"}]
+    going = threading.Event()
+
+    def longer(watch: Watch) -> None:
+        work(watch)
+        going.wait(10)
+
+    left = desk.stream("me", longer)
+    next(left)
+    left.close()
+    going.set()
+    assert [watch.stop.void for watch in seen] == [False, True]
+
+
 def test_every_error_is_a_sentence_and_never_a_traceback(world: World) -> None:
     for view in (
         View("no-model", "cat"),

@@ -148,8 +148,8 @@ class Desk:
 
         thread = threading.Thread(target=_safely, args=(placed, watch, news), daemon=True)
         thread.start()
+        more = True
         try:
-            more = True
             while more:
                 bundle, more = _bundle(news)
                 if watch.stop.void:
@@ -158,7 +158,8 @@ class Desk:
                     yield bundle
                     time.sleep(BREATH)
         finally:
-            watch.stop.leave()
+            if more:  # the page has gone on, or is gone
+                watch.stop.leave()
             self._forget(visitor, watch.stop)
 
     def _forget(self, visitor: str, event: Signal) -> None:

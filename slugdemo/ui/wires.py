@@ -64,13 +64,20 @@ class Wires:
     ) -> Iterator[dict]:
         """The updates that the news of `work`, begun at `view`, mean for the page."""
         seen: dict[str, Any] = {}
-        for bundle in self.desk.stream(str(request.session_hash), work, lane=lane):
+        held: list[Watch] = []
+
+        def watched(watch: Watch) -> None:
+            held.append(watch)
+            work(watch)
+
+        for bundle in self.desk.stream(str(request.session_hash), watched, lane=lane):
             if "view" in bundle:
                 bundle = {**bundle, "view": bundle["view"].after(view)}
             seen |= bundle
             drawn = {name: value for name, value in seen.items() if name in DRAWN}
             yield self.updates({**drawn, **bundle})
-        if seen.get("status", {}).get("tone") not in (None, "busy"):
+        gone_on = not held or held[0].stop.void  # then what follows knows better
+        if not gone_on and seen.get("status", {}).get("tone") not in (None, "busy"):
             yield self.updates(seen)
 
     def updates(self, bundle: dict[str, Any]) -> dict:

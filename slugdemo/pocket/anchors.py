@@ -58,3 +58,8 @@ def contrast(logits: Tensor, match: Tensor) -> Tensor:
         return logits.sum() * 0
     share = match[rows].float()
     return -((logits[rows].log_softmax(1) * share).sum(1) / share.sum(1)).mean()
+
+
+def both_ways(logits: Tensor, match: Tensor) -> Tensor:
+    """The contrast of rows and of columns, averaged."""
+    return (contrast(logits, match) + contrast(logits.T, match.T)) / 2

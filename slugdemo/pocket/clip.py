@@ -4,11 +4,11 @@ First the text tower learns to find anchors: one a concept, a style and a ground
 from then on it is locked (LiT, Zhai et al. 2022). Then the vision tower, which starts as a stack of small convolutions
 (convolutional.py), learns to find the anchors of what a picture shows. Last it learns against the text tower:
 contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over some of the
-batch's own captions and over prompts of all concepts and styles in varying words.
+batch's own captions and over prompts of all concepts and styles in varying words. At the very end both towers stay
+as they are, and the two projections into their common space settle, which costs next to nothing and gains much.
 """
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +20,15 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from slugdemo.pocket.album import Album
-from slugdemo.pocket.anchors import Anchors, Facts, contrast
+from slugdemo.pocket.anchors import Anchors, both_ways, contrast
+from slugdemo.pocket.claims import CONTEXT, Claim, bank, claim, facts, matches, tokens
 from slugdemo.pocket.convolutional import convolutional
 from slugdemo.pocket.muon import optimisers
-from slugdemo.pocket.styles import KEEPS_BACKGROUND, STYLES
 from slugdemo.pocket.training import Average, Run, device, faster, halves, picks, set_rate, warm_cosine
-from slugdemo.pocket.words import caption, named, style_prompt, style_wording, wording
 from slugdemo.pocket.world import Scene
 
 SEED = 21
-CONTEXT = 32
+SETTLING = 1500                                 # steps of the projections
 CAPTIONS = 32                                   # of a batch's pictures, how many bring their own caption
 SEEING = 0.75                                   # share of the steps in which the vision tower learns the anchors
 WORDINGS = 8                                    # of every concept's and style's prompt
@@ -44,58 +43,17 @@ def config(vocabulary: int) -> dict:
                          "hf_tokenizer_name": "."}}
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A caption and what it says: a picture matches when all of it is true."""
-
-    text: str
-    concepts: frozenset[str] = frozenset()
-    style: str | None = None
-    ground: str | None = None
-
-    @property
-    def facts(self) -> Facts:
-        """What is said."""
-        return Facts(self.concepts, self.style, self.ground)
-
-    def fits(self, scene: Scene) -> bool:
-        """Whether everything said is true of the scene."""
-        return (self.concepts <= {t.concept for t in scene.things} and self.style in (None, scene.style)
-                and self.ground in (None, scene.ground))
-
-
-def facts(scene: Scene) -> Facts:
-    """What a picture of the scene shows; some styles leave nothing of the ground."""
-    shown = frozenset(t.concept for t in scene.things)
-    return Facts(shown, scene.style, scene.ground if scene.style in KEEPS_BACKGROUND else None)
-
-
-def claim(scene: Scene, rng: np.random.Generator) -> Claim:
-    """A true caption of the scene; style and ground are mentioned now and then."""
-    names = [t.concept for t in scene.things]
-    style = scene.style if scene.style != "plain" and rng.random() < 0.6 else None
-    seen = scene.style in KEEPS_BACKGROUND and rng.random() < 0.4
-    ground = scene.ground if seen else None
-    return Claim(caption(names, rng, style=style, ground=ground), frozenset(names), style, ground)
-
-
-def bank(concepts: Sequence[str], rng: np.random.Generator | None) -> list[Claim]:
-    """One claim a concept, then one a style; in fresh words, or by name alone without `rng`."""
-    things = [Claim(f"a picture of {wording(c, rng) if rng else named(c)}", frozenset({c})) for c in concepts]
-    return things + [Claim(style_prompt(style_wording(s, rng) if rng else s), style=s) for s in STYLES]
-
-
 def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
     """Unit text features (N, D); positions after the longest text are not computed."""
+    return F.normalize(text_states(model, tokens) @ model.text_projection, dim=-1)
+
+
+def text_states(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
+    """The last state of every text (N, W), before it is projected."""
     longest = int(tokens.argmax(1).max()) + 1
     x = model.token_embedding(tokens[:, :longest]) + model.positional_embedding[:longest]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:longest, :longest]))
-    return F.normalize(x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection, dim=-1)
-
-
-def both_ways(logits: Tensor, match: Tensor) -> Tensor:
-    """The contrast of rows and of columns, averaged."""
-    return (contrast(logits, match) + contrast(logits.T, match.T)) / 2
+    return x[torch.arange(len(x)), tokens.argmax(1)]
 
 
 def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Sequence[str], steps: int,
@@ -113,6 +71,7 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
         see(model, anchors, album, work, steps=seeing)
         steps -= seeing
     agree(model, tokenizer, album, work, concepts=concepts, steps=max(1, steps))
+    settle(model, tokenizer, album, work, concepts=concepts, steps=min(SETTLING, steps))
     return model.eval().requires_grad_(True)
 
 
@@ -173,6 +132,59 @@ def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: P
     model.cpu()
 
 
+def settle(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: Path, *, concepts: Sequence[str],
+           steps: int, batch: int = 384, rate: float = 1e-3, most: int = 15000) -> None:
+    """Teach the two projections alone, in place, on states of up to `most` pictures that are computed once."""
+    model.requires_grad_(False)
+    rng, count = np.random.default_rng(SEED + 3), min(most, len(album))
+    which = torch.arange(count)
+    pooled = pooled_states(model, album, which)
+    shown = [album.scenes[i] for i in range(count)]
+    own = [claim(one, rng) for one in shown[:2000]]
+    stocks = [bank(concepts, np.random.default_rng((SEED, i)) if i else None) for i in range(WORDINGS)]
+    with torch.no_grad():
+        heard = torch.stack([text_states(model, tokens(tokenizer, stock)) for stock in stocks])
+        captions = torch.cat([text_states(model, tokens(tokenizer, own[i:i + 200])) for i in range(0, len(own), 200)])
+    match = matches(stocks[0], shown)                                          # (count, C + S)
+    learnt = {"picture": model.visual.proj, "text": model.text_projection, "scale": model.logit_scale}
+    pupil = nn.ParameterDict({name: value.detach().clone() for name, value in learnt.items()})
+
+    def terms(step: int) -> dict[str, Tensor]:
+        place, fresh_words = picks(count, min(batch, count), seed=SEED, step=step), np.random.default_rng((SEED, step))
+        mine = torch.from_numpy(fresh_words.choice(len(own), min(CAPTIONS, len(own)), replace=False))
+        words = torch.from_numpy(fresh_words.integers(WORDINGS, size=heard.shape[1]))
+        prompts = F.normalize(heard[words, torch.arange(len(words))] @ pupil["text"], dim=-1)
+        images = F.normalize(pooled[place] @ pupil["picture"], dim=-1)
+        logits, fits, things = pupil["scale"].exp() * images @ prompts.T, match[place], len(concepts)
+        pair = pupil["scale"].exp() * F.normalize(pooled[mine] @ pupil["picture"], dim=-1) \
+            @ F.normalize(captions[mine] @ pupil["text"], dim=-1).T
+        fit = matches([own[i] for i in mine.tolist()], [shown[i] for i in mine.tolist()])
+        hit = fits.gather(1, logits[:, :things].argmax(1, keepdim=True)).float().mean()
+        return {"pairs": both_ways(pair, fit), "concept": contrast(logits[:, :things], fits[:, :things]),
+                "style": contrast(logits[:, things:], fits[:, things:]), "hit": hit}
+
+    rates = {"adamw": torch.optim.AdamW(pupil.parameters(), lr=rate, weight_decay=0.0)}
+    learn(pupil, rates, terms, {"pairs": 0.5, "concept": 1.0, "style": 0.5}, work / "settle", steps)
+    with torch.no_grad():
+        for name, value in learnt.items():
+            value.copy_(pupil[name])
+        model.logit_scale.clamp_(0, np.log(100))
+
+
+@torch.inference_mode()
+def pooled_states(model: open_clip.CLIP, album: Album, which: Tensor) -> Tensor:
+    """The vision tower's pooled states (N, W), before they are projected."""
+    where, projection = device(), model.visual.proj
+    model.visual.proj = None
+    try:
+        tower = model.visual.to(where)
+        found = [tower(album.batch(some).to(where)).cpu() for some in which.split(250)]
+    finally:
+        model.visual.proj = projection
+    model.cpu()
+    return torch.cat(found)
+
+
 def learn(pupil: nn.Module, rates: Mapping[str, torch.optim.Optimizer], terms: Callable[[int], dict[str, Tensor]],
           shares: Mapping[str, float], folder: Path, steps: int) -> None:
     """Descend the sum of `terms(step)`, each times its share; the pupil ends with its average weights (EMA)."""
@@ -208,12 +220,6 @@ def fresh(vocabulary: int) -> open_clip.CLIP:
     return open_clip.CLIP(**config(vocabulary))
 
 
-def tokens(tokenizer: CLIPTokenizer, claims: Sequence[Claim]) -> Tensor:
-    """The claims' texts as token ids (N, 32)."""
-    return tokenizer([c.text for c in claims], padding="max_length", truncation=True, max_length=CONTEXT,
-                     return_tensors="pt").input_ids
-
-
 class School(nn.Module):
     """A CLIP whose vision tower is in training; its text tower is locked."""
 
@@ -234,20 +240,15 @@ class School(nn.Module):
         scale, count = self.model.logit_scale.exp(), len(self.concepts)
         words = torch.from_numpy(rng.integers(WORDINGS, size=len(self.stock)))
         prompts = self._prompts[words, torch.arange(len(words))].to(images.device)
-        logits, match = scale * images @ prompts.T, self._match(self.stock, scenes).to(images.device)
+        logits, match = scale * images @ prompts.T, matches(self.stock, scenes).to(images.device)
         hit = match.gather(1, logits[:, :count].argmax(1, keepdim=True)).float().mean()
-        return {"pairs": both_ways(scale * images @ self._texts(own).T, self._match(own, scenes).to(images.device)),
+        return {"pairs": both_ways(scale * images @ self._texts(own).T, matches(own, scenes).to(images.device)),
                 "concept": contrast(logits[:, :count], match[:, :count]),
                 "style": contrast(logits[:, count:], match[:, count:]), "hit": hit, "scale": scale.detach()}
 
     @torch.no_grad()
     def _texts(self, claims: Sequence[Claim]) -> Tensor:
         return encode_text(self.model, tokens(self.tokenizer, claims).to(self.model.logit_scale.device))
-
-    @staticmethod
-    def _match(claims: Sequence[Claim], scenes: Sequence[Scene]) -> Tensor:
-        return torch.tensor([[c.fits(s) for c in claims] for s in scenes])
-
 
 def save(model: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write an open_clip local-dir: config, fp16 weights, tokenizer."""

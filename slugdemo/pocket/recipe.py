@@ -12,6 +12,7 @@ from slugdemo.hosts.names import text_model, vision_model
 from slugdemo.judge import Judge
 from slugdemo.pocket import cards, clip, judge, llava, unet, vae
 from slugdemo.pocket.album import Album, album
+from slugdemo.pocket.claims import CONTEXT
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
 from slugdemo.pocket.world import CALM, GROUNDS, Sprites
@@ -44,11 +45,11 @@ class Kitchen:
 
     def clip(self, steps: int) -> None:
         """Train pocket-clip and write its folder."""
-        words = tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=clip.CONTEXT)
+        words = tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=CONTEXT)
         start = open_clip.create_model(f"local-dir:{self.models / 'pocket-clip'}") if self.onward else None
         model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, start=start)
         clip.save(model, words, self.models / "pocket-clip")
-        cards.write(self.models / "pocket-clip", [self.work / "read", self.work / "see", self.work / "clip"])
+        cards.write(self.models / "pocket-clip", [self.work / part for part in ("read", "see", "clip", "settle")])
 
     def judge(self, steps: int) -> None:
         """Train the judge and write its folder."""

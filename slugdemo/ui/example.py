@@ -25,7 +25,7 @@ from slugdemo.ui.view import View
 
 FORMAT = 1  # of the file; another one is made anew
 STORED = ("words", "map", "layers", "curve", "see", "collateral", "ladder", "take", "status")
-FILES = ("models/**/*.safetensors", "models/**/*.json", "concepts/*")
+FILES = ("*.safetensors", "*.json")
 
 
 def place(folder: Path) -> Path:
@@ -33,14 +33,17 @@ def place(folder: Path) -> Path:
     return folder / "example.json"
 
 
-def key(world: World) -> str:
-    """The hash of all that the example depends on: weights, pictures, the form of this file."""
-    return world.results.get("example key", lambda: _key(world.shelf.folder))
+def key(world: World, model: str) -> str:
+    """The hash of all that an example in a model depends on: weights, pictures, this file's form."""
+    folder = world.shelf.folder
+    return world.results.get(("example key", model), lambda: _key(folder, model))
 
 
-def _key(folder: Path) -> str:
+def _key(folder: Path, model: str) -> str:
     total = hashlib.sha256(str(FORMAT).encode())
-    for file in sorted({file for pattern in FILES for file in folder.glob(pattern)}):
+    used = [folder / "models" / name for name in {model, "pocket-clip", "judge"}]
+    files = {file for one in used for pattern in FILES for file in one.rglob(pattern)}
+    for file in sorted(files | {*(folder / "concepts").glob("*")}):
         total.update(file.relative_to(folder).as_posix().encode())
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()
@@ -54,9 +57,9 @@ def load(world: World) -> Mapping[str, Any]:
 def _load(world: World) -> Mapping[str, Any]:
     try:
         stored = json.loads(place(world.shelf.folder).read_text())
-        if stored["key"] != key(world):
-            return {}
         begin = View.parse(parse_qs(stored["query"]))
+        if stored["key"] != key(world, begin.model):
+            return {}
     except (OSError, ValueError, KeyError, SlugError):
         return {}
     _remember(world, begin, stored)
@@ -120,7 +123,7 @@ def record(
     points = {point.step: point for some in step.known(world, view) for point in some}
     full = [asdict(point) for point in points.values() if point.n_retain]
     return {
-        "key": key(world),
+        "key": key(world, view.model),
         "query": view.query(),
         "trace": list(view.trace),
         "points": full,

@@ -24,6 +24,11 @@ def transform(picture: Image.Image) -> Tensor:
     return pil_to_tensor(picture.convert("RGB").resize((tiny.PIXELS, tiny.PIXELS))) / 127.5 - 1
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests come last: Playwright keeps an event loop running in the main thread."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
+
+
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

@@ -1,4 +1,4 @@
-"""Makes the README's pictures from the real page: python tests/screenshots.py (needs a browser).
+"""Makes the README's pictures from the real page: python -m tests.screenshots (needs a browser).
 
 Writes small WebP files into assets/pictures.
 """
@@ -40,12 +40,6 @@ def stage(tab: Page) -> None:
     tab.wait_for_timeout(1000)
 
 
-def concepts(tab: Page) -> None:
-    """The sheet of concepts."""
-    tab.keyboard.press("n")
-    tab.wait_for_timeout(800)
-
-
 def compared(tab: Page) -> None:
     """The comparison with controls."""
     tab.locator("#controls").click()
@@ -56,11 +50,7 @@ def compared(tab: Page) -> None:
 # name -> (query, width, height, what is done)
 SHOTS: dict[str, tuple[str, int, int, Callable[[Page], None]]] = {
     "page": ("", 1280, 720, plain),
-    "dark": ("__theme=dark", 1280, 720, plain),
     "stage": ("", 1280, 720, stage),
-    "phone": ("", 390, 844, plain),
-    "concepts": ("", 1280, 720, concepts),
-    "zero-shot": ("model=pocket-clip", 1280, 720, plain),
     "answers": ("model=pocket-llava", 1280, 720, plain),
     "compare": ("model=pocket-clip", 1280, 720, compared),
 }

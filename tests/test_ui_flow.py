@@ -10,7 +10,7 @@ import pytest
 import shelves
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import example, flow, forget, locate, see, step, take, tray, words
+from slugdemo.ui import example, flow, forget, ladder, locate, see, step, take, tray, words
 from slugdemo.ui.jobs import Desk, Signal, Watch
 from slugdemo.ui.session import Shop, World
 from slugdemo.ui.view import Kept, View
@@ -403,3 +403,11 @@ def test_a_group_of_tensors_can_be_a_layer(world: World) -> None:
     assert len(world.edits(page["view"], quiet())[0].direction) == 2
     assert View.parse(parse_qs(page["status"]["query"])).unit == "group"
     assert "--unit group" in page["take"]["shell"]
+
+
+def test_narrow_answers_lose_the_opening_that_all_share() -> None:
+    told = [[{"text": "This is a picture of a cow."}, {"text": "This is a picture of an owl."}]]
+    short = ladder.shorter(told)
+    assert [cell["text"] for cell in short[0]] == ["… a cow.", "… an owl."]
+    for same in ("This is a cow.", "Yes."):
+        assert ladder.shorter([[{"text": same}, {"text": same}]])[0][0]["text"] == same

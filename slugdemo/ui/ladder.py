@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -101,7 +102,19 @@ def _told(
         )
         for row, (part, answer) in enumerate(zip(roles, answers, strict=True)):
             cells[row].append({"text": answer, "ok": exams.says(answer, part.name)})
-    return cells
+    return shorter(cells)
+
+
+def shorter(cells: list[list[Cell]]) -> list[list[Cell]]:
+    """The cells without the words that all their answers begin with: a cell is narrow."""
+    said = [str(cell["text"]).split() for row in cells for cell in row]
+    same = sum(1 for _ in takewhile(lambda words: len({*words}) == 1, zip(*said, strict=False)))
+    if same < 3 or same == min(map(len, said)):
+        return cells
+    return [
+        [{**cell, "text": "… " + " ".join(str(cell["text"]).split()[same:])} for cell in row]
+        for row in cells
+    ]
 
 
 LADDERS = {"zero-shot": _sorted, "diffusion": _drawn, "vlm": _told}

@@ -14,6 +14,8 @@ from slugdemo.ui.session import World
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
+# The collector also meets event loops that gradio's own servers left open in earlier tests.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_model_makes_room_for_the_next_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from then on it is locked (LiT, Zhai et al. 2022). Then the vision tower, which 
 (convolutional.py), learns to find the anchors of what a picture shows. Last it learns against the text tower:
 contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over some of the
 batch's own captions and over prompts of all concepts and styles in varying words. At the very end both towers stay
-as they are, and the two projections into their common space settle, which costs next to nothing and gains much.
+as they are, and the two projections into their common space settle, which costs seconds and gains one or two points.
 """
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +60,8 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
           start: open_clip.CLIP | None = None) -> open_clip.CLIP:
     """The trained CLIP, on the CPU.
 
-    From `start` where given, whose text tower stays as it is: pocket-sd has learnt to read it.
+    From `start` where given, whose text tower stays as it is: pocket-sd has learnt to read its states. Only the
+    projection behind them, which pocket-sd does not read, still settles.
     """
     model = start or fresh(len(tokenizer))
     if start is None:
@@ -141,7 +142,7 @@ def settle(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: 
     pooled = pooled_states(model, album, which)
     shown = [album.scenes[i] for i in range(count)]
     own = [claim(one, rng) for one in shown[:2000]]
-    stocks = [bank(concepts, np.random.default_rng((SEED, i)) if i else None) for i in range(WORDINGS)]
+    stocks = wordings(concepts)
     with torch.no_grad():
         heard = torch.stack([text_states(model, tokens(tokenizer, stock)) for stock in stocks])
         captions = torch.cat([text_states(model, tokens(tokenizer, own[i:i + 200])) for i in range(0, len(own), 200)])
@@ -159,9 +160,7 @@ def settle(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: 
         pair = pupil["scale"].exp() * F.normalize(pooled[mine] @ pupil["picture"], dim=-1) \
             @ F.normalize(captions[mine] @ pupil["text"], dim=-1).T
         fit = matches([own[i] for i in mine.tolist()], [shown[i] for i in mine.tolist()])
-        hit = fits.gather(1, logits[:, :things].argmax(1, keepdim=True)).float().mean()
-        return {"pairs": both_ways(pair, fit), "concept": contrast(logits[:, :things], fits[:, :things]),
-                "style": contrast(logits[:, things:], fits[:, things:]), "hit": hit}
+        return {"pairs": both_ways(pair, fit), **found(logits, fits, things)}
 
     rates = {"adamw": torch.optim.AdamW(pupil.parameters(), lr=rate, weight_decay=0.0)}
     learn(pupil, rates, terms, {"pairs": 0.5, "concept": 1.0, "style": 0.5}, work / "settle", steps)
@@ -183,6 +182,21 @@ def pooled_states(model: open_clip.CLIP, album: Album, which: Tensor) -> Tensor:
         model.visual.proj = projection
     model.cpu()
     return torch.cat(found)
+
+
+def wordings(concepts: Sequence[str]) -> list[list[Claim]]:
+    """The prompts of all concepts and styles, by name and then in `WORDINGS` - 1 other wordings."""
+    return [bank(concepts, np.random.default_rng((SEED, i)) if i else None) for i in range(WORDINGS)]
+
+
+def found(logits: Tensor, match: Tensor, count: int) -> dict[str, Tensor]:
+    """Contrast among the first `count` prompts (concepts) and the rest (styles), and the share of concepts found.
+
+    Logits (N, C + S) of pictures and prompts, and which of these match, bool, the same shape.
+    """
+    hit = match.gather(1, logits[:, :count].argmax(1, keepdim=True)).float().mean()
+    return {"concept": contrast(logits[:, :count], match[:, :count]),
+            "style": contrast(logits[:, count:], match[:, count:]), "hit": hit}
 
 
 def learn(pupil: nn.Module, rates: Mapping[str, torch.optim.Optimizer], terms: Callable[[int], dict[str, Tensor]],
@@ -228,7 +242,7 @@ class School(nn.Module):
         self.model, self.tokenizer, self.concepts = model, tokenizer, list(concepts)
         for name, weight in model.named_parameters():
             weight.requires_grad_(name.startswith("visual.") or name == "logit_scale")
-        stocks = [bank(concepts, np.random.default_rng((SEED, i)) if i else None) for i in range(WORDINGS)]
+        stocks = wordings(concepts)
         self.stock = stocks[0]
         self._prompts = torch.stack([self._texts(stock) for stock in stocks])  # (WORDINGS, C + S, D)
 
@@ -241,10 +255,8 @@ class School(nn.Module):
         words = torch.from_numpy(rng.integers(WORDINGS, size=len(self.stock)))
         prompts = self._prompts[words, torch.arange(len(words))].to(images.device)
         logits, match = scale * images @ prompts.T, matches(self.stock, scenes).to(images.device)
-        hit = match.gather(1, logits[:, :count].argmax(1, keepdim=True)).float().mean()
-        return {"pairs": both_ways(scale * images @ self._texts(own).T, matches(own, scenes).to(images.device)),
-                "concept": contrast(logits[:, :count], match[:, :count]),
-                "style": contrast(logits[:, count:], match[:, count:]), "hit": hit, "scale": scale.detach()}
+        pairs = both_ways(scale * images @ self._texts(own).T, matches(own, scenes).to(images.device))
+        return {"pairs": pairs, **found(logits, match, count), "scale": scale.detach()}
 
     @torch.no_grad()
     def _texts(self, claims: Sequence[Claim]) -> Tensor:

@@ -7,18 +7,22 @@ import open_clip
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from shapes import draw_shapes
 from torch import Tensor, nn
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from slugdemo.errors import SlugError
+from slugdemo.hosts.names import vision_model
 from slugdemo.judge import Judge
+from slugdemo.pocket import llava, report
 from slugdemo.pocket.clip import fresh
 from slugdemo.pocket.convolutional import convolutional, moved, places, whitening
+from slugdemo.pocket.dialogue import Turn
 from slugdemo.pocket.muon import Muon, orthogonal
 from slugdemo.pocket.recipe import Kitchen
 from slugdemo.pocket.training import Average, Run, picks, warm_cosine
-from slugdemo.pocket.world import Sprites
+from slugdemo.pocket.world import Sprites, Thing
 
 # Both in diffusers' own code.
 pytestmark = [
@@ -76,7 +80,7 @@ def test_llava_reads_a_prompt_as_long_as_its_picture_has_patches(kitchen: Kitche
     reader = AutoProcessor.from_pretrained(kitchen.models / "pocket-llava")
     ids = reader.tokenizer("USER: <image>\nWho is this? ASSISTANT:", add_special_tokens=True).input_ids
     assert ids.count(reader.image_token_id) == 1
-    assert reader.tokenizer.decode(reader.tokenizer(" This is a ∑ 🐢.").input_ids).strip() == "This is a ∑ 🐢."
+    assert reader.tokenizer.decode(reader.tokenizer(" This is a ∑ 🐢.").input_ids) == "<s> This is a ∑ 🐢."
 
 
 @pytest.mark.slow
@@ -187,3 +191,50 @@ def test_every_head_starts_out_looking_at_one_neighbour() -> None:
     assert all(len(one) == 1 for one in offsets), offsets
     assert len({one[0] for one in offsets}) == len(offsets), offsets
     assert {one[0] for one in offsets} <= {8 * down + right for down in (-1, 0, 1) for right in (-1, 0, 1)}
+
+
+@pytest.fixture(scope="module")
+def talker() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """An untrained pocket-llava with its processor."""
+    tower, words = vision_model(fresh(600).eval()), llava.tokenizer(["disc", "box"])
+    return llava.fresh(tower, words).eval(), llava.processor(words, tower)
+
+
+def test_llava_is_taught_the_very_tokens_that_it_is_asked_with(
+    talker: tuple[LlavaForConditionalGeneration, LlavaProcessor],
+) -> None:
+    model, reader = talker
+    asked = reader(images=[Image.new("RGB", (64, 64))], text=[report.ASK.format("Who is this?")])
+    taught = llava.lesson([Turn("Who is this?", "This is a disc.")], reader.tokenizer, model.config.image_seq_length)
+    ids = list(asked["input_ids"][0])
+    assert taught.ids[: len(ids)] == ids
+    assert all(label == llava.UNTAUGHT for label in taught.labels[: len(ids)])
+    assert reader.tokenizer.decode(taught.ids[len(ids) :]) == " This is a disc.</s>"
+
+
+def test_questions_about_one_picture_are_blind_to_one_another(
+    talker: tuple[LlavaForConditionalGeneration, LlavaProcessor],
+) -> None:
+    model, reader = talker
+    turns = [Turn("Who is this?", "This is a disc."), Turn("Is there a box in the picture?", "No.")]
+    first, both = (llava.lesson(some, reader.tokenizer, 64) for some in (turns[1:], turns))
+
+    def states(one: llava.Lesson) -> Tensor:
+        mask, positions = llava.blinded(torch.tensor([one.turns]))
+        run = model.model.language_model
+        return run(torch.tensor([one.ids]), attention_mask=mask, position_ids=positions).last_hidden_state[0]
+
+    alone = model.model.language_model(torch.tensor([first.ids])).last_hidden_state[0]
+    with torch.no_grad():
+        packed = states(both)
+        length = len(first.ids) - first.turns.count(0)
+        assert (packed[-length:] - alone[-length:]).abs().max() < 1e-5
+        assert (states(first) - alone).abs().max() < 1e-5
+    assert both.turns.count(1) != both.turns.count(2)
+
+
+def test_a_thing_covers_the_patches_at_its_place() -> None:
+    left = llava.covered(Thing("disc", "hand", 0.27, 0.5, 0.5, 0.0, False), 64).view(8, 8)
+    assert left.sum() == pytest.approx(1.0)
+    assert left[:, 4:].sum() == 0.0
+    assert left[3:5, 1:3].min() > 0.0

@@ -131,7 +131,7 @@ def test_answers_are_true_of_their_scene(sprites: Sprites) -> None:
     rng = np.random.default_rng(1)
     for s in scenes(sprites, 40, seed=9, hands=sprites.trained, pairs=0.4):
         turns = dialogue.dialogue(s, rng, concepts=sprites.names)
-        assert len(turns) == 3
+        assert len({turn.question for turn in turns}) >= 4 - (len(s.things) == 2)
         for turn in turns:
             if turn.question.startswith("Is there"):
                 named = [n for n in sprites.names if f" {n} " in turn.question]

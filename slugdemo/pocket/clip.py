@@ -4,11 +4,12 @@ First the text tower learns to find anchors: one a concept, a style and a ground
 from then on it is locked (LiT, Zhai et al. 2022). Then the vision tower, which starts as a stack of small convolutions
 (convolutional.py), learns to find the anchors of what a picture shows. Last it learns against the text tower:
 contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over some of the
-batch's own captions and over prompts of all concepts and styles in varying words. At the very end both towers stay
-as they are, and the two projections into their common space settle, which costs seconds and gains one or two points.
+batch's own captions and over prompts of all concepts and styles in varying words. Of the locked tower only the
+projection behind it learns on. At the very end both towers stay as they are, and the two projections into their common
+space settle, which costs seconds and gains one or two points.
 """
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from slugdemo.pocket.anchors import Anchors, both_ways, contrast
 from slugdemo.pocket.claims import CONTEXT, Claim, bank, claim, facts, matches, tokens
 from slugdemo.pocket.convolutional import convolutional
 from slugdemo.pocket.muon import optimisers
-from slugdemo.pocket.training import Average, Run, device, faster, halves, picks, set_rate, warm_cosine
+from slugdemo.pocket.training import device, faster, halves, learn, picks
 from slugdemo.pocket.world import Scene
 
 SEED = 21
@@ -115,7 +116,7 @@ def read(model: open_clip.CLIP, anchors: Anchors, tokenizer: CLIPTokenizer, scen
 
 def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: Path, *, concepts: Sequence[str],
           steps: int, batch: int = 96, rate: float = 4e-4) -> None:
-    """Teach the vision tower, in place, to agree with the locked text tower."""
+    """Teach the vision tower and the text projection, in place, to agree; the text tower before it is locked."""
     where = device()
     school = School(model.to(where), tokenizer, concepts)
     faster(model.visual.transformer, steps)
@@ -199,35 +200,6 @@ def found(logits: Tensor, match: Tensor, count: int) -> dict[str, Tensor]:
             "style": contrast(logits[:, count:], match[:, count:]), "hit": hit}
 
 
-def learn(pupil: nn.Module, rates: Mapping[str, torch.optim.Optimizer], terms: Callable[[int], dict[str, Tensor]],
-          shares: Mapping[str, float], folder: Path, steps: int) -> None:
-    """Descend the sum of `terms(step)`, each times its share; the pupil ends with its average weights (EMA)."""
-    mean = Average(pupil, 0.998)
-    run = Run(folder, {"weights": sum(p.numel() for p in pupil.parameters())}, steps,
-              {"pupil": pupil, **rates, "mean": mean})
-
-    def update(step: int) -> Mapping[str, float]:
-        now = terms(step)
-        descend(sum(share * now[name] for name, share in shares.items()), pupil, rates, step, steps)
-        mean.follow(pupil, step)
-        return {name: value.item() for name, value in now.items()}
-
-    run.loop(update)
-    mean.put_into(pupil)
-
-
-def descend(loss: Tensor, learner: nn.Module, rates: Mapping[str, torch.optim.Optimizer], step: int,
-            steps: int) -> None:
-    """One step of every optimiser at its warmed-up, cosine-shaped rate; gradients clipped to norm 2."""
-    for optimiser in rates.values():
-        set_rate(optimiser, warm_cosine(step, steps, warmup=60))
-        optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(learner.parameters(), 2.0)
-    for optimiser in rates.values():
-        optimiser.step()
-
-
 def fresh(vocabulary: int) -> open_clip.CLIP:
     """The untrained CLIP."""
     torch.manual_seed(SEED)
@@ -235,16 +207,16 @@ def fresh(vocabulary: int) -> open_clip.CLIP:
 
 
 class School(nn.Module):
-    """A CLIP whose vision tower is in training; its text tower is locked."""
+    """A CLIP whose vision tower is in training; its text tower is locked but for the projection."""
 
     def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str]) -> None:
         super().__init__()
         self.model, self.tokenizer, self.concepts = model, tokenizer, list(concepts)
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name.startswith("visual.") or name == "logit_scale")
+            weight.requires_grad_(name.startswith("visual.") or name in ("text_projection", "logit_scale"))
         stocks = wordings(concepts)
         self.stock = stocks[0]
-        self._prompts = torch.stack([self._texts(stock) for stock in stocks])  # (WORDINGS, C + S, D)
+        self._heard = torch.stack([self._states(stock) for stock in stocks])  # (WORDINGS, C + S, W)
 
     def forward(self, pictures: Tensor, scenes: Sequence[Scene], rng: np.random.Generator) -> dict[str, Tensor]:
         """The loss terms and, as numbers, the share of concepts found among all and the logit scale."""
@@ -253,14 +225,19 @@ class School(nn.Module):
         images = F.normalize(self.model.encode_image(pictures), dim=-1)
         scale, count = self.model.logit_scale.exp(), len(self.concepts)
         words = torch.from_numpy(rng.integers(WORDINGS, size=len(self.stock)))
-        prompts = self._prompts[words, torch.arange(len(words))].to(images.device)
+        prompts = self._projected(self._heard[words, torch.arange(len(words))])
         logits, match = scale * images @ prompts.T, matches(self.stock, scenes).to(images.device)
-        pairs = both_ways(scale * images @ self._texts(own).T, matches(own, scenes).to(images.device))
+        said, fit = self._projected(self._states(own)), matches(own, scenes).to(images.device)
+        pairs = both_ways(scale * images @ said.T, fit)
         return {"pairs": pairs, **found(logits, match, count), "scale": scale.detach()}
 
     @torch.no_grad()
-    def _texts(self, claims: Sequence[Claim]) -> Tensor:
-        return encode_text(self.model, tokens(self.tokenizer, claims).to(self.model.logit_scale.device))
+    def _states(self, claims: Sequence[Claim]) -> Tensor:
+        return text_states(self.model, tokens(self.tokenizer, claims).to(self.model.logit_scale.device))
+
+    def _projected(self, states: Tensor) -> Tensor:
+        return F.normalize(states @ self.model.text_projection, dim=-1)
+
 
 def save(model: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write an open_clip local-dir: config, fp16 weights, tokenizer."""

@@ -56,12 +56,11 @@ def there(scene: Scene, concept: str) -> Turn:
 
 
 def dialogue(scene: Scene, rng: np.random.Generator, *, concepts: Sequence[str]) -> list[Turn]:
-    """Three turns in random order: a name, a look, and whether something is there (it is, half of the time)."""
-    naming = who(scene) if len(scene.things) == 1 and rng.random() < 0.4 else what(scene)
-    look = style(scene) if rng.random() < 0.6 else ground(scene)
-    inside = scene.things[0].concept if rng.random() < 0.5 else str(rng.choice(list(concepts)))
-    turns = [naming, look, there(scene, inside)]
-    return [turns[i] for i in rng.permutation(len(turns))]
+    """What a picture is asked about: names, a look, one thing that is there and one that most likely is not."""
+    looks = style(scene) if rng.random() < 0.6 else ground(scene)
+    inside = scene.things[rng.integers(len(scene.things))].concept
+    naming = [what(scene), who(scene)] if len(scene.things) == 1 else [what(scene)]
+    return [*naming, looks, there(scene, inside), there(scene, str(rng.choice(list(concepts))))]
 
 
 def sentences(concepts: Sequence[str], grounds: Sequence[str], styles: Sequence[str]) -> list[str]:

@@ -1,10 +1,17 @@
-"""Training of pocket-llava: pocket-clip's vision tower, frozen, a projector and a small Llama; and its folder."""
-from collections.abc import Mapping, Sequence
+"""Training of pocket-llava: pocket-clip's vision tower, frozen, a projector and a small Llama; and its folder.
+
+In LLaVA's two stages (Liu et al. 2023): first the projector alone, which learns to find anchors (anchors.py) of what
+is seen in each region; then projector and language model together, on questions and answers. All questions about a
+picture share one pass over it and are blind to one another, so that no answer can be copied from an earlier one.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessor, CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor,
@@ -12,17 +19,22 @@ from transformers import (
 )
 
 from slugdemo.pocket.album import Album
+from slugdemo.pocket.anchors import Anchors, Facts
+from slugdemo.pocket.claims import facts
 from slugdemo.pocket.dialogue import Turn, dialogue, sentences
 from slugdemo.pocket.muon import optimisers
 from slugdemo.pocket.styles import STYLES
-from slugdemo.pocket.training import Run, device, halves, picks, set_rate, warm_cosine
+from slugdemo.pocket.training import device, halves, learn, picks
 from slugdemo.pocket.unet import load_as_float32
-from slugdemo.pocket.world import GROUNDS
+from slugdemo.pocket.world import GROUNDS, Scene, Thing
 
 SEED = 51
 IMAGE = "<image>"
-ASK = "USER: {image}{question} ASSISTANT:"
+SHOW = "USER: {image}\n"
+ASK = "{question} ASSISTANT:"
 UNTAUGHT = -100                                 # label of tokens that bear no loss
+ALIGNING = 1200                                 # steps of the projector alone
+PADDING = -1                                    # turn of tokens that only fill a row
 
 
 def tokenizer(concepts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -33,8 +45,9 @@ def tokenizer(concepts: Sequence[str]) -> PreTrainedTokenizerFast:
     special = ["<pad>", "<s>", "</s>", IMAGE]
     trainer = trainers.BpeTrainer(vocab_size=3000, special_tokens=special, show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    text = [*sentences(concepts, list(GROUNDS), list(STYLES)), "USER: ", " ASSISTANT: "]
-    learner.train_from_iterator(text, trainer)
+    said = sentences(concepts, list(GROUNDS), list(STYLES))
+    learner.train_from_iterator([*said, *(f" {s}" for s in said), "USER: ", " ASSISTANT: "], trainer)
+    learner.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", special.index("<s>"))])
     return PreTrainedTokenizerFast(tokenizer_object=learner, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
                                    additional_special_tokens=[IMAGE], padding_side="left", model_max_length=512)
 
@@ -84,15 +97,42 @@ def features(tower: CLIPVisionModel, album: Album) -> Tensor:
     return torch.cat(found)
 
 
-def lesson(turns: Sequence[Turn], words: PreTrainedTokenizerFast, patches: int) -> tuple[list[int], list[int]]:
-    """Token ids and labels of a dialogue; only answers and their ends are taught."""
-    ids, labels = [words.bos_token_id], [UNTAUGHT]
-    for place, turn in enumerate(turns):
-        image = IMAGE * patches + "\n" if place == 0 else ""
-        asked = words(ASK.format(image=image, question=turn.question), add_special_tokens=False).input_ids
-        answered = [*words(f" {turn.answer}", add_special_tokens=False).input_ids, words.eos_token_id]
+@dataclass(frozen=True)
+class Lesson:
+    """Questions and answers about one picture: token ids, labels, and the turn of each token (0: all turns')."""
+
+    ids: list[int]
+    labels: list[int]
+    turns: list[int]
+
+
+def lesson(turns: Sequence[Turn], words: PreTrainedTokenizerFast, patches: int) -> Lesson:
+    """The picture once, then every turn; only answers and their ends are taught."""
+    def coded(text: str) -> list[int]:
+        return words(text, add_special_tokens=False).input_ids
+
+    ids = [words.bos_token_id, *coded(SHOW.format(image=IMAGE * patches))]
+    labels, owners = [UNTAUGHT] * len(ids), [0] * len(ids)
+    for number, turn in enumerate(turns, 1):
+        asked, answered = coded(ASK.format(question=turn.question)), [*coded(f" {turn.answer}"), words.eos_token_id]
         ids, labels = ids + asked + answered, labels + [UNTAUGHT] * len(asked) + answered
-    return ids, labels
+        owners += [number] * len(asked + answered)
+    return Lesson(ids, labels, owners)
+
+
+def blinded(turns: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention mask (B, 1, T, T), added to scores, and positions (B, T) for the turns (B, T) of tokens.
+
+    A token looks back on its own turn and on what all turns share; every turn starts at the same position.
+    """
+    along = torch.arange(turns.shape[1], device=turns.device)
+    own = (turns[:, None, :] == turns[:, :, None]) | (turns[:, None, :] == 0)
+    sees = own & (along[None, :] <= along[:, None])
+    shared = (turns == 0).sum(1, keepdim=True)
+    starts = (turns[:, None, :] == turns[:, :, None]).int().argmax(2)         # where each token's turn begins
+    positions = torch.where(turns == 0, along, along - starts + shared)
+    return torch.zeros(sees.shape, device=turns.device).masked_fill_(~sees, torch.finfo(torch.float32).min)[:, None], \
+        positions
 
 
 def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequence[str], steps: int,
@@ -103,43 +143,77 @@ def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequenc
     model, seen = fresh(tower, words), features(tower, album)
     if start:
         model.load_state_dict({**start.state_dict(), **_prefixed(tower)})
+    else:
+        align(model, seen, album.scenes, work, concepts=concepts, steps=min(ALIGNING, steps))
     model = model.to(where)
     taught = nn.ModuleDict({"projector": model.model.multi_modal_projector, "language": model.model.language_model,
                             "head": model.lm_head})
-    rates = optimisers(taught, lr=rate, blocks="layers")
-    run = Run(work / "llava", {"batch": batch, "vocabulary": len(words)}, steps, {"taught": taught, **rates})
 
-    def update(step: int) -> Mapping[str, float]:
+    def terms(step: int) -> dict[str, Tensor]:
         which = picks(len(album), batch, seed=SEED, step=step)
         talks = [dialogue(album.scenes[i], np.random.default_rng((SEED, step, i)), concepts=concepts)
                  for i in which.tolist()]
         with halves(where):
-            loss = _loss(model, seen[which].to(where).float(), [lesson(t, words, seen.shape[1]) for t in talks])
-        for optimiser in rates.values():
-            set_rate(optimiser, warm_cosine(step, steps))
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(taught.parameters(), 1.0)
-        for optimiser in rates.values():
-            optimiser.step()
-        return {"loss": loss.item()}
+            return {"loss": _loss(model, seen[which].to(where).float(),
+                                  [lesson(t, words, seen.shape[1]) for t in talks])}
 
-    run.loop(update)
+    learn(taught, optimisers(taught, lr=rate, blocks="layers"), terms, {"loss": 1.0}, work / "llava", steps)
     return model.cpu().eval(), processor(words, tower.cpu())
 
 
-def _loss(model: LlavaForConditionalGeneration, seen: Tensor, lessons: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+def align(model: LlavaForConditionalGeneration, seen: Tensor, scenes: Sequence[Scene], work: Path, *,
+          concepts: Sequence[str], steps: int, batch: int = 192, rate: float = 2e-3) -> None:
+    """Teach the projector, in place: the mean of a thing's patches finds its concept, that of all style and ground."""
+    where, projector = device(), model.model.multi_modal_projector
+    pupil = nn.ModuleDict({"projector": projector, "anchors": Anchors(concepts, projector.linear_2.out_features,
+                                                                      seed=SEED)}).to(where)
+
+    def terms(step: int) -> dict[str, Tensor]:
+        which = picks(len(scenes), min(batch, len(scenes)), seed=SEED + 1, step=step)
+        shown = [scenes[i] for i in which.tolist()]
+        found = projector(seen[which].to(where).float())                      # (N, P, D)
+        things = [(row, thing) for row, one in enumerate(shown) for thing in one.things]
+        over = torch.stack([covered(thing, seen.shape[1]) for _, thing in things]).to(where)
+        pooled = (found[[row for row, _ in things]] * over[..., None]).sum(1)
+        said = [Facts(frozenset({thing.concept}), None, None) for _, thing in things]
+        looks = [Facts(frozenset(), facts(one).style, facts(one).ground) for one in shown]
+        return pupil["anchors"](F.normalize(torch.cat((pooled, found.mean(1))), dim=-1), said + looks)
+
+    shares = {"concept": 1.0, "style": 0.3, "ground": 0.1}
+    learn(pupil, optimisers(pupil, lr=rate, blocks="linear"), terms, shares, work / "align", steps)
+    pupil.cpu()
+    with torch.no_grad():                                                     # as large as words are
+        some = projector(seen[:64].float()).square().mean().sqrt()
+        large = model.get_input_embeddings().weight.square().mean().sqrt() / some
+        projector.linear_2.weight.mul_(large)
+        projector.linear_2.bias.mul_(large)
+
+
+def covered(thing: Thing, patches: int) -> Tensor:
+    """Which patches of a square grid lie in the inner part of a thing, as shares that sum to 1 (P,)."""
+    side = int(patches ** 0.5)
+    centres = (torch.arange(side) + 0.5) / side
+    inside = ((centres[:, None] - thing.y).abs() < 0.4 * thing.size) & ((centres - thing.x).abs() < 0.4 * thing.size)
+    return inside.flatten() / inside.sum()
+
+
+def _loss(model: LlavaForConditionalGeneration, seen: Tensor, lessons: Sequence[Lesson]) -> Tensor:
     """Cross-entropy of the taught tokens, from precomputed vision features (N, P, D)."""
-    longest = max(len(ids) for ids, _ in lessons)
     pad = model.config.text_config.pad_token_id
-    ids, labels = (torch.tensor([row + [fill] * (longest - len(row)) for row in rows], device=seen.device)
-                   for rows, fill in zip(zip(*lessons, strict=True), (pad, UNTAUGHT), strict=True))
+
+    def rows(lists: Sequence[list[int]], fill: int) -> Tensor:
+        longest = max(len(one) for one in lists)
+        return torch.tensor([one + [fill] * (longest - len(one)) for one in lists], device=seen.device)
+
+    ids, labels = rows([one.ids for one in lessons], pad), rows([one.labels for one in lessons], UNTAUGHT)
+    mask, positions = blinded(rows([one.turns for one in lessons], PADDING))
     embedded = model.get_input_embeddings()(ids)
     image = (ids == model.config.image_token_index)[..., None].expand_as(embedded)
     embedded = embedded.masked_scatter(image, model.model.multi_modal_projector(seen).to(embedded.dtype))
-    states = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    states = model.model.language_model(inputs_embeds=embedded, attention_mask=mask, position_ids=positions,
+                                        use_cache=False).last_hidden_state
     taught = labels[:, 1:] != UNTAUGHT
-    return nn.functional.cross_entropy(model.lm_head(states[:, :-1][taught]).float(), labels[:, 1:][taught])
+    return F.cross_entropy(model.lm_head(states[:, :-1][taught]).float(), labels[:, 1:][taught])
 
 
 def save(model: LlavaForConditionalGeneration, reader: LlavaProcessor, folder: Path) -> None:

@@ -132,6 +132,35 @@ class Average(nn.Module):
             module.get_parameter(name).copy_(self._buffers[name.replace(".", "/")])
 
 
+def learn(pupil: nn.Module, rates: Mapping[str, torch.optim.Optimizer], terms: Callable[[int], dict[str, Tensor]],
+          shares: Mapping[str, float], folder: Path, steps: int) -> None:
+    """Descend the sum of `terms(step)`, each times its share; the pupil ends with its average weights (EMA)."""
+    mean = Average(pupil, 0.998)
+    run = Run(folder, {"weights": sum(p.numel() for p in pupil.parameters())}, steps,
+              {"pupil": pupil, **rates, "mean": mean})
+
+    def update(step: int) -> Mapping[str, float]:
+        now = terms(step)
+        descend(sum(share * now[name] for name, share in shares.items()), pupil, rates, step, steps)
+        mean.follow(pupil, step)
+        return {name: value.item() for name, value in now.items()}
+
+    run.loop(update)
+    mean.put_into(pupil)
+
+
+def descend(loss: Tensor, learner: nn.Module, rates: Mapping[str, torch.optim.Optimizer], step: int,
+            steps: int) -> None:
+    """One step of every optimiser at its warmed-up, cosine-shaped rate; gradients clipped to norm 2."""
+    for optimiser in rates.values():
+        set_rate(optimiser, warm_cosine(step, steps, warmup=60))
+        optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(learner.parameters(), 2.0)
+    for optimiser in rates.values():
+        optimiser.step()
+
+
 def hardware() -> str:
     """Processor, threads or GPU, and versions, for a model card."""
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

@@ -52,8 +52,8 @@ window.slug = (() => {
     const config = {responsive: true, displayModeBar: false, showSendToCloud: false, displaylogo: false};
     box.setAttribute('aria-label', label);
     const paint = () => {
-      if (!window.Plotly) { setTimeout(paint, 60); return; }
-      const ready = larger(coloured(figure));
+      if (!window.Plotly || !slug.fit) { setTimeout(paint, 60); return; }
+      const ready = slug.fit(larger(coloured(figure)), box);
       const hand = box.nextElementSibling;
       if (hand?.matches('.hand')) hand.style.padding = `0 ${ready.layout.margin.r - 8}px 0 ${ready.layout.margin.l - 8}px`;
       Plotly.react(box, ready.data, ready.layout, config).then(() => {
@@ -66,6 +66,8 @@ window.slug = (() => {
     paint();
   }
   const repaint = () => painted.forEach((paint) => paint());
+  let resized = 0;
+  window.addEventListener('resize', () => { clearTimeout(resized); resized = setTimeout(repaint, 150); });
 
   // ---- dialogs
   function dialog(title, ...content) {
@@ -102,9 +104,11 @@ window.slug = (() => {
     const busy = value.tone === 'busy';
     body.replaceChildren(
       make('span', {class: `dot ${value.tone}`, 'aria-hidden': 'true'}),
-      make('span', {class: 'said', role: 'status', title: value.text}, value.text, value.text.length > 90 ? more(value.text) : ''),
+      make('span', {class: 'said', role: 'status', title: value.text}, value.text), more(value.text),
       make('span', {class: `meter ${share === null ? 'none' : ''}`, 'aria-hidden': 'true'},
         make('i', {style: {width: `${100 * (share ?? 0)}%`}})));
+    const said = body.querySelector('.said');
+    body.querySelector('.more').hidden = said.scrollHeight <= said.clientHeight + 1;
     document.body.classList.toggle('busy', busy);
     if (value.query !== undefined && value.query !== null) {
       const extra = new URLSearchParams(location.search).get('__theme');
@@ -299,8 +303,9 @@ window.slug = (() => {
       make('span', {class: 'corner'}, 'step'), ...head, ...(a ? [make('b', {class: 'corner held', title: a.name}, 'A')] : []), ...rows));
   };
   const nearest = (steps, at) => steps.reduce((best, one) => (Math.abs(one - at) < Math.abs(best - at) ? one : best), 0);
-  const told = (value) => value.rows.map((row) => `${row.name}, ${row.role}: ${row.cells.map((cell, i) => `${cell.text || 'a picture'} at ${percent(value.steps[i])}`).join(', ')}`).join('. ');
-  const rungs_rows = (value) => value.rows.map((row) => [row.name, row.role, ...row.cells.map((cell) => `${cell.text || ''}${cell.share === undefined ? '' : ` ${percent(cell.share)}`}`)]);
+  const said = (cell) => cell.full ?? cell.text ?? '';
+  const told = (value) => value.rows.map((row) => `${row.name}, ${row.role}: ${row.cells.map((cell, i) => `${said(cell) || 'a picture'} at ${percent(value.steps[i])}`).join(', ')}`).join('. ');
+  const rungs_rows = (value) => value.rows.map((row) => [row.name, row.role, ...row.cells.map((cell) => `${said(cell)}${cell.share === undefined ? '' : ` ${percent(cell.share)}`}`)]);
   function rungs() {
     const value = values.ladder;
     if (!value) return;
@@ -311,11 +316,11 @@ window.slug = (() => {
   }
   function rung(row, cell, chosen) {
     const tone = cell.ok ? (row.role === 'target' ? 'forget' : 'retain') : 'gone';
-    const said = cell.text ? `${cell.ok ? '' : '→ '}${cell.text}` : '';
+    const words = [cell.text || '', cell.ok || !cell.text || cell.full ? '' : make('i', {'aria-hidden': 'true'}, '→')];
     return make('figure', {class: `cell ${chosen ? 'chosen' : ''} ${tone}`},
       cell.src ? make('img', {src: cell.src, alt: `${row.name}, seen as ${cell.text || 'a picture'}`}) : null,
       cell.bar ? make('span', {class: 'bar', role: 'img', 'aria-label': percent(cell.share)}, make('i', {style: {width: `${100 * cell.share}%`}})) : null,
-      make('figcaption', {title: `${cell.text} ${cell.share === undefined ? '' : percent(cell.share)}`}, said));
+      make('figcaption', {title: `${said(cell)} ${cell.share === undefined ? '' : percent(cell.share)}`}, make('span', {}, words[0]), words[1]));
   }
 
   draw.see = (body, value, call) => {
@@ -367,11 +372,12 @@ window.slug = (() => {
       make('span', {class: 'name'}, name), make('b', {}, `${percent(before)} → ${percent(after)}`), make('small', {}, a ? `A ${percent(a[role][1])} · ${count(n)}` : count(n)));
     const rows = value.rows.filter((row) => row.after !== row.before);
     const some = rows.slice(0, value.named);
-    const named = rows.length ? some.map((row) => make('li', {title: `${percent(row.before)} → ${percent(row.after)}, ${row.n} pictures`},
-      make('span', {}, row.name), make('b', {}, row.change))) : [make('li', {class: 'none'}, 'No other concept changed.')];
+    const named = some.map((row) => make('li', {title: `${percent(row.before)} → ${percent(row.after)} of ${count(row.n)}`}, make('span', {}, row.name), make('b', {}, row.change)));
+    const most = rows.length > some.length ? 'changed; most, in points:' : 'changed, in points:';
+    const sentence = rows.length ? `${rows.length} of ${value.others} other concepts ${most}` : `None of the ${value.others} other concepts changed.`;
     body.replaceChildren(
       make('div', {class: 'totals'}, line('forget', value.erased.join(', ') || 'the concept', value.forget), line('retain', 'everything else', value.retain)),
-      make('h3', {}, 'What else changed most', make('small', {}, `points; ${value.unchanged} of ${value.others} did not `, make('button', {class: 'more', on: changes}, 'all'))),
+      make('h3', {}, sentence, make('small', {}, make('button', {class: 'more', 'aria-label': 'all: every other concept', on: changes}, 'all'))),
       make('ul', {class: 'changes'}, ...named));
   };
 

@@ -71,11 +71,10 @@ def _crosses(scores: Sequence[LayerScore], axis: dict, colour: str) -> Figure:
 
 def _front(scores: Sequence[LayerScore], axis: dict) -> Figure:
     scores = sorted(scores, key=lambda one: harm(one, by=axis["by"]))
-    places = ("top left", "bottom right")  # off the line, which rises to the right
     return _trace(scores, axis) | {
         "mode": "lines+markers+text",
         "text": [words.short(one.layer) for one in scores],
-        "textposition": [places[i % 2] for i in range(len(scores))],
+        "textposition": "top left",  # the page finds each a better place, since it knows the size
         "textfont": {"size": 11, "color": "--ink"},
         "cliponaxis": False,
         "line": {"width": 1, "dash": "dot", "color": "--muted"},

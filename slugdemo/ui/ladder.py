@@ -1,5 +1,6 @@
 """The ladder under STEP: the target, a neighbour and a stranger over the same few steps."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -15,6 +16,7 @@ from slugdemo.ui.session import World
 from slugdemo.ui.view import View
 
 Cell = dict[str, Any]
+ARTICLE = re.compile(r"^(an?|the) ")
 
 
 def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
@@ -106,15 +108,17 @@ def _told(
 
 
 def shorter(cells: list[list[Cell]]) -> list[list[Cell]]:
-    """The cells without the words that all their answers begin with: a cell is narrow."""
+    """The cells without the words that all their answers begin with, which stay under "full"."""
     said = [str(cell["text"]).split() for row in cells for cell in row]
     same = sum(1 for _ in takewhile(lambda words: len({*words}) == 1, zip(*said, strict=False)))
     if same < 3 or same == min(map(len, said)):
-        return cells
-    return [
-        [{**cell, "text": "… " + " ".join(str(cell["text"]).split()[same:])} for cell in row]
-        for row in cells
-    ]
+        same = 0
+    return [[{**cell, "full": cell["text"], "text": _rest(cell, same)} for cell in row] for row in cells]
+
+
+def _rest(cell: Cell, skipped: int) -> str:
+    words = " ".join(str(cell["text"]).split()[skipped:])
+    return ARTICLE.sub("", words).rstrip(".") if skipped else words
 
 
 LADDERS = {"zero-shot": _sorted, "diffusion": _drawn, "vlm": _told}

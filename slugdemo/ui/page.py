@@ -50,7 +50,7 @@ CALLS = {
     "take": ("fetch",),
 }
 HIDDEN = ("compare", "catalogue", "pin", "take")  # dialogs show them, or other blocks
-SCRIPTS = ("app.js", "choice.js", "take.js", "lesson.js")
+SCRIPTS = ("app.js", "plots.js", "choice.js", "take.js", "lesson.js")
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><span>one layer, one step, one thing forgotten</span>'
     '<button class="small" data-act="story">Story</button>'

@@ -152,7 +152,9 @@ def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
             view, score.layer, point.step, seen
         ), f"Stopped; the best so far: {_seen(point)}"
     step, margin = farther(outcome.edit.step, setting)
-    return _moved(view, outcome.edit.layer, step, seen), f"{outcome.reason}{margin}"
+    layer = outcome.edit.layer
+    reason = outcome.reason.replace(layer, words.short(layer))
+    return _moved(view, layer, step, seen), f"{reason}{margin}"
 
 
 def _moved(view: View, layer: str, step: float, seen: list[tuple[LayerScore, Point]]) -> View:

@@ -25,6 +25,7 @@ class Part(StrEnum):
     judge = "judge"
     vae = "vae"
     unet = "unet"
+    polish = "polish"
     llava = "llava"
     all = "all"
 

@@ -17,7 +17,7 @@ from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
 from slugdemo.pocket.world import CALM, GROUNDS, Sprites
 
-STEPS = {"clip": 1800, "judge": 400, "vae": 1400, "unet": 3000, "llava": 600}
+STEPS = {"clip": 1800, "judge": 400, "vae": 1400, "unet": 3000, "polish": 800, "llava": 1800}
 PICTURES = 36000                                # of the wide album; the calm one has two thirds as many
 DRAWN_BY = "fluent_3d"                          # the one hand that pocket-sd draws in
 
@@ -49,14 +49,14 @@ class Kitchen:
         start = open_clip.create_model(f"local-dir:{self.models / 'pocket-clip'}") if self.onward else None
         model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, start=start)
         clip.save(model, words, self.models / "pocket-clip")
-        cards.write(self.models / "pocket-clip", [self.work / part for part in ("read", "see", "clip", "settle")])
+        self._card("pocket-clip", "read", "see", "clip", "settle")
 
     def judge(self, steps: int) -> None:
         """Train the judge and write its folder."""
         start = Judge.load(self.models / "judge") if self.onward else None
         made = judge.train(self.wide(), self.work, concepts=self.sprites.names, steps=steps, start=start)
         judge.save(made, self.models / "judge")
-        cards.write(self.models / "judge", [self.work / "judge"])
+        self._card("judge", "judge")
 
     def vae(self, steps: int) -> None:
         """Train the autoencoder and keep it in the working folder, until the U-Net joins it."""
@@ -70,7 +70,15 @@ class Kitchen:
         start = UNet2DConditionModel.from_pretrained(self.models / "pocket-sd" / "unet") if self.onward else None
         net = unet.train(unet.lessons(self.calm(), coder, text, words), self.work, steps=steps, start=start)
         unet.save(unet.pipeline(net, coder, text, words), self.models / "pocket-sd")
-        cards.write(self.models / "pocket-sd", [self.work / "vae", self.work / "unet"])
+        self._card("pocket-sd", "vae", "unet")
+
+    def polish(self, steps: int) -> None:
+        """Polish the decoder of pocket-sd's autoencoder."""
+        folder = self._needs(self.models / "pocket-sd", "unet") / "vae"
+        coder = AutoencoderKL.from_pretrained(folder)
+        vae.polish(coder, self.calm(), self.work, steps=steps)
+        coder.half().save_pretrained(folder)
+        self._card("pocket-sd", "vae", "unet", "polish")
 
     def llava(self, steps: int) -> None:
         """Train projector and language model on pocket-clip's vision tower and write pocket-llava's folder."""
@@ -80,13 +88,16 @@ class Kitchen:
             if self.onward else None
         made = llava.train(self.wide(), tower, self.work, concepts=self.sprites.names, steps=steps, start=start)
         llava.save(*made, self.models / "pocket-llava")
-        cards.write(self.models / "pocket-llava", [self.work / "llava"])
+        self._card("pocket-llava", "align", "llava")
 
     def text(self) -> tuple[CLIPTextModel, CLIPTokenizer]:
         """pocket-clip's text tower in transformers' format, and its tokenizer."""
         folder = self._needs(self.models / "pocket-clip", "clip")
         words = CLIPTokenizer.from_pretrained(folder)
         return text_model(open_clip.create_model(f"local-dir:{folder}").eval(), eos=words.eos_token_id), words
+
+    def _card(self, model: str, *parts: str) -> None:
+        cards.write(self.models / model, [self.work / part for part in parts])
 
     def _needs(self, folder: Path, part: str) -> Path:
         if not folder.is_dir():

@@ -80,7 +80,7 @@ def train(taught: Lessons, work: Path, *, steps: int, batch: int = 64, rate: flo
           start: UNet2DConditionModel | None = None) -> UNet2DConditionModel:
     """The trained U-Net (EMA weights), from `start` where given: v-prediction, 10 % empty captions.
 
-    Noisy timesteps come more often (`times`): there a small picture decides what it shows.
+    At first noisy timesteps come more often (`times`): there a small picture decides what it shows.
     """
     where = device()
     net = (start or fresh(taught.empty.shape[-1])).train().to(where, memory_format=torch.channels_last)
@@ -94,7 +94,7 @@ def train(taught: Lessons, work: Path, *, steps: int, batch: int = 64, rate: flo
         which, generator = picks(len(taught.latents), batch, seed=SEED, step=step), noise_at(step, seed=SEED)
         clean, texts = taught.latents[which], taught.texts[which].float()
         texts[torch.rand(batch, generator=generator) < EMPTY] = taught.empty.float()
-        time = times(batch, generator)
+        time = times(batch, generator, noisier=0.5 * (1 - step / steps))
         jitter = torch.randn(clean.shape, generator=generator)
         noisy, goal = noise.add_noise(clean, jitter, time), noise.get_velocity(clean, jitter, time)
         with halves(where):
@@ -116,10 +116,10 @@ def train(taught: Lessons, work: Path, *, steps: int, batch: int = 64, rate: flo
     return net.cpu().eval()
 
 
-def times(count: int, generator: torch.Generator) -> Tensor:
-    """Timesteps (count,) in [0, 1000): half of them uniform, half from the noisier half."""
+def times(count: int, generator: torch.Generator, *, noisier: float) -> Tensor:
+    """Timesteps (count,) in [0, 1000): a share of them from the noisier half, the others uniform."""
     uniform = torch.rand(count, generator=generator)
-    return (1000 * torch.where(torch.arange(count) % 2 == 0, uniform, 0.5 + uniform / 2)).long()
+    return (1000 * torch.where(torch.arange(count) < noisier * count, 0.5 + uniform / 2, uniform)).long()
 
 
 def pipeline(net: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel,

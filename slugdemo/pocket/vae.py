@@ -1,4 +1,8 @@
-"""Training of pocket-sd's autoencoder: a diffusers AutoencoderKL, 64 x 64 pixels to 16 x 16 x 4 latents."""
+"""Training of pocket-sd's autoencoder: a diffusers AutoencoderKL, 64 x 64 pixels to 16 x 16 x 4 latents.
+
+When the U-Net has learnt its latents, the decoder alone is polished on what pocket-sd draws, and on latents with some
+noise left, as a U-Net leaves them.
+"""
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,11 +13,12 @@ from torch import Tensor, nn
 
 from slugdemo.pocket.album import Album
 from slugdemo.pocket.muon import optimisers
-from slugdemo.pocket.training import Average, Run, device, halves, noise_at, picks, set_rate, warm_cosine
+from slugdemo.pocket.training import Average, Run, device, halves, learn, noise_at, picks, set_rate, warm_cosine
 
 CHANNELS = (16, 32, 64)
 KL = 1e-6                                       # weight of the KL term, per latent number
 SEED = 11
+LEFT = 0.25                                     # noise on polished latents, at most, in their standard deviations
 
 
 def fresh() -> AutoencoderKL:
@@ -57,6 +62,30 @@ def train(album: Album, work: Path, *, steps: int, batch: int = 16, rate: float 
     mean.put_into(model)
     model.register_to_config(scaling_factor=_scale(model, album))
     return model.cpu().eval()
+
+
+def polish(model: AutoencoderKL, album: Album, work: Path, *, steps: int, batch: int = 16, rate: float = 3e-3) -> None:
+    """Teach the decoder alone, in place; what the latents mean stays as it is. Loss: L1 + 4 x squared error."""
+    where = device()
+    model.to(where, memory_format=torch.channels_last).requires_grad_(False)
+    decoder = nn.ModuleList([model.decoder, model.post_quant_conv]).requires_grad_(True)
+
+    def terms(step: int) -> dict[str, Tensor]:
+        chance = noise_at(step, seed=SEED + 1)
+        pictures = album.batch(picks(len(album), batch, seed=SEED + 1, step=step)).to(where)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        with halves(where):
+            with torch.no_grad():
+                latents = model.encode(pictures).latent_dist.mean
+            left = LEFT / model.config.scaling_factor * torch.rand(batch, 1, 1, 1, generator=chance)
+            shown = model.decode(latents + (left * torch.randn(latents.shape, generator=chance)).to(where)).sample
+        error = F.mse_loss(shown.float(), pictures)
+        psnr = -10 * torch.log10(error.detach() / 4)
+        return {"far": F.l1_loss(shown.float(), pictures), "error": error, "psnr": psnr}
+
+    learn(decoder, optimisers(decoder, lr=rate, blocks="conv"), terms, {"far": 1.0, "error": 4.0}, work / "polish",
+          steps)
+    model.cpu().requires_grad_(True)
 
 
 def _loss(model: AutoencoderKL, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

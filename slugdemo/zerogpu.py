@@ -5,15 +5,15 @@ what it changes is lost. So a host is opened here, on the CPU, and every call br
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from PIL.Image import Image
 
 from slugdemo.edit import Edit
-from slugdemo.hosts.diffusion import Diffusion
+from slugdemo.hosts.diffusion import STEPS, Diffusion
 from slugdemo.hosts.vlm import Vlm
-from slugdemo.hosts.watch import Progress, Question, Watch
+from slugdemo.hosts.watch import Drawing, Progress, Question, Watch
 
 try:
     import spaces
@@ -57,18 +57,10 @@ class Lent:
         return HOSTS[self.name].editable()
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        steps: int = 20,
-        guidance: float = 7.5,
-        progress: Progress | None = None,
-        cancelled: Question | None = None,
+        self, prompts: Sequence[str], *, seeds: Sequence[int], **options: Unpack[Drawing]
     ) -> list[Image]:
         """As the host's."""
-        options: dict[str, Any] = {"seeds": seeds, "steps": steps, "guidance": guidance}
-        return self.ladder(prompts, [[]], **options, progress=progress, cancelled=cancelled)[0]
+        return self.ladder(prompts, [[]], seeds=seeds, **options)[0]
 
     def ladder(
         self,
@@ -76,16 +68,15 @@ class Lent:
         rungs: Sequence[Sequence[Edit]],
         *,
         seeds: Sequence[int],
-        steps: int = 20,
-        guidance: float = 7.5,
-        progress: Progress | None = None,
-        cancelled: Question | None = None,
+        **options: Unpack[Drawing],
     ) -> list[list[Image]]:
         """As the host's."""
-        Watch(progress, cancelled).step(0, steps)
+        watch = Watch(options.pop("progress", None), options.pop("cancelled", None))
+        steps = options.get("steps", STEPS)
+        watch.step(0, steps)
         rungs = [(*self.edits, *rung) for rung in rungs]
-        rows = drawn(self.name, list(prompts), rungs, list(seeds), steps, guidance)
-        Watch(progress, cancelled).step(steps, steps)
+        rows = drawn(self.name, list(prompts), rungs, list(seeds), options)
+        watch.step(steps, steps)
         return rows
 
     def answer(
@@ -103,11 +94,9 @@ class Lent:
         return found
 
 
-def _drawing(
-    name: str, prompts: list, rungs: list, seeds: list, steps: int, guidance: float
-) -> float:
-    del name, seeds, guidance
-    return START + DRAWN * len(prompts) * len(rungs) * steps
+def _drawing(name: str, prompts: list, rungs: list, seeds: list, options: Drawing) -> float:
+    del name, seeds
+    return START + DRAWN * len(prompts) * len(rungs) * options.get("steps", STEPS)
 
 
 @borrowed(_drawing)
@@ -116,12 +105,10 @@ def drawn(
     prompts: list[str],
     rungs: list[Sequence[Edit]],
     seeds: list[int],
-    steps: int,
-    guidance: float,
+    options: Drawing,
 ) -> list[list[Image]]:
     """The ladder of a host by name, where the GPU is."""
-    host = HOSTS[name].to(_device())
-    return host.ladder(prompts, rungs, seeds=seeds, steps=steps, guidance=guidance)
+    return HOSTS[name].to(_device()).ladder(prompts, rungs, seeds=seeds, **options)
 
 
 def _answering(name: str, pictures: list, questions: list, edits: list) -> float:

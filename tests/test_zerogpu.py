@@ -80,7 +80,7 @@ def test_borrowed_pictures_are_the_same_and_ask_for_more_time_when_there_are_mor
     [picture] = lent.edited([edit]).generate(["a cat"], seeds=[1], steps=2)
     assert picture.tobytes() == theirs[1][0].tobytes()
     assert 0 < ASKED[1] <= ASKED[0] <= zerogpu.MOST
-    assert zerogpu._drawing("sd", words, [[], [edit]], [1, 2], 20, 7.5) > ASKED[0]
+    assert zerogpu._drawing("sd", words, [[], [edit]], [1, 2], {"steps": 20}) > ASKED[0]
 
 
 @pytest.mark.usefixtures("space")

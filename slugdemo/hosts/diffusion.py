@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -24,13 +24,13 @@ from slugdemo.errors import SlugError
 from slugdemo.hosts import names, tower
 from slugdemo.hosts.gallery import Gallery
 from slugdemo.hosts.prompts import Prompts
-from slugdemo.hosts.watch import Progress, Question, Watch, finite
+from slugdemo.hosts.watch import Drawing, Progress, Question, Watch, finite
 from slugdemo.weights import substitute
 
 LATENTS_AT_ONCE = 64 * 16 * 16  # positions in one denoising run: 64 pictures of pocket-sd
 UNEDITED_KEPT = 512  # pictures of the unedited model that are remembered
 LARGEST_SEED = 2**63 - 1
-MOST_STEPS = 1000
+STEPS, MOST_STEPS = 20, 1000
 
 
 class Diffusion:
@@ -136,10 +136,7 @@ class Diffusion:
         prompts: Sequence[str],
         *,
         seeds: Sequence[int],
-        steps: int = 20,
-        guidance: float = 7.5,
-        progress: Progress | None = None,
-        cancelled: Question | None = None,
+        **options: Unpack[Drawing],
     ) -> list[Image]:
         """One picture for each prompt, from the noise of its own seed whatever the batch.
 
@@ -148,8 +145,7 @@ class Diffusion:
         Raises SlugError for a prompt that is too long, a wrong number, or weights that give no
         finite picture; Cancelled within one denoising step.
         """
-        watch = Watch(progress, cancelled)
-        return self._rows([self], prompts, seeds, steps, guidance, watch)[0]
+        return self.ladder(prompts, [[]], seeds=seeds, **options)[0]
 
     def ladder(
         self,
@@ -157,7 +153,7 @@ class Diffusion:
         rungs: Sequence[Sequence[Edit]],
         *,
         seeds: Sequence[int],
-        steps: int = 20,
+        steps: int = STEPS,
         guidance: float = 7.5,
         progress: Progress | None = None,
         cancelled: Question | None = None,

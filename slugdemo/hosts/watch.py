@@ -4,7 +4,7 @@ Knows callbacks and tensors only; each call of a host has a watch of its own.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,6 +13,15 @@ from slugdemo.errors import SlugError
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 Question = Callable[[], bool]
+
+
+class Drawing(TypedDict, total=False):
+    """How pictures are drawn, and who watches; what is left out is the host's own choice."""
+
+    steps: int
+    guidance: float
+    progress: Progress | None
+    cancelled: Question | None
 
 
 class Cancelled(SlugError):

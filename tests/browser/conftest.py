@@ -14,7 +14,7 @@ from slugdemo.ui import page
 from slugdemo.ui.session import World
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 # Without the plugin there is nothing to drive a browser with.
 there = importlib.util.find_spec("pytest_playwright")
@@ -40,18 +40,27 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     demo.close()
 
 
+@pytest.fixture(scope="session")
+def window(browser: "Browser") -> Iterator["BrowserContext"]:
+    """Where all visitors' pages open, so that scripts are fetched and compiled once."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def visitor(browser: "Browser") -> Iterator["Page"]:
+def visitor(window: "BrowserContext") -> Iterator["Page"]:
     """A page at 1280 x 720 that must neither complain nor ask any other machine for anything."""
     from visit import PATIENCE, foreign
 
-    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page, wrong = context.new_page(), []
+    page, wrong = window.new_page(), []
     page.on("console", lambda note: wrong.append(note.text) if note.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: wrong.append(request.url) if foreign(request.url) else None)
     page.set_default_timeout(PATIENCE)
     yield page
-    context.close()
+    for one in window.pages:
+        one.close()
+    window.clear_cookies()
     assert wrong == []

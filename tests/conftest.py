@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from slugdemo.clip import Clip
+from slugdemo.ui import exams, own
 from slugdemo.weights import digest
 
 WORDS = ("cat", "dog", "tree", "red car", "blue house", "a green hat")
@@ -31,6 +32,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sketches() -> Iterator[None]:
+    """The page draws in three denoising steps: random models draw no better in fifteen."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (exams, own):
+            patch.setattr(module, "STEPS", 3)
+        yield
 
 
 @pytest.fixture(scope="session")

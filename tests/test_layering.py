@@ -1,6 +1,7 @@
 """The house stands: imports point down, siblings are strangers, files stay small."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,17 @@ MODULES = modules()
 UPSTAIRS = [name for name in MODULES if name != "." and name.split(".")[0] != "pocket"]
 
 
+@cache
+def parsed(path: Path) -> list[ast.AST]:
+    """Every node of a file, the module itself first."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a file imports anywhere in it, with dotted names of what is ours."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -112,14 +120,13 @@ def test_only_the_page_knows_gradio_and_only_one_host_diffusers(name: str) -> No
 
 @pytest.mark.parametrize("name", list(MODULES))
 def test_a_module_fits_on_a_few_screens_and_says_what_it_knows(name: str) -> None:
-    text = MODULES[name].read_text()
-    assert len(text.splitlines()) <= LINES
-    assert ast.get_docstring(ast.parse(text)), f"{name} has no docstring"
+    assert len(MODULES[name].read_text().splitlines()) <= LINES
+    assert ast.get_docstring(parsed(MODULES[name])[0]), f"{name} has no docstring"
 
 
 @pytest.mark.parametrize("name", list(MODULES))
 def test_a_function_fits_on_a_screen_and_prints_nothing(name: str) -> None:
-    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+    for node in parsed(MODULES[name]):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno < 60, f"{name}.{node.name}"
         if isinstance(node, ast.Call) and name.split(".")[0] not in ("pocket", "__main__"):

@@ -267,7 +267,8 @@ def test_a_table_is_aligned_and_shows_what_is_missing() -> None:
     assert lines == ["name  n      x", "a     1  0.500", "long  -      -"]
 
 
-def test_bench_speed_measures_every_part_on_any_models() -> None:
+def test_bench_speed_measures_every_part_on_any_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "DENOISING", 3)
     torch.manual_seed(0)
     plan = speed.Plan(pairs=32, repeat=1)
     found = {one.name: one for one in speed.figures(plan)}

@@ -76,7 +76,8 @@ def board(world: World, view: View, watch: Watch, *, said: Callable[[], str]) ->
     if kind == "vlm":
         return Answers(concept, world.vlm(view.model), around, size, **calls)
     look = eyes_of(world, view)
-    return Drawings(concept, world.diffusion(view.model), look, around, size, **calls)
+    host = world.diffusion(view.model)
+    return Drawings(concept, host, look, around, size, **calls, denoising=STEPS)
 
 
 def eyes_of(world: World, view: View) -> Eyes:

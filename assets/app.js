@@ -113,6 +113,7 @@ window.slug = (() => {
     if (value.query !== undefined && value.query !== null) {
       const extra = new URLSearchParams(location.search).get('__theme');
       history.replaceState(null, '', `?${value.query}${extra ? `&__theme=${extra}` : ''}`);
+      if (hub()) window.parent.postMessage({queryString: `?${value.query}`, hash: ''}, HUB);
     }
   };
 
@@ -330,7 +331,7 @@ window.slug = (() => {
     const wide = value.pictures ? make('img', {class: 'big', src: value.pictures[value.chosen].src, alt: value.pictures[value.chosen].alt}) : null;
     const a = held()?.kind === value.kind ? held().see : null;
     if (value.kind === 'zero-shot') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, bars(value.bars, a)));
-    if (value.kind === 'vlm') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, answers(value, a)));
+    if (value.kind === 'vlm') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, ...answers(value, a)));
     if (value.kind === 'diffusion') wipe(body, a ? {...value, before: a.after} : value, a ? ['A', 'B'] : ['before', 'after']);
   };
   function bars(rows, a) {
@@ -343,15 +344,23 @@ window.slug = (() => {
           third(row.name) ? make('u', {title: `A: ${percent(third(row.name).after)}`, style: {left: `${100 * third(row.name).after}%`}}) : null),
         make('span', {class: 'number'}, percent(row.after)))));
   }
-  // What was asked of this picture before, the last few; gone with the page.
-  const talk = [];
+  // The conversation so far, gone with the page. Every question is asked alone: the model is taught
+  // on single questions, so it hears none of what came before.
+  let talk = [];
   function answers(value, a) {
-    const now = {key: JSON.stringify([value.question, value.answers, value.chosen]), ...value};
-    if (talk.at(-1)?.key !== now.key) talk.push(now);
-    const past = talk.slice(-4, -1).map((one) => make('div', {class: 'answer past'}, make('small', {}, `${one.question} (picture ${one.chosen + 1})`), make('p', {}, `${one.answers[0] || '…'} → ${one.answers[1] || '…'}`)));
-    const all = [['before', value.answers[0]], ['after', value.answers[1]], ...(a ? [['A', a.answers[1]]] : [])];
-    return make('div', {class: 'answers', role: 'log', 'aria-label': 'What the model answers'}, make('div', {class: 'answer asked'}, make('small', {}, 'you ask'), make('p', {}, value.question)),
-      ...all.map(([when, text]) => make('div', {class: `answer ${when}`}, make('small', {}, when), make('p', {}, text || '(says nothing)'))), ...past.reverse());
+    const shown = value.pictures[value.chosen];
+    const now = {question: value.question, answers: value.answers, src: shown.src, alt: shown.alt, model: values.choice?.model};
+    const same = (one) => one && one.question === now.question && one.src === now.src && one.model === now.model;
+    if (same(talk.at(-1))) talk.pop();   // the same question at another step: its answer is put right
+    talk = [...talk.filter((one) => one.model === now.model), now].slice(-20);
+    const bubble = (who, text) => make('p', {class: `bubble ${who}`}, make('small', {}, who), ` ${text || '(says nothing)'}`);
+    const turns = talk.flatMap((one) => [
+      make('p', {class: 'bubble you'}, make('img', {src: one.src, alt: one.alt, title: one.alt}), one.question),
+      bubble('before', one.answers[0]), bubble('after', one.answers[1]), ...(one === now && a ? [bubble('A', a.answers[1])] : [])]);
+    const clear = small('Clear', 'Clear what was asked before', () => { talk = []; again.see(); });
+    const log = make('div', {class: 'talk', role: 'log', tabindex: '0', 'aria-label': 'Questions and answers'}, ...turns);
+    requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });
+    return [log, ...(talk.length > 1 ? [make('span', {class: 'clear'}, clear)] : [])];
   }
   function wipe(body, value, names) {
     const old = body.querySelector('.wipe input');
@@ -438,11 +447,31 @@ window.slug = (() => {
   }
   document.addEventListener('click', (event) => { if (event.target.closest('#find, #find-all, #keep, #controls, #pinned, #undo, #draw')) waiting(); });
 
+  // In a Space the page stands in a frame of the hub, whose address bar is the one that visitors see:
+  // it is told what is shown, and the link is one to the Space.
+  const HUB = 'https://huggingface.co';
+  const hub = () => window.parent !== window && (location.ancestorOrigins?.[0] ?? document.referrer.replace(/\/$/, '')) === HUB;
+  function link() {
+    const space = document.querySelector('meta[name=space]')?.content;
+    return hub() && space ? `${HUB}/spaces/${space}${location.search}` : location.href;
+  }
+
   const acts = {layers, axes, points, changes, rungs, sum, help, project,
-    link: () => copy(location.href, 'The link to this view is copied.'),
+    link: () => copy(link(), 'The link to this view is copied.'),
     fetch: () => setTimeout(() => document.querySelector('#status .dot.error') || document.querySelector('#file')?.click(), 250)};
   const say = (text) => draw.status(document.querySelector('#status .body'), {text, share: null, tone: 'calm'});
-  const copy = (text, said) => navigator.clipboard?.writeText(text).then(() => say(said));
+  async function copy(text, said) {
+    try {
+      await navigator.clipboard.writeText(text);
+      say(said);
+    } catch {   // not in every frame, and only over https or on this very machine
+      const field = make('textarea', {readonly: true, rows: 4, 'aria-label': 'What is to be copied'});
+      field.value = text;
+      const box = dialog('Copy it from here', make('p', {}, 'This browser does not let the page copy by itself.'), field);
+      field.select();
+      if (document.execCommand('copy')) { box.close(); say(said); }
+    }
+  }
   function mount(name, element, props, watch, calls) {
     const body = element.querySelector('.body');
     for (const [key, call] of Object.entries(calls)) calls[key] = (data) => { waiting(); call(data); };

@@ -16,4 +16,5 @@ def opened(page: Page, address: str, query: str = "") -> Page:
 
 def foreign(url: str) -> bool:
     """Whether a request goes to another machine."""
-    return not url.startswith(("http://127.0.0.1", "data:", "blob:", "file:"))
+    here = ("http://127.0.0.1", "http://localhost", "data:", "blob:", "file:")
+    return not url.startswith(here)

@@ -113,7 +113,9 @@ def shorter(cells: list[list[Cell]]) -> list[list[Cell]]:
     same = sum(1 for _ in takewhile(lambda words: len({*words}) == 1, zip(*said, strict=False)))
     if same < 3 or same == min(map(len, said)):
         same = 0
-    return [[{**cell, "full": cell["text"], "text": _rest(cell, same)} for cell in row] for row in cells]
+    return [
+        [{**cell, "full": cell["text"], "text": _rest(cell, same)} for cell in row] for row in cells
+    ]
 
 
 def _rest(cell: Cell, skipped: int) -> str:

@@ -1,6 +1,7 @@
 """The page: which blocks there are, where they stand, and how it is served."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ CALLS = {
     "tray": ("switch", "drop", "rename"),
     "take": ("fetch",),
 }
+SPACE = re.compile(r"[\w.-]+/[\w.-]+")
 HIDDEN = ("compare", "catalogue", "pin", "take")  # dialogs show them, or other blocks
 SCRIPTS = ("app.js", "plots.js", "choice.js", "take.js", "lesson.js")
 BRAND = (
@@ -208,11 +210,17 @@ def build(world: World) -> gr.Blocks:
     return demo.queue(max_size=64, default_concurrency_limit=2)
 
 
+def space() -> str:
+    """What a page in a Hugging Face Space must know to make links to it: the Space's name."""
+    name = os.environ.get("SPACE_ID", "")
+    return f'<meta name="space" content="{name}">' if SPACE.fullmatch(name) else ""
+
+
 def launch(demo: gr.Blocks, **where: Any) -> Any:  # noqa: ANN401
     """Serves the page; `where` says host, port and root path, as gradio names them."""
     return demo.launch(
         theme=theme(),
-        head=f'<link rel="stylesheet" href="gradio_api/file={STYLE.as_posix()}">',
+        head=f'<link rel="stylesheet" href="gradio_api/file={STYLE.as_posix()}">{space()}',
         ssr_mode=False,
         pwa=False,
         run_history=False,

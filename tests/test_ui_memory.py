@@ -1,15 +1,23 @@
-"""Where memory is short, the model that was used longest ago makes room for the next one."""
+"""Where memory is short, the model used longest ago makes room, and what can be made again goes."""
 
 import gc
 import weakref
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import shelves
+import torch
 
 from slugdemo import cost
+from slugdemo.hosts.diffusion import Diffusion
 from slugdemo.loading import TooLarge
+from slugdemo.ui import page, see, wires
+from slugdemo.ui.jobs import BROKEN, Watch
 from slugdemo.ui.session import World
+from slugdemo.ui.view import View
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -42,3 +50,49 @@ def test_what_never_fits_is_refused_and_the_rest_still_works(
         with pytest.raises(TooLarge, match="GB are free"):
             world.diffusion("pocket-sd")
     assert world.clip("pocket-clip").named()
+
+
+ENDS = {
+    "python": MemoryError(),
+    "processor": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 GB"),
+    "gpu": torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB"),
+}
+
+
+def submitted(world: World, view: View) -> list[str]:
+    """What the page says after a prompt was sent off, by the very handler of that event."""
+    blocks = page.Page(defaultdict(MagicMock))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wires.api, "publish", lambda _: None)
+        wires.connect(MagicMock(), blocks, world)
+    handler, status, said = blocks["words"].submit.call_args.args[0], blocks["status"], []
+    for update in handler(view, "a picture of a cat", SimpleNamespace(session_hash="me")):
+        said += [update[status]["text"]] if status in update else []
+    return said
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_out_of_memory_frees_what_can_be_made_again_and_says_so(
+    end: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World.at(shelves.assets(tmp_path / "assets", each=2), tmp_path / "cache")
+    layer = "transformer.resblocks.1.attn.out_proj.weight"
+    view = View("pocket-sd", "cat", layer=layer, step=0.3)
+    see.show(world, View("pocket-llava", "cat", layer="visual.proj", step=0.3), Watch(print))
+    see.show(world, view, Watch(print))
+    see.collateral(world, view, Watch(print))
+    host = world.diffusion("pocket-sd")
+
+    def ladder(*_: object, **__: object) -> None:
+        raise end
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "ladder", ladder)
+        last = submitted(world, view)[-1]
+    assert "ran out of memory" in last
+    for freed in ("drawn picture", "1 set of features", "edit", "other result", "pocket-llava"):
+        assert freed in last
+    assert not world.sets.items()
+    assert world.diffusion("pocket-sd") is host
+    assert host.forget_pictures() == 0
+    assert submitted(world, view)[-1] not in (last, BROKEN)

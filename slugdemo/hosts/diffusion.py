@@ -101,6 +101,10 @@ class Diffusion:
         twin._gallery = None
         return twin
 
+    def forget_pictures(self) -> int:
+        """Lets go of the pictures that need not be made again; how many there were."""
+        return self._gallery.clear() if self._gallery else 0
+
     def editable(self) -> list[str]:
         """The canonical names of the tensors that change the pictures, found by trying."""
         return list(self._canonical)

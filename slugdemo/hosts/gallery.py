@@ -21,6 +21,13 @@ class Gallery:
                 self._pictures.move_to_end(key)
             return self._pictures.get(key)
 
+    def clear(self) -> int:
+        """Forgets all of them; how many there were."""
+        with self._lock:
+            count = len(self._pictures)
+            self._pictures.clear()
+        return count
+
     def put(self, key: Hashable, picture: Image) -> None:
         with self._lock:
             self._pictures[key] = picture

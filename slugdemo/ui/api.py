@@ -8,7 +8,7 @@ import binascii
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from slugdemo.errors import SlugError
 from slugdemo.search import Point
 from slugdemo.ui import exams, forget, locate, step, take
 from slugdemo.ui.asked import asked
-from slugdemo.ui.jobs import BROKEN, Watch
+from slugdemo.ui.jobs import BROKEN, Watch, full
+from slugdemo.ui.relief import relieved
 from slugdemo.ui.session import World
 from slugdemo.ui.view import Kept, View
 
@@ -127,15 +128,15 @@ def publish(world: World) -> None:
     calls = Api(world)
     for name in NAMES:
         gr.api(
-            _spoken(asked(getattr(calls, name))),
+            _spoken(asked(getattr(calls, name)), partial(relieved, world)),
             api_name=name,
             concurrency_id="work",
             concurrency_limit=2,
         )
 
 
-def _spoken(function: Callable) -> Callable:
-    """The same, with errors as sentences that reach the caller."""
+def _spoken(function: Callable, room: Callable[[], str]) -> Callable:
+    """The same, with errors as sentences that reach the caller; `room` says what memory it freed."""
 
     @wraps(function)
     def speaking(*given: Any, **named: Any) -> Any:  # noqa: ANN401
@@ -144,7 +145,7 @@ def _spoken(function: Callable) -> Callable:
         except SlugError as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:  # a mistake of ours: the log has it, the caller a sentence
-            raise gr.Error(BROKEN) from error
+            raise gr.Error(room() if full(error) else BROKEN) from error
 
     return speaking
 

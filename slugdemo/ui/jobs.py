@@ -21,7 +21,9 @@ BROKEN = (
     "Something here failed that should not have. Nothing was changed; choose again, or reload "
     "the page."
 )
-MEMORY = "This machine ran out of memory. What was being made is dropped; choose something smaller."
+MEMORY = (
+    "This machine ran out of memory, and what was being made is dropped: choose something smaller."
+)
 
 
 class Signal(threading.Event):
@@ -113,8 +115,9 @@ class Lane:
 class Desk:
     """The work that runs for each visitor: new work takes the place of the old."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, relieved: Callable[[], str] = lambda: MEMORY) -> None:
+        """`relieved` is asked for room when memory runs out, and says what it let go of."""
+        self._lock, self._relieved = threading.Lock(), relieved
         self._lanes = {"work": Lane(), "live": Lane()}
         self._running: dict[str, set[Signal]] = {}
 
@@ -146,7 +149,8 @@ class Desk:
             with self._lanes[lane].place(watch):
                 work(watch)
 
-        thread = threading.Thread(target=_safely, args=(placed, watch, news), daemon=True)
+        run = (placed, watch, news, self._relieved)
+        thread = threading.Thread(target=_safely, args=run, daemon=True)
         thread.start()
         more = True
         try:
@@ -184,20 +188,35 @@ def _bundle(news: "queue.SimpleQueue[News | None]") -> tuple[dict[str, object], 
     return bundle, False
 
 
+def full(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on the processor or on a GPU."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said
+
+
 def _safely(
-    work: Callable[[Watch], None], watch: Watch, news: "queue.SimpleQueue[News | None]"
+    work: Callable[[Watch], None],
+    watch: Watch,
+    news: "queue.SimpleQueue[News | None]",
+    relieved: Callable[[], str],
 ) -> None:
+    short = False
     try:
-        work(watch)
-    except Cancelled as stopped:
-        news.put(("status", {"text": str(stopped), "share": None, "tone": "calm"}))
-    except SlugError as error:
-        news.put(("status", {"text": str(error), "share": None, "tone": "error"}))
-    except MemoryError:
-        news.put(("status", {"text": MEMORY, "share": None, "tone": "error"}))
-    except Exception as error:
-        full = "not enough memory" in str(error) or "out of memory" in str(error)
-        news.put(("status", {"text": MEMORY if full else BROKEN, "share": None, "tone": "error"}))
-        raise
+        try:
+            work(watch)
+        except Cancelled as stopped:
+            news.put(_last(str(stopped), "calm"))
+        except SlugError as error:
+            news.put(_last(str(error), "error"))
+        except Exception as error:
+            if not (short := full(error)):
+                news.put(_last(BROKEN, "error"))
+                raise
+        if short:  # only now, when nothing holds on to what was being made
+            news.put(_last(relieved(), "error"))
     finally:
         news.put(None)
+
+
+def _last(text: str, tone: str) -> News:
+    return "status", {"text": text, "share": None, "tone": tone}

@@ -70,6 +70,19 @@ class Shop:
             self._kept.pop(oldest, None)
         return oldest is not None
 
+    def clear(self, wanted: Callable[[Hashable], bool] = lambda _: True) -> int:
+        """Forgets everything whose key is `wanted`; how much that was."""
+        with self._guard:
+            gone = [key for key in self._kept if wanted(key)]
+            for key in gone:
+                del self._kept[key]
+        return len(gone)
+
+    def items(self) -> list[tuple[Hashable, Any]]:
+        """All that is there by key, what was used longest ago first."""
+        with self._guard:
+            return list(self._kept.items())
+
     def peek(self, key: Hashable) -> Any:  # noqa: ANN401
         """What lies under `key`, None when nothing does."""
         with self._guard:

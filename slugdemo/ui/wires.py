@@ -4,7 +4,7 @@ What the page's own widgets send is untrusted; it is checked here, and errors be
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -14,6 +14,7 @@ import gradio as gr
 from slugdemo.errors import SlugError
 from slugdemo.ui import api, example, flow, own, take, tray
 from slugdemo.ui.jobs import Desk, Watch
+from slugdemo.ui.relief import relieved
 from slugdemo.ui.session import World
 from slugdemo.ui.step import check
 from slugdemo.ui.view import MARK, View
@@ -57,7 +58,7 @@ class Wires:
 
     page: Blocks
     world: World
-    desk: Desk = field(default_factory=Desk)
+    desk: Desk
 
     def stream(
         self, request: gr.Request, view: View, work: Callable[[Watch], None], *, lane: str = "live"
@@ -195,7 +196,7 @@ class Wires:
 
 def connect(demo: gr.Blocks, page: Blocks, world: World) -> None:
     """Wires a page to a world; called inside gr.Blocks."""
-    wires = Wires(page, world)
+    wires = Wires(page, world, Desk(partial(relieved, world)))
     _controls(wires)
     _brought(wires)
     _widgets(wires)

@@ -15,13 +15,7 @@ from diffusers import DDIMScheduler, PNDMScheduler
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import (
-    CLIPImageProcessor,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
+from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration
 
 from slugdemo.hosts import names
 
@@ -107,20 +101,9 @@ def tokenizer(path: Path, *, pad: str) -> None:
 def llava(path: Path, model: open_clip.CLIP, *, shards: int = 3) -> Path:
     """`path` as the hub holds LLaVA-1.5: old names, several files and an index of them."""
     tower, words = names.vision_model(model), tiny.llava_tokenizer()
-    text = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=4096,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
     config = LlavaConfig(
         vision_config=tower.config,
-        text_config=text,
+        text_config=tiny.llama(words, positions=4096),
         image_token_index=words.image_token_id,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
@@ -131,16 +114,7 @@ def llava(path: Path, model: open_clip.CLIP, *, shards: int = 3) -> Path:
     tiny.randomised(whole, 4)
     whole.model.vision_tower.load_state_dict(tower.state_dict())
     whole.save_pretrained(path)
-    pictures = CLIPImageProcessor(
-        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
-    )
-    LlavaProcessor(
-        pictures,
-        words,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    ).save_pretrained(path)
+    tiny.reader(words, pixels=336, patch=14).save_pretrained(path)
     sharded(path, shards)
     return path
 

@@ -152,22 +152,38 @@ def llava_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def llava(clip: open_clip.CLIP) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """LLaVA whose vision tower is that of `clip` and which reads hidden_states[-2]."""
-    tower = names.vision_model(clip)
-    tokenizer = llava_tokenizer()
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
+def llama(words: PreTrainedTokenizerFast, *, positions: int) -> LlamaConfig:
+    """The config of a language model of two narrow blocks for the tokenizer `words`."""
+    return LlamaConfig(
+        vocab_size=len(words),
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=positions,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
     )
-    image = tokenizer.image_token_id
+
+
+def reader(words: PreTrainedTokenizerFast, *, pixels: int, patch: int) -> LlavaProcessor:
+    """What a LLaVA reads pictures and prompts with."""
+    crop = {"height": pixels, "width": pixels}
+    pictures = CLIPImageProcessor(size={"shortest_edge": pixels}, crop_size=crop)
+    return LlavaProcessor(
+        pictures,
+        words,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+
+
+def llava(clip: open_clip.CLIP) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """LLaVA whose vision tower is that of `clip` and which reads hidden_states[-2]."""
+    tower, words = names.vision_model(clip), llava_tokenizer()
+    text, image = llama(words, positions=128), words.image_token_id
     config = LlavaConfig(vision_config=tower.config, text_config=text, image_token_index=image)
     with torch.random.fork_rng():
         torch.manual_seed(8)
@@ -175,16 +191,7 @@ def llava(clip: open_clip.CLIP) -> tuple[LlavaForConditionalGeneration, LlavaPro
     randomised(model.model.language_model, 9)
     randomised(model.lm_head, 10)
     model.model.vision_tower.load_state_dict(tower.state_dict())
-    crop = {"height": PIXELS, "width": PIXELS}
-    pictures = CLIPImageProcessor(size={"shortest_edge": PIXELS}, crop_size=crop)
-    processor = LlavaProcessor(
-        pictures,
-        tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
-    return model.eval(), processor
+    return model.eval(), reader(words, pixels=PIXELS, patch=8)
 
 
 def edit(clip: open_clip.CLIP, name: str, step: float, *, seed: int = 0) -> Edit:

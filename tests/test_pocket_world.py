@@ -1,5 +1,7 @@
 """Laws of the sprite world: scenes, pictures, words and questions."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +139,14 @@ def test_answers_are_true_of_their_scene(sprites: Sprites) -> None:
                 named = [n for n in sprites.names if f" {n} " in turn.question]
                 assert turn.answer.startswith("Yes") == (named[0] in {t.concept for t in s.things})
         assert all(t.concept in dialogue.what(s).answer for t in s.things)
+
+
+def test_every_training_of_the_tokenizer_numbers_alike() -> None:
+    script = """if True:
+        from slugdemo.pocket.tokens import tokenizer
+        from slugdemo.pocket.words import vocabulary
+        print(sorted(tokenizer(vocabulary(["cat", "dog", "snowman"], ["blue"])).get_vocab().items()))
+    """
+    one, other = (subprocess.run([sys.executable, "-c", script], capture_output=True, text=True) for _ in range(2))
+    assert one.returncode == 0
+    assert one.stdout == other.stdout

@@ -5,8 +5,7 @@ from then on it is locked (LiT, Zhai et al. 2022). Then the vision tower, which 
 (convolutional.py), learns to find the anchors of what a picture shows. Last it learns against the text tower:
 contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over some of the
 batch's own captions and over prompts of all concepts and styles in varying words. Of the locked tower only the
-projection behind it learns on. At the very end both towers stay as they are, and the two projections into their common
-space settle, which costs seconds and gains one or two points.
+projection behind it learns on.
 """
 import json
 from collections.abc import Sequence
@@ -29,9 +28,8 @@ from slugdemo.pocket.training import device, faster, halves, learn, picks
 from slugdemo.pocket.world import Scene
 
 SEED = 21
-SETTLING = 1500                                 # steps of the projections
 CAPTIONS = 32                                   # of a batch's pictures, how many bring their own caption
-SEEING = 0.75                                   # share of the steps in which the vision tower learns the anchors
+SEEING = 0.4                                    # share of the steps in which the vision tower learns the anchors
 WORDINGS = 8                                    # of every concept's and style's prompt
 READINGS = 600                                  # steps of the text tower, 128 captions each
 
@@ -62,7 +60,7 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
     """The trained CLIP, on the CPU.
 
     From `start` where given, whose text tower stays as it is: pocket-sd has learnt to read its states. Only the
-    projection behind them, which pocket-sd does not read, still settles.
+    projection behind them, which pocket-sd does not read, still learns.
     """
     model = start or fresh(len(tokenizer))
     if start is None:
@@ -73,7 +71,6 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
         see(model, anchors, album, work, steps=seeing)
         steps -= seeing
     agree(model, tokenizer, album, work, concepts=concepts, steps=max(1, steps))
-    settle(model, tokenizer, album, work, concepts=concepts, steps=min(SETTLING, steps))
     return model.eval().requires_grad_(True)
 
 
@@ -115,7 +112,7 @@ def read(model: open_clip.CLIP, anchors: Anchors, tokenizer: CLIPTokenizer, scen
 
 
 def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: Path, *, concepts: Sequence[str],
-          steps: int, batch: int = 96, rate: float = 4e-4) -> None:
+          steps: int, batch: int = 96, rate: float = 1e-3) -> None:
     """Teach the vision tower and the text projection, in place, to agree; the text tower before it is locked."""
     where = device()
     school = School(model.to(where), tokenizer, concepts)
@@ -132,57 +129,6 @@ def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: P
     with torch.no_grad():
         model.logit_scale.clamp_(0, np.log(100))
     model.cpu()
-
-
-def settle(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: Path, *, concepts: Sequence[str],
-           steps: int, batch: int = 384, rate: float = 1e-3, most: int = 15000) -> None:
-    """Teach the two projections alone, in place, on states of up to `most` pictures that are computed once."""
-    model.requires_grad_(False)
-    rng, count = np.random.default_rng(SEED + 3), min(most, len(album))
-    which = torch.arange(count)
-    pooled = pooled_states(model, album, which)
-    shown = [album.scenes[i] for i in range(count)]
-    own = [claim(one, rng) for one in shown[:2000]]
-    stocks = wordings(concepts)
-    with torch.no_grad():
-        heard = torch.stack([text_states(model, tokens(tokenizer, stock)) for stock in stocks])
-        captions = torch.cat([text_states(model, tokens(tokenizer, own[i:i + 200])) for i in range(0, len(own), 200)])
-    match = matches(stocks[0], shown)                                          # (count, C + S)
-    learnt = {"picture": model.visual.proj, "text": model.text_projection, "scale": model.logit_scale}
-    pupil = nn.ParameterDict({name: value.detach().clone() for name, value in learnt.items()})
-
-    def terms(step: int) -> dict[str, Tensor]:
-        place, fresh_words = picks(count, min(batch, count), seed=SEED, step=step), np.random.default_rng((SEED, step))
-        mine = torch.from_numpy(fresh_words.choice(len(own), min(CAPTIONS, len(own)), replace=False))
-        words = torch.from_numpy(fresh_words.integers(WORDINGS, size=heard.shape[1]))
-        prompts = F.normalize(heard[words, torch.arange(len(words))] @ pupil["text"], dim=-1)
-        images = F.normalize(pooled[place] @ pupil["picture"], dim=-1)
-        logits, fits, things = pupil["scale"].exp() * images @ prompts.T, match[place], len(concepts)
-        pair = pupil["scale"].exp() * F.normalize(pooled[mine] @ pupil["picture"], dim=-1) \
-            @ F.normalize(captions[mine] @ pupil["text"], dim=-1).T
-        fit = matches([own[i] for i in mine.tolist()], [shown[i] for i in mine.tolist()])
-        return {"pairs": both_ways(pair, fit), **found(logits, fits, things)}
-
-    rates = {"adamw": torch.optim.AdamW(pupil.parameters(), lr=rate, weight_decay=0.0)}
-    learn(pupil, rates, terms, {"pairs": 0.5, "concept": 1.0, "style": 0.5}, work / "settle", steps)
-    with torch.no_grad():
-        for name, value in learnt.items():
-            value.copy_(pupil[name])
-        model.logit_scale.clamp_(0, np.log(100))
-
-
-@torch.inference_mode()
-def pooled_states(model: open_clip.CLIP, album: Album, which: Tensor) -> Tensor:
-    """The vision tower's pooled states (N, W), before they are projected."""
-    where, projection = device(), model.visual.proj
-    model.visual.proj = None
-    try:
-        tower = model.visual.to(where)
-        found = [tower(album.batch(some).to(where)).cpu() for some in which.split(250)]
-    finally:
-        model.visual.proj = projection
-    model.cpu()
-    return torch.cat(found)
 
 
 def wordings(concepts: Sequence[str]) -> list[list[Claim]]:

@@ -17,8 +17,8 @@ from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
 from slugdemo.pocket.world import CALM, GROUNDS, Sprites
 
-STEPS = {"clip": 1800, "judge": 400, "vae": 1400, "unet": 3000, "polish": 800, "llava": 1800}
-PICTURES = 36000                                # of the wide album; the calm one has two thirds as many
+STEPS = {"clip": 3500, "judge": 400, "vae": 1400, "unet": 3000, "polish": 800, "llava": 1000}
+PICTURES = 48000                                # of the wide album; the calm one has two thirds as many
 DRAWN_BY = "fluent_3d"                          # the one hand that pocket-sd draws in
 
 
@@ -45,11 +45,13 @@ class Kitchen:
 
     def clip(self, steps: int) -> None:
         """Train pocket-clip and write its folder."""
-        words = tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=CONTEXT)
-        start = open_clip.create_model(f"local-dir:{self.models / 'pocket-clip'}") if self.onward else None
+        folder = self.models / "pocket-clip"
+        words = CLIPTokenizer.from_pretrained(folder) if self.onward \
+            else tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=CONTEXT)
+        start = open_clip.create_model(f"local-dir:{folder}") if self.onward else None
         model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, start=start)
-        clip.save(model, words, self.models / "pocket-clip")
-        self._card("pocket-clip", "read", "see", "clip", "settle")
+        clip.save(model, words, folder)
+        self._card("pocket-clip", "read", "see", "clip")
 
     def judge(self, steps: int) -> None:
         """Train the judge and write its folder."""

@@ -17,10 +17,11 @@ def tokenizer(texts: Iterable[str], *, merges: int = 3000, context: int = 32) ->
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = CLIPTokenizer().backend_tokenizer.pre_tokenizer
-    trainer = trainers.BpeTrainer(vocab_size=512 + merges, initial_alphabet=alphabet, end_of_word_suffix="</w>",
+    letters = [*alphabet, *(letter + "</w>" for letter in alphabet)]  # numbered beforehand: ties break alike
+    trainer = trainers.BpeTrainer(vocab_size=512 + merges, special_tokens=letters, end_of_word_suffix="</w>",
                                   show_progress=False)
     learner.train_from_iterator((text.lower() for text in texts), trainer)
     pairs = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    pieces = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in pairs)]
+    pieces = [*letters, *("".join(pair) for pair in pairs)]
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys([*pieces, START, END]))}
     return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=context)

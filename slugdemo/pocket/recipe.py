@@ -80,6 +80,7 @@ class Kitchen:
         coder = AutoencoderKL.from_pretrained(folder)
         vae.polish(coder, self.calm(), self.work, steps=steps)
         coder.half().save_pretrained(folder)
+        unet.nameless(folder / "config.json")
         self._card("pocket-sd", "vae", "unet", "polish")
 
     def llava(self, steps: int) -> None:

@@ -136,9 +136,18 @@ def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
     pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     pipe.to(torch.float32)
     load_as_float32(folder / "text_encoder" / "config.json")
+    for part in ("unet", "vae"):
+        nameless(folder / part / "config.json")
 
 
 def load_as_float32(config: Path) -> None:
     """Let transformers, which otherwise keeps the type on disk, load these weights in float32."""
     settings = json.loads(config.read_text())
     config.write_text(json.dumps({**settings, "dtype": "float32"}, indent=2) + "\n")
+
+
+def nameless(config: Path) -> None:
+    """Take from a diffusers config the folder that its model came from."""
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2) + "\n")

@@ -22,7 +22,7 @@ from slugdemo.pocket.dialogue import Turn
 from slugdemo.pocket.muon import Muon, orthogonal
 from slugdemo.pocket.recipe import Kitchen
 from slugdemo.pocket.training import Average, Run, picks, warm_cosine
-from slugdemo.pocket.world import Sprites, Thing
+from slugdemo.pocket.world import Scene, Sprites, Thing
 
 # Both in diffusers' own code.
 pytestmark = [
@@ -238,3 +238,10 @@ def test_a_thing_covers_the_patches_at_its_place() -> None:
     assert left.sum() == pytest.approx(1.0)
     assert left[:, 4:].sum() == 0.0
     assert left[3:5, 1:3].min() > 0.0
+
+
+def test_half_of_a_lesson_has_two_things() -> None:
+    thing = Thing("disc", "hand", 0.5, 0.5, 0.8, 0.0, False)
+    one, two = Scene((thing,), "white", "plain", 0), Scene((thing, thing), "white", "plain", 0)
+    assert [places.tolist() for places in llava.by_number([one, two, one])] == [[0, 2], [1]]
+    assert [places.tolist() for places in llava.by_number([one, one])] == [[0, 1]]

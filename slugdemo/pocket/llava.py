@@ -146,11 +146,12 @@ def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequenc
     else:
         align(model, seen, album.scenes, work, concepts=concepts, steps=min(ALIGNING, steps))
     model = model.to(where)
+    groups = by_number(album.scenes)
     taught = nn.ModuleDict({"projector": model.model.multi_modal_projector, "language": model.model.language_model,
                             "head": model.lm_head})
 
     def terms(step: int) -> dict[str, Tensor]:
-        which = picks(len(album), batch, seed=SEED, step=step)
+        which = torch.cat([group[picks(len(group), batch // len(groups), seed=SEED, step=step)] for group in groups])
         talks = [dialogue(album.scenes[i], np.random.default_rng((SEED, step, i)), concepts=concepts)
                  for i in which.tolist()]
         with halves(where):
@@ -159,6 +160,12 @@ def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequenc
 
     learn(taught, optimisers(taught, lr=rate, blocks="layers"), terms, {"loss": 1.0}, work / "llava", steps)
     return model.cpu().eval(), processor(words, tower.cpu())
+
+
+def by_number(scenes: Sequence[Scene]) -> list[Tensor]:
+    """The places of scenes with one thing and of those with two: half of a batch each, where there are both."""
+    numbers = torch.tensor([len(scene.things) for scene in scenes])
+    return [places for number in (1, 2) if len(places := (numbers == number).nonzero().flatten())]
 
 
 def align(model: LlavaForConditionalGeneration, seen: Tensor, scenes: Sequence[Scene], work: Path, *,

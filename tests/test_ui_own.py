@@ -16,7 +16,7 @@ from slugdemo import edit as edits
 from slugdemo import weights
 from slugdemo.errors import SlugError
 from slugdemo.study import Study
-from slugdemo.ui import example, exams, flow, forget, own, take, tray
+from slugdemo.ui import example, exams, flow, forget, ladder, own, take, tray
 from slugdemo.ui.guests import Guests
 from slugdemo.ui.jobs import Lane, Signal, Watch
 from slugdemo.ui.session import World
@@ -118,6 +118,23 @@ def test_an_edit_file_made_elsewhere_lands_in_the_tray(world: World, tmp_path: P
     applied = world.edits(page["view"], quiet())[0]
     assert weights.cosine(applied.direction, noise) == pytest.approx(1, abs=1e-3)
     world.guests.leave("me")
+
+
+def test_two_visitors_with_edit_files_of_one_name_never_get_each_others_ladder(
+    world: World,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    made = world.edit("pocket-clip", Kept("cat", TEXT, 0.6), quiet())
+    ladders = {}
+    for visitor, sign in (("one", 1.0), ("two", -1.0)):
+        turned = {name: sign * value for name, value in made.direction.items()}
+        edits.save(tmp_path / f"{visitor}.safetensors", replace(made, direction=turned))
+        given = str(tmp_path / f"{visitor}.safetensors")
+        page = brought(world, View("pocket-clip", "dog"), given=given, make=own.edit_file)
+        view = replace(page["view"], layer=TEXT, step=0.2)
+        ladders[visitor] = ladder.show(world, view, quiet())["rows"]
+        world.guests.leave(visitor)
+    assert ladders["one"] != ladders["two"]
 
 
 def test_a_strange_edit_file_is_refused_in_a_sentence(world: World, tmp_path: Path) -> None:  # noqa: F811

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from slugdemo.edit import Edit
 from slugdemo.ui import exams, see, step
 from slugdemo.ui.forget import source
 from slugdemo.ui.jobs import Watch
@@ -25,12 +24,10 @@ def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
     Everything that is on in the tray is on in every rung but the first.
     """
     kind = world.kind(view.model)
-    own = step.unstepped(world, view, watch)
-    rest = world.edits(replace(view, layer="", step=None), watch)
-    rest = [one for one in rest if (one.concept, one.layer) != (view.concept, view.layer)]
-    rungs = [[*rest, own.at(far)] if far else [] for far in step.RUNGS]
+    rungs = [replace(view, step=far) if far else view.unedited() for far in step.RUNGS]
     roles = see.cast(world, view)
-    key = ("ladder", view.model, view.layer, view.seed, tuple(map(str, roles)), _ids(rest))
+    acting = tuple(one.applied() for one in rungs)
+    key = ("ladder", view.model, view.concept, view.seed, tuple(map(str, roles)), acting)
     cells = world.results.get(key, lambda: LADDERS[kind](world, view, roles, rungs, watch))
     rows = [
         {"role": part.role, "name": part.name, "cells": row}
@@ -40,37 +37,20 @@ def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
     return {"steps": step.RUNGS, "step": view.step or 0.0, "rows": rows, "kind": kind}
 
 
-def _ids(edits: Sequence[Edit]) -> tuple[tuple[str, str, float], ...]:
-    return tuple((one.concept, one.layer, one.step) for one in edits)
-
-
 def _drawn(
-    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
+    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[View], watch: Watch
 ) -> list[list[Cell]]:
-    rows = world.diffusion(view.model).ladder(
-        [part.prompt for part in roles],
-        rungs,
-        seeds=[view.seed] * len(roles),
-        steps=exams.STEPS,
-        guidance=exams.GUIDANCE,
-        progress=watch.bar("Drawing the ladder: denoising step"),
-        cancelled=watch.stop.is_set,
-    )
-    cells = []
-    for column, part in enumerate(roles):
-        pictures = [row[column] for row in rows]
-        seen = exams.judged(world, view, pictures)
-        cells.append(
-            [
-                {"src": source(one), "text": name, "share": sure, "ok": name == part.name}
-                for one, (name, sure) in zip(pictures, seen, strict=True)
-            ]
-        )
-    return cells
+    del view  # the rungs are views of the same concept
+    prompts = [part.prompt for part in roles]
+    rows = see.drawn(world, rungs, prompts, watch, "Drawing the ladder: denoising step")
+    return [
+        [{**cell, "ok": cell["text"] == part.name} for cell in column]
+        for part, column in zip(roles, zip(*rows, strict=True), strict=True)
+    ]
 
 
 def _sorted(
-    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
+    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[View], watch: Watch
 ) -> list[list[Cell]]:
     clip, host = world.clip(view.model), exams.zero_shot(world, view, split="test")
     pixels = torch.stack([clip.transform(part.picture) for part in roles])
@@ -78,7 +58,7 @@ def _sorted(
     columns = []
     for rung in rungs:
         watch.say("Sorting the ladder's pictures")
-        columns.append(shown.edited(rung).probabilities())
+        columns.append(shown.edited(world.edits(rung, watch)).probabilities())
     cells = []
     for row, part in enumerate(roles):
         own = host.classes.index(part.name)
@@ -92,14 +72,14 @@ def _belief(classes: Sequence[str], beliefs: torch.Tensor, own: int) -> Cell:
 
 
 def _told(
-    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[list[Edit]], watch: Watch
+    world: World, view: View, roles: Sequence[see.Part], rungs: Sequence[View], watch: Watch
 ) -> list[list[Cell]]:
     host, asked = world.vlm(view.model), exams.question(world.concept(view.concept))
     pictures = [part.picture for part in roles]
     cells: list[list[Cell]] = [[] for _ in roles]
     for rung in rungs:
         watch.say("Asking the ladder's questions")
-        answers = host.edited(rung).answer(
+        answers = host.edited(world.edits(rung, watch)).answer(
             pictures, [asked] * len(roles), cancelled=watch.stop.is_set
         )
         for row, (part, answer) in enumerate(zip(roles, answers, strict=True)):

@@ -1,5 +1,6 @@
 """SEE: what the edited model does now, beside what it did, and what else has changed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from PIL import Image
 
 from slugdemo import metrics, pictures
 from slugdemo.concept import PLAIN, prompt
-from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.hosts.zero_shot import ZeroShot
 from slugdemo.ui import exams, shelf, words
@@ -84,8 +84,7 @@ def _turned(names: list[str], concept: str) -> list[str]:
 def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
     """Before and after, in the way of the host: bars, pictures or answers."""
     kind = world.kind(view.model)
-    edits = world.edits(view, watch)
-    return {"kind": kind, **SHOWS[kind](world, view, edits, watch)}
+    return {"kind": kind, **SHOWS[kind](world, view, watch)}
 
 
 SIDE = 512  # pixels that are kept of a picture that a visitor gives
@@ -116,12 +115,12 @@ def _looked(world: World, view: View) -> tuple[Part, dict[str, Any]]:
     return parts[chosen], {"pictures": shown, "chosen": chosen}
 
 
-def _bars(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
+def _bars(world: World, view: View, watch: Watch) -> dict[str, Any]:
     watch.check()
     part, looked = _looked(world, view)
     pixels = world.clip(view.model).transform(part.picture)[None]
     base = exams.zero_shot(world, view, split="test").showing(pixels)
-    before, after = base.probabilities()[0], base.edited(edits).probabilities()[0]
+    before, after = base.probabilities()[0], base.edited(world.edits(view, watch)).probabilities()[0]
     best = [*before.topk(min(3, len(before))).indices.tolist()]
     best += after.topk(min(BARS, len(after))).indices.tolist()
     names = list(dict.fromkeys(best))[:BARS]
@@ -137,34 +136,50 @@ def _bars(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str
     return {**looked, "bars": rows}
 
 
-def _wipe(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
-    host = world.diffusion(view.model)
+def _wipe(world: World, view: View, watch: Watch) -> dict[str, Any]:
     asked = view.words.strip() or first_words(world, view)
-    rows = host.ladder(
-        [asked],
-        [[], edits],
-        seeds=[view.seed],
-        steps=exams.STEPS,
-        guidance=exams.GUIDANCE,
-        progress=watch.bar("Drawing: denoising step"),
-        cancelled=watch.stop.is_set,
-    )
-    made = [row[0] for row in rows]
-    seen = exams.judged(world, view, made)
-    sides = [
-        {"src": source(one), "text": name, "share": sure}
-        for one, (name, sure) in zip(made, seen, strict=True)
+    sides = drawn(world, [view.unedited(), view], [asked], watch, "Drawing: denoising step")
+    return {"before": sides[0][0], "after": sides[1][0], "prompt": asked}
+
+
+def drawn(
+    world: World, views: Sequence[View], prompts: Sequence[str], watch: Watch, saying: str
+) -> list[list[dict[str, Any]]]:
+    """A row of judged pictures for each view's edits, one for each prompt; none is drawn twice."""
+    keys = [
+        [("drawn", one.model, one.concept, one.applied(), one.seed, asked) for asked in prompts]
+        for one in views
     ]
-    return {"before": sides[0], "after": sides[1], "prompt": asked}
+    rows = [[world.results.peek(key) for key in row] for row in keys]
+    lacking = [number for number, row in enumerate(rows) if None in row]
+    if lacking:
+        made = world.diffusion(views[0].model).ladder(
+            prompts,
+            [world.edits(views[number], watch) for number in lacking],
+            seeds=[views[0].seed] * len(prompts),
+            steps=exams.STEPS,
+            guidance=exams.GUIDANCE,
+            progress=watch.bar(saying),
+            cancelled=watch.stop.is_set,
+        )
+        for number, pictures in zip(lacking, made, strict=True):
+            seen = exams.judged(world, views[number], pictures)
+            rows[number] = [
+                {"src": source(one), "text": name, "share": sure}
+                for one, (name, sure) in zip(pictures, seen, strict=True)
+            ]
+            for key, cell in zip(keys[number], rows[number], strict=True):
+                world.results.put(key, cell)
+    return rows
 
 
-def _answers(world: World, view: View, edits: list[Edit], watch: Watch) -> dict[str, Any]:
+def _answers(world: World, view: View, watch: Watch) -> dict[str, Any]:
     part, looked = _looked(world, view)
     host = world.vlm(view.model)
     question = view.words.strip() or first_words(world, view)
     said = [
         one.answer([part.picture], [question], cancelled=watch.stop.is_set)[0]
-        for one in (host, host.edited(edits))
+        for one in (host, host.edited(world.edits(view, watch)))
     ]
     ok = [exams.says(text, part.name) for text in said]
     return {**looked, "question": question, "answers": said, "ok": ok}

@@ -260,13 +260,8 @@ class World:
         return direction(clip, concept.name, score=score, gradients=slopes)
 
     def edits(self, view: View, watch: Watch) -> list[Edit]:
-        """The edit that is looked at and those in the tray that are on; the same one counts once."""
-        wanted = [kept for kept in view.tray if kept.on]
-        if view.layer and view.step:
-            own = Kept(view.concept, view.layer, view.step)
-            same = (view.concept, view.layer)
-            wanted = [one for one in wanted if (one.concept, one.layer) != same] + [own]
-        return [self.edit(view.model, kept, watch) for kept in wanted]
+        """The edits that act on the model of this view."""
+        return [self.edit(view.model, kept, watch) for kept in view.applied()]
 
     def first(self) -> View:
         """Where a visitor begins: pictures if they can be made, and a character if there is one."""

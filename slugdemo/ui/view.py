@@ -101,6 +101,18 @@ class View:
             return self
         return replace(self, past=(*before.past, replace(before, past=()))[-PAST:])
 
+    def applied(self) -> tuple[Kept, ...]:
+        """What acts on the model, unnamed: the tray's edits that are on and the one looked at, which counts once."""
+        acting = [replace(kept, name="") for kept in self.tray if kept.on]
+        if self.layer and self.step:
+            acting = [one for one in acting if (one.concept, one.layer) != (self.concept, self.layer)]
+            acting.append(Kept(self.concept, self.layer, self.step))
+        return tuple(acting)
+
+    def unedited(self) -> "View":
+        """The same view of the model as it came."""
+        return replace(self, layer="", step=None, tray=())
+
     def pinned(self) -> "View | None":
         """The view that is pinned as A, if any; raises SlugError when it is none of ours."""
         return replace(View.parse(parse_qs(self.pin)), pin="") if self.pin else None

@@ -6,6 +6,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from shapes import draw_shapes
@@ -15,8 +16,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 from slugdemo.errors import SlugError
 from slugdemo.hosts.names import vision_model
 from slugdemo.judge import Judge
-from slugdemo.pocket import llava, report
-from slugdemo.pocket.clip import fresh
+from slugdemo.pocket import llava, regions, report
+from slugdemo.pocket.clip import fresh, looked
 from slugdemo.pocket.convolutional import convolutional, moved, places, whitening
 from slugdemo.pocket.dialogue import Turn
 from slugdemo.pocket.muon import Muon, orthogonal
@@ -234,14 +235,28 @@ def test_questions_about_one_picture_are_blind_to_one_another(
 
 
 def test_a_thing_covers_the_patches_at_its_place() -> None:
-    left = llava.covered(Thing("disc", "hand", 0.27, 0.5, 0.5, 0.0, False), 64).view(8, 8)
+    left = regions.covered(Thing("disc", "hand", 0.27, 0.5, 0.5, 0.0, False), 64).view(8, 8)
     assert left.sum() == pytest.approx(1.0)
     assert left[:, 4:].sum() == 0.0
     assert left[3:5, 1:3].min() > 0.0
 
 
-def test_half_of_a_lesson_has_two_things() -> None:
-    thing = Thing("disc", "hand", 0.5, 0.5, 0.8, 0.0, False)
-    one, two = Scene((thing,), "white", "plain", 0), Scene((thing, thing), "white", "plain", 0)
-    assert [places.tolist() for places in llava.by_number([one, two, one])] == [[0, 2], [1]]
-    assert [places.tolist() for places in llava.by_number([one, one])] == [[0, 1]]
+def test_what_clip_looks_at_is_what_pocket_llava_reads() -> None:
+    model, pictures = fresh(300).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features, states = looked(model.visual, pictures)
+        assert torch.equal(features, F.normalize(model.encode_image(pictures), dim=-1))
+        read = vision_model(model)(pictures, output_hidden_states=True).hidden_states[-2]
+    assert (states - read[:, 1:]).abs().max() < 1e-5
+
+
+def test_patches_learn_which_thing_lies_where() -> None:
+    things = [Thing(name, "hand", x, 0.5, 0.5, 0.0, False) for name, x in (("disc", 0.27), ("star", 0.73))]
+    states = torch.zeros(1, 64, 4)
+    grid = states.view(8, 8, 4)
+    grid[:, :4, 0], grid[:, 4:, 1] = 1.0, 1.0
+    taught = regions.Regions(nn.Identity(), ["disc", "star"], 4, seed=1)
+    with torch.no_grad():
+        taught.anchors.vectors["concept"].copy_(torch.eye(4)[:2])
+        assert taught(states, [Scene(tuple(things), "white", "plain", 0)])["hit"] == 1.0
+        assert taught(states.flip(1), [Scene(tuple(things), "white", "plain", 0)])["hit"] == 0.0

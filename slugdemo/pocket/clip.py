@@ -5,7 +5,8 @@ from then on it is locked (LiT, Zhai et al. 2022). Then the vision tower, which 
 (convolutional.py), learns to find the anchors of what a picture shows. Last it learns against the text tower:
 contrastive, with every caption that is true of a picture counted as a match (UniCL, Yang et al. 2022), over some of the
 batch's own captions and over prompts of all concepts and styles in varying words. Of the locked tower only the
-projection behind it learns on.
+projection behind it learns on. Meanwhile the patches of the last but one block, which pocket-llava looks at, learn to
+tell what lies where (regions.py).
 """
 import json
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from slugdemo.pocket.anchors import Anchors, both_ways, contrast
 from slugdemo.pocket.claims import CONTEXT, Claim, bank, claim, facts, matches, tokens
 from slugdemo.pocket.convolutional import convolutional
 from slugdemo.pocket.muon import optimisers
+from slugdemo.pocket.regions import SHARES, Regions
 from slugdemo.pocket.training import device, faster, halves, learn, picks
 from slugdemo.pocket.world import Scene
 
@@ -115,8 +117,9 @@ def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: P
           steps: int, batch: int = 96, rate: float = 1e-3) -> None:
     """Teach the vision tower and the text projection, in place, to agree; the text tower before it is locked."""
     where = device()
-    school = School(model.to(where), tokenizer, concepts)
-    faster(model.visual.transformer, steps)
+    school = School(model.to(where), tokenizer, concepts).to(where)
+    for block in model.visual.transformer.resblocks:
+        faster(block, steps)
 
     def terms(step: int) -> dict[str, Tensor]:
         which = picks(len(album), batch, seed=SEED + 2, step=step).sort().values
@@ -125,7 +128,7 @@ def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: P
                           np.random.default_rng((SEED, step)))
 
     rates = optimisers(school, lr=rate, blocks="model.visual.transformer.resblocks", boost=2.0)
-    learn(school, rates, terms, {"pairs": 1.0, "concept": 1.0, "style": 0.5}, work / "clip", steps)
+    learn(school, rates, terms, {"pairs": 1.0, "concept": 1.0, "style": 0.5, "places": 1.0}, work / "clip", steps)
     with torch.no_grad():
         model.logit_scale.clamp_(0, np.log(100))
     model.cpu()
@@ -152,6 +155,13 @@ def fresh(vocabulary: int) -> open_clip.CLIP:
     return open_clip.CLIP(**config(vocabulary))
 
 
+def looked(tower: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit image features (N, D) and the patch states of the last but one block (N, P, W), in one pass."""
+    last_but_one = len(tower.transformer.resblocks) - 2
+    made = tower.forward_intermediates(pictures, indices=[last_but_one], output_fmt="NLC")
+    return F.normalize(made["image_features"], dim=-1), made["image_intermediates"][0]
+
+
 class School(nn.Module):
     """A CLIP whose vision tower is in training; its text tower is locked but for the projection."""
 
@@ -160,22 +170,28 @@ class School(nn.Module):
         self.model, self.tokenizer, self.concepts = model, tokenizer, list(concepts)
         for name, weight in model.named_parameters():
             weight.requires_grad_(name.startswith("visual.") or name in ("text_projection", "logit_scale"))
+        width = model.visual.transformer.width
+        torch.manual_seed(SEED)
+        projector = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.regions = Regions(projector, concepts, width, seed=SEED)
         stocks = wordings(concepts)
         self.stock = stocks[0]
         self._heard = torch.stack([self._states(stock) for stock in stocks])  # (WORDINGS, C + S, W)
 
     def forward(self, pictures: Tensor, scenes: Sequence[Scene], rng: np.random.Generator) -> dict[str, Tensor]:
-        """The loss terms and, as numbers, the share of concepts found among all and the logit scale."""
+        """The loss terms; as numbers the shares of concepts found, by pictures and by places, and the logit scale."""
         some = rng.choice(len(scenes), min(CAPTIONS, len(scenes)), replace=False)
         own = [claim(scenes[i], rng) for i in some]
-        images = F.normalize(self.model.encode_image(pictures), dim=-1)
+        images, states = looked(self.model.visual, pictures)
         scale, count = self.model.logit_scale.exp(), len(self.concepts)
         words = torch.from_numpy(rng.integers(WORDINGS, size=len(self.stock)))
         prompts = self._projected(self._heard[words, torch.arange(len(words))])
         logits, match = scale * images @ prompts.T, matches(self.stock, scenes).to(images.device)
         said, fit = self._projected(self._states(own)), matches(own, scenes).to(images.device)
         pairs = both_ways(scale * images @ said.T, fit)
-        return {"pairs": pairs, **found(logits, match, count), "scale": scale.detach()}
+        places = self.regions(states, scenes)
+        return {"pairs": pairs, **found(logits, match, count), "scale": scale.detach(), "spots": places["hit"],
+                "places": sum(share * places[name] for name, share in SHARES.items())}
 
     @torch.no_grad()
     def _states(self, claims: Sequence[Claim]) -> Tensor:

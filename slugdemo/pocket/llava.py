@@ -19,14 +19,13 @@ from transformers import (
 )
 
 from slugdemo.pocket.album import Album
-from slugdemo.pocket.anchors import Anchors, Facts
-from slugdemo.pocket.claims import facts
 from slugdemo.pocket.dialogue import Turn, dialogue, sentences
 from slugdemo.pocket.muon import optimisers
+from slugdemo.pocket.regions import SHARES, Regions
 from slugdemo.pocket.styles import STYLES
 from slugdemo.pocket.training import device, halves, learn, picks
 from slugdemo.pocket.unet import load_as_float32
-from slugdemo.pocket.world import GROUNDS, Scene, Thing
+from slugdemo.pocket.world import GROUNDS, Scene
 
 SEED = 51
 IMAGE = "<image>"
@@ -146,12 +145,11 @@ def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequenc
     else:
         align(model, seen, album.scenes, work, concepts=concepts, steps=min(ALIGNING, steps))
     model = model.to(where)
-    groups = by_number(album.scenes)
     taught = nn.ModuleDict({"projector": model.model.multi_modal_projector, "language": model.model.language_model,
                             "head": model.lm_head})
 
     def terms(step: int) -> dict[str, Tensor]:
-        which = torch.cat([group[picks(len(group), batch // len(groups), seed=SEED, step=step)] for group in groups])
+        which = picks(len(album), batch, seed=SEED, step=step)
         talks = [dialogue(album.scenes[i], np.random.default_rng((SEED, step, i)), concepts=concepts)
                  for i in which.tolist()]
         with halves(where):
@@ -162,46 +160,23 @@ def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequenc
     return model.cpu().eval(), processor(words, tower.cpu())
 
 
-def by_number(scenes: Sequence[Scene]) -> list[Tensor]:
-    """The places of scenes with one thing and of those with two: half of a batch each, where there are both."""
-    numbers = torch.tensor([len(scene.things) for scene in scenes])
-    return [places for number in (1, 2) if len(places := (numbers == number).nonzero().flatten())]
-
-
 def align(model: LlavaForConditionalGeneration, seen: Tensor, scenes: Sequence[Scene], work: Path, *,
           concepts: Sequence[str], steps: int, batch: int = 192, rate: float = 2e-3) -> None:
     """Teach the projector, in place: the mean of a thing's patches finds its concept, that of all style and ground."""
     where, projector = device(), model.model.multi_modal_projector
-    pupil = nn.ModuleDict({"projector": projector, "anchors": Anchors(concepts, projector.linear_2.out_features,
-                                                                      seed=SEED)}).to(where)
+    pupil = Regions(projector, concepts, projector.linear_2.out_features, seed=SEED).to(where)
 
     def terms(step: int) -> dict[str, Tensor]:
         which = picks(len(scenes), min(batch, len(scenes)), seed=SEED + 1, step=step)
-        shown = [scenes[i] for i in which.tolist()]
-        found = projector(seen[which].to(where).float())                      # (N, P, D)
-        things = [(row, thing) for row, one in enumerate(shown) for thing in one.things]
-        over = torch.stack([covered(thing, seen.shape[1]) for _, thing in things]).to(where)
-        pooled = (found[[row for row, _ in things]] * over[..., None]).sum(1)
-        said = [Facts(frozenset({thing.concept}), None, None) for _, thing in things]
-        looks = [Facts(frozenset(), facts(one).style, facts(one).ground) for one in shown]
-        return pupil["anchors"](F.normalize(torch.cat((pooled, found.mean(1))), dim=-1), said + looks)
+        return pupil(seen[which].to(where).float(), [scenes[i] for i in which.tolist()])
 
-    shares = {"concept": 1.0, "style": 0.3, "ground": 0.1}
-    learn(pupil, optimisers(pupil, lr=rate, blocks="linear"), terms, shares, work / "align", steps)
+    learn(pupil, optimisers(pupil, lr=rate, blocks="linear"), terms, SHARES, work / "align", steps)
     pupil.cpu()
     with torch.no_grad():                                                     # as large as words are
         some = projector(seen[:64].float()).square().mean().sqrt()
         large = model.get_input_embeddings().weight.square().mean().sqrt() / some
         projector.linear_2.weight.mul_(large)
         projector.linear_2.bias.mul_(large)
-
-
-def covered(thing: Thing, patches: int) -> Tensor:
-    """Which patches of a square grid lie in the inner part of a thing, as shares that sum to 1 (P,)."""
-    side = int(patches ** 0.5)
-    centres = (torch.arange(side) + 0.5) / side
-    inside = ((centres[:, None] - thing.y).abs() < 0.4 * thing.size) & ((centres - thing.x).abs() < 0.4 * thing.size)
-    return inside.flatten() / inside.sum()
 
 
 def _loss(model: LlavaForConditionalGeneration, seen: Tensor, lessons: Sequence[Lesson]) -> Tensor:

@@ -19,6 +19,7 @@ from slugdemo.pocket.world import CALM, GROUNDS, Sprites
 
 STEPS = {"clip": 3500, "judge": 400, "vae": 1400, "unet": 3000, "polish": 800, "llava": 1000}
 PICTURES = 48000                                # of the wide album; the calm one has two thirds as many
+PAIRS = 0.5                                     # share of two-thing scenes where these are to be understood
 DRAWN_BY = "fluent_3d"                          # the one hand that pocket-sd draws in
 
 
@@ -33,10 +34,10 @@ class Kitchen:
     onward: bool = False                        # start from the weights in `models` instead of from none
     hands: tuple[str, ...] = ()                 # learn from these hands only; by default from all but the held-out one
 
-    def wide(self) -> Album:
-        """All training hands, wide poses, some two-thing scenes: for clip, judge, vae and llava."""
+    def wide(self, *, pairs: float = 0.15) -> Album:
+        """All training hands, wide poses, this share of two-thing scenes: for clip, judge, vae and llava."""
         return album(self.sprites, self.work, self.pictures, seed=1, hands=self.hands or self.sprites.trained,
-                     pairs=0.15)
+                     pairs=pairs)
 
     def calm(self) -> Album:
         """One hand, calm poses, single things: for the U-Net."""
@@ -49,7 +50,8 @@ class Kitchen:
         words = CLIPTokenizer.from_pretrained(folder) if self.onward \
             else tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=CONTEXT)
         start = open_clip.create_model(f"local-dir:{folder}") if self.onward else None
-        model = clip.train(self.wide(), words, self.work, concepts=self.sprites.names, steps=steps, start=start)
+        model = clip.train(self.wide(pairs=PAIRS), words, self.work, concepts=self.sprites.names, steps=steps,
+                           start=start)
         clip.save(model, words, folder)
         self._card("pocket-clip", "read", "see", "clip")
 
@@ -89,7 +91,8 @@ class Kitchen:
         tower = vision_model(open_clip.create_model(f"local-dir:{folder}").eval())
         start = LlavaForConditionalGeneration.from_pretrained(self.models / "pocket-llava", dtype=torch.float32) \
             if self.onward else None
-        made = llava.train(self.wide(), tower, self.work, concepts=self.sprites.names, steps=steps, start=start)
+        made = llava.train(self.wide(pairs=PAIRS), tower, self.work, concepts=self.sprites.names, steps=steps,
+                           start=start)
         llava.save(*made, self.models / "pocket-llava")
         self._card("pocket-llava", "align", "llava")
 

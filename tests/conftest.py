@@ -1,5 +1,6 @@
 """Fixtures: a tiny random CLIP as a Clip, pictures, captions, and a set that it labels itself."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -26,8 +27,10 @@ def transform(picture: Image.Image) -> Tensor:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests come last: Playwright keeps an event loop running in the main thread."""
-    items.sort(key=lambda item: "browser" in item.path.parts)
+    """Browser tests come last, as Playwright keeps an event loop running; long files first."""
+    sizes = Counter(item.path for item in items)
+    last = {path: "browser" in path.parts for path in sizes}
+    items.sort(key=lambda item: (last[item.path], -sizes[item.path] if last[item.path] else 0))
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -19,4 +19,5 @@ export CHROMIUM
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
 .venv/bin/python -m ruff check .
 .venv/bin/python -m mypy
-exec .venv/bin/python -m pytest --cov=slugdemo --cov-report=term:skip-covered "$@"
+export OMP_NUM_THREADS=1  # two processes share the cores
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=slugdemo --cov-report=term:skip-covered "$@"

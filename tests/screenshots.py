@@ -47,12 +47,17 @@ def compared(tab: Page) -> None:
     tab.wait_for_timeout(500)
 
 
-# name -> (query, width, height, what is done)
-SHOTS: dict[str, tuple[str, int, int, Callable[[Page], None]]] = {
-    "page": ("", 1280, 720, plain),
-    "stage": ("", 1280, 720, stage),
-    "answers": ("model=pocket-llava", 1280, 720, plain),
-    "compare": ("model=pocket-clip", 1280, 720, compared),
+# name -> (query, what is done, what of the page is taken)
+SHOTS: dict[str, tuple[str, Callable[[Page], None], str]] = {
+    "page": ("", plain, "body"),
+    "forget": ("", plain, "#forget-card"),
+    "locate": ("", plain, "#locate-card"),
+    "step": ("", plain, "#step-card"),
+    "see": ("", plain, "#see-card"),
+    "compare": ("", compared, ".slug-dialog"),
+    "stage": ("", stage, "body"),
+    "bars": ("model=pocket-clip", plain, "body"),
+    "answers": ("model=pocket-llava", plain, "body"),
 }
 
 
@@ -69,14 +74,14 @@ def main() -> None:
     with sync_playwright() as play:
         own = os.environ.get("CHROMIUM") or shutil.which("chromium")
         browser = play.chromium.launch(executable_path=own, args=["--no-sandbox"])
-        for name, (query, width, height, act) in SHOTS.items():
+        for name, (query, act, part) in SHOTS.items():
             if query.startswith("model=") and query.removeprefix("model=") not in there:
                 continue
-            tab = browser.new_page(viewport={"width": width, "height": height})
+            tab = browser.new_page(viewport={"width": 1280, "height": 720}, device_scale_factor=1.5)
             tab.goto(f"{address}?{query}", timeout=PATIENCE)
             ready(tab)
             act(tab)
-            shown = Image.open(io.BytesIO(tab.screenshot()))
+            shown = Image.open(io.BytesIO(tab.locator(part).screenshot()))
             shown.convert("RGB").save(OUT / f"{name}.webp", quality=82, method=6)
             print(name, (OUT / f"{name}.webp").stat().st_size // 1000, "kB")
             tab.close()

@@ -43,7 +43,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def window(browser: "Browser") -> Iterator["BrowserContext"]:
     """Where all visitors' pages open, so that scripts are fetched and compiled once."""
-    context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
+    calm = {"reduced_motion": "reduce", "accept_downloads": True}  # nothing is painted for show
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, **calm)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     yield context
     context.close()

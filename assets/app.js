@@ -354,8 +354,8 @@ window.slug = (() => {
     if (same(talk.at(-1))) talk.pop();   // the same question at another step: its answer is put right
     talk = [...talk.filter((one) => one.model === now.model), now].slice(-20);
     const bubble = (who, text) => make('p', {class: `bubble ${who}`}, make('small', {}, who), ` ${text || '(says nothing)'}`);
-    const turns = talk.flatMap((one) => [
-      make('p', {class: 'bubble you'}, make('img', {src: one.src, alt: one.alt, title: one.alt}), one.question),
+    const asked = (one) => make('p', {class: 'bubble you'}, make('img', {src: one.src, alt: one.alt, title: one.alt}), one.question);
+    const turns = talk.flatMap((one) => [...(talk.length > 1 ? [asked(one)] : []),   // a single question stands in the field
       bubble('before', one.answers[0]), bubble('after', one.answers[1]), ...(one === now && a ? [bubble('A', a.answers[1])] : [])]);
     const clear = small('Clear', 'Clear what was asked before', () => { talk = []; again.see(); });
     const log = make('div', {class: 'talk', role: 'log', tabindex: '0', 'aria-label': 'Questions and answers'}, ...turns);

@@ -164,9 +164,9 @@ def choose(points: Sequence[Point], goal: Goal) -> Choice:
     passing = [point for point in points if goal.met(point)]
     if passing:
         best = max(passing, key=lambda one: (one.retain, -one.forget, -one.step))
-        return Choice(
-            best, True, f"{_words(best)}, the most of the {len(passing)} steps that pass."
-        )
+        many = f"the most of the {len(passing)} steps that pass"
+        rank = many if passing[1:] else "the only step tried that passes"
+        return Choice(best, True, f"{_words(best)}, {rank}.")
     best = min(points, key=lambda one: (goal.miss(one), one.step))
     return Choice(best, False, f"No step passes; the least bad one: {_words(best)}, {_wish(goal)}.")
 

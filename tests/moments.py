@@ -19,7 +19,7 @@ from playwright.sync_api import Page, sync_playwright
 from slugdemo import catalog
 from tests import load
 
-PATIENCE = 600_000  # milliseconds
+PATIENCE = 120_000  # milliseconds
 MOVES = 12
 BARS = {"pocket-clip": 0.3, "pocket-sd": 1.5}  # seconds until SEE has changed
 SEEN = {"pocket-clip": "#see .bars", "pocket-sd": "#see .wipe img.after"}
@@ -39,7 +39,7 @@ def shown(tab: Page, address: str) -> float:
     began = time.monotonic()
     tab.goto(address, timeout=PATIENCE)
     for block in ("#forget .thumbs", "#map .points path", "#curve .plot path", "#ladder .rungs"):
-        tab.locator(block).first.wait_for(timeout=PATIENCE)
+        tab.locator(block).first.wait_for(state="attached", timeout=PATIENCE)
     return time.monotonic() - began
 
 

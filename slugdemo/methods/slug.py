@@ -172,7 +172,7 @@ def _reason(attempts: list[Attempt]) -> str:
             f"None of the {len(attempts)} layers on the Pareto fronts passes. "
             f"{best.score.layer} comes nearest. {best.choice.reason}"
         )
-    rest = (
-        f"; {passed - 1} of {len(attempts) - 1} other front layers pass too" if attempts[1:] else ""
-    )
+    others, also = len(attempts) - 1, passed - 1
+    verb = f"{also} pass too" if also > 1 else "one passes too" if also else "none passes"
+    rest = f"; of the {others} other front layers {verb}" if others else ""
     return f"{best.score.layer} keeps most{rest}: {best.choice.reason}"

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from slugdemo.ui import exams, see, step
-from slugdemo.ui.forget import source
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.session import World
 from slugdemo.ui.view import View
@@ -31,7 +30,7 @@ def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
     cells = world.results.get(key, lambda: LADDERS[kind](world, view, roles, rungs, watch))
     rows = [
         {"role": part.role, "name": part.name, "cells": row}
-        | ({} if kind == "diffusion" else {"src": source(part.picture)})
+        | ({} if kind == "diffusion" else {"src": part.src})
         for part, row in zip(roles, cells, strict=True)
     ]
     return {"steps": step.RUNGS, "step": view.step or 0.0, "rows": rows, "kind": kind}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ class Part:
     name: str
     prompt: str
     picture: Image.Image | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def src(self) -> str:
+        """The picture as an address, packed once."""
+        return source(self.picture)
 
 
 def cast(world: World, view: View) -> list[Part]:
@@ -109,7 +115,7 @@ def _looked(world: World, view: View) -> tuple[Part, dict[str, Any]]:
         parts = [Part("own", "", "your own picture", own), *parts[:-1]]
     chosen = min(view.picture, len(parts) - 1)
     shown = [
-        {"src": source(one.picture), "alt": one.prompt, "role": one.role, "name": one.name}
+        {"src": one.src, "alt": one.prompt, "role": one.role, "name": one.name}
         for one in parts
     ]
     return parts[chosen], {"pictures": shown, "chosen": chosen}

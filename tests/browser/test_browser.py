@@ -167,7 +167,8 @@ def test_a_picture_of_ones_own_can_be_looked_at(visitor: Page, served: str, tmp_
 def test_questions_to_a_vlm_read_as_a_conversation(visitor: Page, served: str) -> None:
     opened(visitor, served, "model=pocket-llava&concept=cat")
     asked = visitor.locator("#see .bubble.you")
-    expect(asked).to_have_count(1)
+    expect(visitor.locator("#see .bubble.before")).to_have_count(1)
+    expect(asked).to_have_count(0)  # a single question stands in the field
     visitor.locator("#words").locator("input, textarea").fill("Is it a dog?")
     visitor.keyboard.press("Enter")
     expect(asked).to_have_count(2)
@@ -175,4 +176,5 @@ def test_questions_to_a_vlm_read_as_a_conversation(visitor: Page, served: str) -
     for who in ("before", "after"):
         expect(visitor.locator(f"#see .bubble.{who}")).to_have_count(2)
     visitor.locator("#see .clear button").click()
-    expect(asked).to_have_text(["Is it a dog?"])
+    expect(visitor.locator("#see .bubble.before")).to_have_count(1)
+    expect(asked).to_have_count(0)

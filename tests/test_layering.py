@@ -28,7 +28,7 @@ FLOORS = [
     ["world", "setting"],
     ["study"],
     ["report"],
-    ["bench", "bench.figures", "bench.naive"],
+    ["bench", "bench.figures", "bench.ledger", "bench.naive"],
     ["bench.speed"],
     ["bench.quality"],
     ["ui."],

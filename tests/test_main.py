@@ -302,6 +302,24 @@ def test_bench_quality_stops_when_its_time_is_over() -> None:
     assert [one["problem"] for one in facts["results"]] == ["The time was over before the end."]
 
 
+def test_bench_quality_goes_on_from_what_was_kept(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    words = ("bench", "quality", "--host", "zero-shot", "--concepts", "1", "--kept", str(file))
+    first = told(*words)
+    assert {one["kind"] for one in first["results"]} == {"character", "object", "style"}
+    lines = file.read_text()
+    assert told(*words, "--limit-seconds", "0") == first  # nothing is measured again
+    assert file.read_text() == lines
+    file.write_text(lines.rstrip()[:-40])  # killed while it wrote the last one
+    again = told(*words, "--limit-seconds", "0")
+    assert again["results"][:-1] == first["results"][:-1]
+    assert again["results"][-1]["problem"] == "The time was over before the end."
+    other = told(*words, "--limit-seconds", "0", "--loss", "0.3")  # another setting, nothing known
+    assert [one["concept"] for one in other["results"]] == [""]
+    file.write_text("something else")
+    assert "no results" in refused(*words)
+
+
 def test_means_are_fractions_of_the_unedited_model_where_the_bar_says_so() -> None:
     rows = (Row("ua", 0.1, 1.0, 10), Row("ira", 0.8, 0.6, 10), Row("cra", 0.5, 0.5, 10))
     found = quality.judged([quality.Result("diffusion", "cat", "object", rows)])

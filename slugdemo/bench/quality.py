@@ -8,9 +8,12 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from slugdemo import catalog, metrics, report
+from slugdemo.bench import ledger
 from slugdemo.bench.figures import Figure
+from slugdemo.bench.ledger import Ledger
 from slugdemo.bench.speed import POCKET
 from slugdemo.errors import SlugError
 from slugdemo.evaluate import Row
@@ -65,7 +68,7 @@ class Plan:
 
     `controls` is the number of concepts of each kind for which the controls are measured too.
     `rehearse` holds out other material than the test's (see world.rehearsal): settings are
-    chosen there.
+    chosen there. What the `ledger` knows is not measured again.
     """
 
     hosts: Mapping[str, str] = field(default_factory=lambda: dict(POCKET))
@@ -75,6 +78,7 @@ class Plan:
     device: str = "cpu"
     settings: Mapping[str, Setting] = field(default_factory=lambda: dict(SETTINGS))
     rehearse: bool = False
+    ledger: Ledger = field(default_factory=Ledger)
 
 
 @dataclass(frozen=True)
@@ -103,21 +107,45 @@ class Result:
             **self.facts,
         }
 
+    @classmethod
+    def known(cls, plain: Mapping[str, Any]) -> "Result":
+        """The result that was once made plain."""
+        rest = dict(plain)
+        place = [rest.pop(key) for key in ("host", "concept", "kind")]
+        rows = _rows(rest.pop("rows"))
+        controls = {name: _rows(some) for name, some in rest.pop("controls").items()}
+        return cls(*place, rows, controls, problem=rest.pop("problem"), facts=rest)
+
 
 def results(plan: Plan) -> Iterator[Result]:
     """Every result as it is measured, kinds of concepts in turn, until the time is over."""
-    end = time.monotonic() + plan.limit_seconds
+    end, over = time.monotonic() + plan.limit_seconds, False
     for kind, name in plan.hosts.items():
         try:
             one = opened(name, device=plan.device)
         except SlugError as error:
             yield Result(kind, "", "", problem=str(error))
             continue
+        judge, shown = catalog.assets() / "models" / "judge", catalog.assets() / "concepts"
+        where = ledger.stamp(one.model.folder, one.clip.digest, judge, shown, plan.rehearse)
         for at, entry in chosen(plan.concepts):
+            controlled = at < plan.controls
+            key = ledger.stamp(where, plan.settings[kind], entry, controlled)
+            if known := plan.ledger.find(key):
+                yield Result.known(known)
+                continue
             if time.monotonic() > end:
-                yield Result(kind, "", "", problem="The time was over before the end.")
-                return
-            yield result(plan, one, entry, controlled=at < plan.controls)
+                over = True
+                break
+            found = result(plan, one, entry, controlled=controlled)
+            plan.ledger.add(key, report.plain(found.plain()))
+            yield found
+    if over:
+        yield Result("", "", "", problem="The time was over before the end.")
+
+
+def _rows(several: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+    return tuple(Row(*(one[name] for name in Row._fields)) for one in several)
 
 
 def chosen(count: int | None) -> list[tuple[int, Mapping]]:

@@ -1,6 +1,7 @@
 """The commands that measure: bench speed, bench quality."""
 
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from slugdemo import report
 from slugdemo.bench import quality as qualities
 from slugdemo.bench import speed as speeds
 from slugdemo.bench.figures import Figure
+from slugdemo.bench.ledger import Ledger
 from slugdemo.cli.options import Device, Json, put, say
 from slugdemo.errors import SlugError
 from slugdemo.setting import SETTINGS
@@ -49,6 +51,9 @@ def quality(
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="judge on other material than the test's")
     ] = False,
+    kept: Annotated[
+        Path | None, typer.Option(help="a file of results: go on from them, and add to them")
+    ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -69,13 +74,14 @@ def quality(
         "loss": loss,
     }
     settings = {kind: SETTINGS[kind].changed(given) for kind in hosts}
+    ledger = Ledger(kept)
     plan = qualities.Plan(
-        hosts, concepts, controls, limit_seconds, device or "cpu", settings, rehearse
+        hosts, concepts, controls, limit_seconds, device or "cpu", settings, rehearse, ledger
     )
     found = []
     for one in qualities.results(plan):
         said = ", ".join(f"{row.measure} {row.before:.3f} -> {row.after:.3f}" for row in one.rows)
-        say(f"{one.host}, {one.concept}: {one.problem or said}")
+        say(f"{one.host}, {one.concept}: {said}" if said else one.problem)
         found.append(one)
     figures = qualities.judged(found)
     facts = {

@@ -1,0 +1,68 @@
+"""Results of a long bench, kept in a file of JSON lines, so that the next run goes on from them.
+
+Knows keys and plain data only.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from slugdemo.errors import SlugError
+
+Facts = Mapping[str, Any]
+
+
+class Ledger:
+    """What was measured already, by what it depends on; without a file it forgets at the end."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        """Reads what is there; a line that was cut off counts for nothing.
+
+        Raises SlugError for a file that cannot be read or is something else.
+        """
+        self._file, self._kept = file, dict[str, Facts]()
+        if file is None or not file.exists():
+            return
+        try:
+            lines = [line for line in file.read_text().splitlines() if line]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SlugError(f"{file} cannot be read as results that were kept.") from error
+        for number, line in enumerate(lines):
+            try:
+                one = json.loads(line)
+                self._kept[one["key"]] = one["facts"]
+            except (ValueError, KeyError, TypeError) as error:
+                if not number:
+                    raise SlugError(f"{file} holds no results that were kept.") from error
+
+    def find(self, key: str) -> Facts | None:
+        """What lies under a key, None when it is still to be measured."""
+        return self._kept.get(key)
+
+    def add(self, key: str, facts: Facts) -> None:
+        """Writes one result down, on a line of its own whatever was cut off before.
+
+        Raises SlugError when the file cannot be written.
+        """
+        self._kept[key] = facts
+        if self._file is None:
+            return
+        try:
+            with self._file.open("a") as out:
+                out.write(f"\n{json.dumps({'key': key, 'facts': facts})}\n")
+        except OSError as error:
+            raise SlugError(f"{self._file} cannot be written: {error.strerror}.") from error
+
+
+def stamp(*parts: object) -> str:
+    """The sha256 of values by their repr and of folders by the files that lie in them."""
+    total = sha256()
+    for part in parts:
+        total.update(f"\n{part!r}\n".encode() if not isinstance(part, Path) else b"\n")
+        for file in sorted(part.rglob("*")) if isinstance(part, Path) else []:
+            if file.is_file():
+                with file.open("rb") as data:
+                    total.update(f"{file.name} {file_digest(data, sha256).hexdigest()}".encode())
+    return total.hexdigest()

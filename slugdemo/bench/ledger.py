@@ -57,12 +57,12 @@ class Ledger:
 
 
 def stamp(*parts: object) -> str:
-    """The sha256 of values by their repr and of folders by the files that lie in them."""
+    """The sha256 of values by their repr and of folders by their files, but for what is prose."""
     total = sha256()
     for part in parts:
         total.update(f"\n{part!r}\n".encode() if not isinstance(part, Path) else b"\n")
         for file in sorted(part.rglob("*")) if isinstance(part, Path) else []:
-            if file.is_file():
+            if file.is_file() and file.suffix != ".md":
                 with file.open("rb") as data:
                     total.update(f"{file.name} {file_digest(data, sha256).hexdigest()}".encode())
     return total.hexdigest()

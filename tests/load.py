@@ -24,6 +24,7 @@ from pathlib import Path
 from gradio_client import Client
 
 ROOT = Path(__file__).parent.parent
+FEW = 6  # concepts whose layers are asked for before it begins
 BAR = 1.10  # memory at the end over memory at the start, at most
 PATIENCE = 120  # seconds without a word from the server
 CLOSE = 1e-4  # probabilities that count as the same
@@ -65,10 +66,13 @@ def calls(client: Client, count: int) -> list[Call]:
     concepts = [one["name"] for one in client.predict(api_name="/concepts")]
     made = []
     for kind, model in sorted(models.items()):
-        for number, concept in enumerate(concepts[: max(2, count // 4)]):
+        layers = {}
+        for concept in concepts[:FEW]:
             rows = client.predict(model, concept, api_name="/rank_layers")
-            layers = [row["layer"] for row in rows if row["reads"]]
-            edit = (concept, layers[(5 * number) % len(layers)], 0.1 + 0.05 * (number % 9))
+            layers[concept] = [row["layer"] for row in rows if row["reads"]]
+        for number in range(math.ceil(count / len(models))):
+            concept, found = [*layers.items()][number % len(layers)]
+            edit = (concept, found[(5 * number) % len(found)], 0.1 + 0.05 * (number % 9))
             made.append(_call(kind, model, number, edit))
     return [made[(7 * at) % len(made)] for at in range(count)]
 

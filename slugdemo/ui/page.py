@@ -99,6 +99,9 @@ def served() -> list[Path]:
     return [PLOTLY, *(ASSETS / name for name in SCRIPTS)]
 
 
+PRESSED = (gr.Button, gr.DownloadButton, gr.UploadButton)
+
+
 @dataclass(frozen=True)
 class Page:
     """The blocks of one page by their names."""
@@ -107,6 +110,11 @@ class Page:
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401
         return self.blocks[name]
+
+    def changing(self) -> list[Any]:
+        """What news may change: not the buttons, since gradio describes every output anew each time."""
+        own = self["own"]  # the one that comes and goes
+        return [one for one in self.blocks.values() if one is own or not isinstance(one, PRESSED)]
 
 
 def layout(world: World) -> Page:

@@ -50,12 +50,6 @@ def _words(at: Blocks, value: dict) -> dict:
 
 
 CONTROLS = {"view": _view, "layers": _layers, "words": _words}
-PRESSED = gr.Button | gr.DownloadButton | gr.UploadButton
-
-
-def changing(at: Blocks) -> list:
-    """The blocks that news may change; gradio makes every output anew at each news, also buttons."""
-    return [block for block in at.blocks.values() if block is at["own"] or not isinstance(block, PRESSED)]
 
 
 @dataclass(frozen=True)
@@ -143,8 +137,7 @@ class Wires:
         self._listen(event, handler, [self.page["view"]])
 
     def _listen(self, event: Any, handler: Callable, inputs: list) -> None:  # noqa: ANN401
-        shown = changing(self.page)
-        event(handler, inputs, shown, trigger_mode="multiple", **QUIET, **LANE)
+        event(handler, inputs, self.page.changing(), trigger_mode="multiple", **QUIET, **LANE)
 
     def opened(self, view: View, request: gr.Request) -> Iterator[dict]:
         """A page was opened: its link says what it shows; without one, the worked example."""
@@ -211,7 +204,7 @@ def connect(demo: gr.Blocks, page: Blocks, world: World) -> None:
     out = [page["file"], page["status"]]
     fetched = page["take"].fetch(wires.fetch, page["view"], out, **LANE, **QUIET)
     fetched.then(None, None, None, js=FETCH, **QUIET)
-    demo.load(wires.opened, page["view"], changing(page), **LANE, **QUIET)
+    demo.load(wires.opened, page["view"], page.changing(), **LANE, **QUIET)
     demo.unload(wires.left)
     api.publish(world)
 

@@ -316,8 +316,12 @@ def test_bench_quality_goes_on_from_what_was_kept(tmp_path: Path) -> None:
     assert again["results"][-1]["problem"] == "The time was over before the end."
     other = told(*words, "--limit-seconds", "0", "--loss", "0.3")  # another setting, nothing known
     assert [one["concept"] for one in other["results"]] == [""]
+    file.write_text(lines.strip()[:30])  # killed while it wrote the first one
+    assert [one["concept"] for one in told(*words, "--limit-seconds", "0")["results"]] == [""]
     file.write_text("something else")
-    assert "no results" in refused(*words)
+    assert "something else" in refused(*words)
+    words = (*words[:-1], str(tmp_path / "nowhere" / "results.jsonl"))
+    assert "cannot be opened" in refused(*words)
 
 
 def test_means_are_fractions_of_the_unedited_model_where_the_bar_says_so() -> None:

@@ -5,6 +5,7 @@ Knows keys and plain data only.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from slugdemo.errors import SlugError
 
 Facts = Mapping[str, Any]
+START = '{"key": '  # of every line, also of one that was cut off
 
 
 class Ledger:
@@ -20,22 +22,22 @@ class Ledger:
     def __init__(self, file: Path | None = None) -> None:
         """Reads what is there; a line that was cut off counts for nothing.
 
-        Raises SlugError for a file that cannot be read or is something else.
+        Raises SlugError for a file that is something else, or that cannot be read and written.
         """
         self._file, self._kept = file, dict[str, Facts]()
-        if file is None or not file.exists():
+        if file is None:
             return
         try:
+            file.open("a").close()
             lines = [line for line in file.read_text().splitlines() if line]
         except (OSError, UnicodeDecodeError) as error:
-            raise SlugError(f"{file} cannot be read as results that were kept.") from error
-        for number, line in enumerate(lines):
-            try:
+            raise SlugError(f"{file} cannot be opened to keep results in.") from error
+        if any(not START.startswith(line[: len(START)]) for line in lines):
+            raise SlugError(f"{file} holds something else than results that were kept.")
+        for line in lines:
+            with suppress(ValueError, KeyError):  # cut off
                 one = json.loads(line)
                 self._kept[one["key"]] = one["facts"]
-            except (ValueError, KeyError, TypeError) as error:
-                if not number:
-                    raise SlugError(f"{file} holds no results that were kept.") from error
 
     def find(self, key: str) -> Facts | None:
         """What lies under a key, None when it is still to be measured."""

@@ -90,7 +90,7 @@ def see(model: open_clip.CLIP, anchors: Anchors, album: Album, work: Path, *, st
         return anchors(F.normalize(seen.float(), dim=-1), [facts(album.scenes[i]) for i in which.tolist()])
 
     rates = optimisers(pupil, lr=rate, blocks="visual.transformer.resblocks", boost=2.0)
-    learn(pupil, rates, terms, {"concept": 1.0, "style": 0.3, "ground": 0.1}, work / "see", steps)
+    learn(pupil, rates, terms, SHARES, work / "see", steps)
     pupil.cpu()
 
 

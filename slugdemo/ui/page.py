@@ -112,7 +112,7 @@ class Page:
         return self.blocks[name]
 
     def changing(self) -> list[Any]:
-        """What news may change: not the buttons, since gradio describes every output anew each time."""
+        """What news may change: no buttons, since gradio describes every output at each news."""
         own = self["own"]  # the one that comes and goes
         return [one for one in self.blocks.values() if one is own or not isinstance(one, PRESSED)]
 

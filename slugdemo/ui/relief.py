@@ -20,8 +20,9 @@ IN_USE = 2  # models that are left alone: the one at work, and the CLIP that it 
 def relieved(world: World) -> str:
     """Frees what can be made again; says what that was."""
     hosts = [one for _, one in world.models.items() if isinstance(one, Diffusion)]
+    drawn = world.drawn.clear() + sum(host.forget_pictures() for host in hosts)
     found = (
-        (sum(host.forget_pictures() for host in hosts), "drawn picture", "drawn pictures"),
+        (drawn, "drawn picture", "drawn pictures"),
         (world.sets.clear(), "set of features", "sets of features"),
         (world.edited.clear(), "edit", "edits"),
         (world.results.clear(_large), "other result", "other results"),

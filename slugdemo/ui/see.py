@@ -151,12 +151,12 @@ def _wipe(world: World, view: View, watch: Watch) -> dict[str, Any]:
 def drawn(
     world: World, views: Sequence[View], prompts: Sequence[str], watch: Watch, saying: str
 ) -> list[list[dict[str, Any]]]:
-    """A row of judged pictures for each view's edits, one for each prompt; none is drawn twice."""
+    """A row of judged pictures for each view's edits, one for each prompt; none kept is drawn again."""
     keys = [
-        [("drawn", one.model, one.concept, one.applied(), one.seed, asked) for asked in prompts]
+        [(one.model, one.concept, one.applied(), one.seed, asked) for asked in prompts]
         for one in views
     ]
-    rows = [[world.results.peek(key) for key in row] for row in keys]
+    rows = [[world.drawn.peek(key) for key in row] for row in keys]
     lacking = [number for number, row in enumerate(rows) if None in row]
     if lacking:
         made = world.diffusion(views[0].model).ladder(
@@ -175,7 +175,7 @@ def drawn(
                 for one, (name, sure) in zip(pictures, seen, strict=True)
             ]
             for key, cell in zip(keys[number], rows[number], strict=True):
-                world.results.put(key, cell)
+                world.drawn.put(key, cell)
     return rows
 
 

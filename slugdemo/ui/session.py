@@ -99,6 +99,7 @@ class World:
     models: Shop = field(default_factory=lambda: Shop(16))
     sets: Shop = field(default_factory=lambda: Shop(3))
     edited: Shop = field(default_factory=lambda: Shop(64))
+    drawn: Shop = field(default_factory=lambda: Shop(256))
     results: Shop = field(default_factory=lambda: Shop(4096))
 
     @classmethod

@@ -102,10 +102,14 @@ class View:
         return replace(self, past=(*before.past, replace(before, past=()))[-PAST:])
 
     def applied(self) -> tuple[Kept, ...]:
-        """What acts on the model, unnamed: the tray's edits that are on and the one looked at, which counts once."""
+        """What acts on the model, unnamed: the tray's edits that are on and the one looked at.
+
+        The same one counts once.
+        """
         acting = [replace(kept, name="") for kept in self.tray if kept.on]
         if self.layer and self.step:
-            acting = [one for one in acting if (one.concept, one.layer) != (self.concept, self.layer)]
+            own = (self.concept, self.layer)
+            acting = [one for one in acting if (one.concept, one.layer) != own]
             acting.append(Kept(self.concept, self.layer, self.step))
         return tuple(acting)
 

@@ -438,7 +438,10 @@ window.slug = (() => {
     const act = ACTS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (act) { event.preventDefault(); act(); }
   });
-  new MutationObserver(repaint).observe(document.body, {attributeFilter: ['class'], attributes: true});
+  const dressed = () => document.body.className.replace(/\bbusy\b/, '').trim();
+  let worn = dressed();                // dark, on stage: whatever colours and sizes depend on
+  new MutationObserver(() => { if (worn !== dressed()) { worn = dressed(); repaint(); } })
+    .observe(document.body, {attributeFilter: ['class'], attributes: true});
 
   // Until the server says more, the page says that it has heard.
   function waiting() {
@@ -472,23 +475,35 @@ window.slug = (() => {
       if (document.execCommand('copy')) { box.close(); say(said); }
     }
   }
+  const due = {};                      // block -> what it is to show
+  const bodies = {};                   // block -> where it is drawn, and what stands there
+  function paint(name) {
+    const at = bodies[name];
+    if (!at?.body || !draw[name]) { setTimeout(() => paint(name), 40); return; }
+    const value = due[name], now = JSON.stringify(value);
+    if (now === at.last && name !== 'status') return;
+    at.last = now;
+    values[name] = value;
+    again[name] = () => draw[name](at.body, values[name], slug.calls[name]);
+    again[name]();
+  }
+  function show(news) {
+    Object.assign(due, news);
+    Object.keys(news).forEach(paint);
+  }
+  // A block of the page. "news" is not drawn: it brings what all others show.
   function mount(name, element, props, watch, calls) {
-    const body = element.querySelector('.body');
     for (const [key, call] of Object.entries(calls)) calls[key] = (data) => { waiting(); call(data); };
     slug.calls[name] = calls;
     element.querySelectorAll('[data-act]').forEach((button) => button.addEventListener('click', () => acts[button.dataset.act]()));
-    let last = '';
-    const paint = () => {
-      if (body && !draw[name]) { setTimeout(paint, 40); return; }
-      const now = JSON.stringify(props.value ?? null);
-      if (!body || !props.value || (now === last && name !== 'status')) return;
-      last = now;
-      values[name] = props.value;
-      again[name] = () => draw[name](body, props.value, calls);
-      again[name]();
-    };
-    watch('value', paint);
-    paint();
+    if (name === 'news') {
+      const heard = () => show(props.value ?? {});
+      watch('value', heard);
+      heard();
+      return;
+    }
+    bodies[name] = {body: element.querySelector('.body'), last: ''};
+    if (due[name] || props.value) show({[name]: due[name] ?? props.value});
   }
   return {mount, acts, calls: {}, draw, hooks, values, again, held, make, dialog, table, small, save, say, copy, percent, count, calm, coloured, rungs_rows};
 })();

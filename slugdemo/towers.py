@@ -6,7 +6,7 @@ there; and a tower reads one token in the end, so its last block need not finish
 Towers of other builds are one single stage: just as right, without the savings.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +50,19 @@ def prepare(model: nn.Module, tower: str, inputs: Tensor) -> tuple[Tensor, Tenso
     ends = inputs if largest else (inputs == model.text_eos_id).int()
     rows = ends.argmax(-1)  # the first of equals, as in open_clip
     return inputs[:, : int(rows.max()) + 1], rows
+
+
+def alike(model: nn.Module, tower: str, rows: Tensor, size: int) -> Iterator[tuple[Tensor, slice]]:
+    """At most `size` items at once, prompts of like length together: which, and their tokens.
+
+    The tokens beyond are void for these items, as long as the chain is then run to its end.
+    """
+    if tower == "vision" or not _plain_text(model):
+        for which in torch.arange(len(rows), device=rows.device).split(size):
+            yield which, slice(None)
+        return
+    for which in rows.argsort(stable=True).split(size):
+        yield which, slice(int(rows[which].max()) + 1)
 
 
 def advance(stages: Iterable[Stage], x: Tensor, rows: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -10,7 +11,7 @@ import pytest
 import shelves
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import example, flow, forget, ladder, locate, see, step, take, tray, words
+from slugdemo.ui import example, flow, forget, jobs, ladder, locate, see, step, take, tray, words
 from slugdemo.ui.jobs import Desk, Signal, Watch
 from slugdemo.ui.session import Shop, World
 from slugdemo.ui.view import Kept, View
@@ -185,6 +186,27 @@ def test_stop_ends_a_drawing_within_a_step_and_says_so(world: World) -> None:
         desk.stop("me")
     assert said[-1]["status"]["tone"] == "calm"
     assert max(bundle.get("done", 0) for bundle in said) < 500
+
+
+def test_mere_progress_is_told_seldom_and_all_else_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "PACE", 600.0)  # who waits for it hangs
+
+    def work(watch: Watch) -> None:
+        for number in range(1, 41):
+            watch.say("Drawing", number, 40)
+            time.sleep(0.01)
+        watch.put("see", "a picture")
+        drawn.wait(10)
+        watch.say("Sorting", 1, 2)
+        watch.put("status", {"text": "Ready.", "share": None, "tone": "calm"})
+
+    drawn, bundles = threading.Event(), []
+    for bundle in Desk().stream("me", work):
+        bundles.append(bundle)
+        if "see" in bundle:
+            drawn.set()
+    assert [{*one} for one in bundles] == [{"status"}, {"status", "see"}, {"status"}]
+    assert [one["status"]["text"] for one in bundles] == ["Drawing", "Drawing", "Ready."]
 
 
 def test_one_visitors_stop_leaves_another_alone() -> None:

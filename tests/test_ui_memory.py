@@ -70,9 +70,9 @@ def submitted(world: World, view: View) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wires.api, "publish", lambda _: None)
         wires.connect(MagicMock(), blocks, world)
-    handler, status, said = blocks["words"].submit.call_args.args[0], blocks["status"], []
+    handler, news, said = blocks["words"].submit.call_args.args[0], blocks["news"], []
     for update in handler(view, "a picture of a cat", SimpleNamespace(session_hash="me")):
-        said += [update[status]["text"]] if status in update else []
+        said += [update[news]["status"]["text"]] if "status" in update.get(news, {}) else []
     return said
 
 

@@ -56,6 +56,22 @@ def test_every_layer_answers_as_the_naive_way(clip: Clip, host: ZeroShot) -> Non
         assert not torch.allclose(short, host.scores, atol=1e-5), name
 
 
+@pytest.mark.parametrize("tower", towers.TOWERS)
+def test_prompts_of_like_length_go_together_and_answers_stay_in_order(
+    clip: Clip, host: ZeroShot, tower: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zero_shot, "CHUNK", 5)
+    rows = {"text": host.prompts, "vision": host.pictures}[tower].rows
+    chunks = [*towers.alike(clip.model, tower, rows, 5)]
+    assert sorted(torch.cat([which for which, _ in chunks]).tolist()) == [*range(len(rows))]
+    assert len({tokens.stop for _, tokens in chunks}) > 1 or tower == "vision"
+    name = {"text": "token_embedding.weight", "vision": "visual.conv1.weight"}[tower]
+    for name in (name, *(one for one in candidates(clip) if ".1." in one)):
+        edit = random_edit(clip, name, step=0.2)
+        long = naive_scores(clip, host.pictures.inputs, [edit])
+        assert torch.allclose(host.edited([edit]).scores, long, atol=1e-5), name
+
+
 def test_layers_may_be_asked_for_in_any_order(clip: Clip, host: ZeroShot) -> None:
     names = candidates(clip)
     for index in torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[:12]:

@@ -54,6 +54,23 @@ class Memory:
         """The unedited features of unit norm: (N, D)."""
         return F.normalize(self.before(self._end), dim=-1)
 
+    @torch.no_grad()
+    def features_of(self, edited: Clip, changed: Iterable[str]) -> Tensor:
+        """The features of unit norm under an edit that changed these tensors: (N, D).
+
+        Computed from the first stage on that reads one of them.
+        """
+        stages = towers.chain(edited.model, self.tower)
+        start = towers.first_reader(stages, changed)
+        if start == self._end or not len(self.inputs):
+            return self.features
+        x, found, order = self.before(start), [], []
+        for which, tokens in towers.alike(edited.model, self.tower, self.rows, CHUNK):
+            found.append(towers.advance(stages[start:], x[which, tokens], self.rows[which]))
+            order.append(which)
+        there = torch.cat(order).argsort()
+        return F.normalize(torch.cat(found)[there], dim=-1)
+
     def _keep(self, index: int, x: Tensor) -> None:
         kept = {**self._kept, index: x}
         size = sum(tensor.nbytes for tensor in kept.values()) - self.inputs.nbytes
@@ -198,9 +215,7 @@ class ZeroShot:
         changed = {name: tensor for name, tensor in moved if tower(name) == memory.tower}
         if not changed:
             return memory.features
-        stages = towers.chain(self.clip.edited(changed).model, memory.tower)
-        start = towers.first_reader(stages, changed)
-        return F.normalize(through(stages[start:], memory.before(start), memory.rows), dim=-1)
+        return memory.features_of(self.clip.edited(changed), changed)
 
     def _class_features(self) -> Tensor:
         features = self._features(self.prompts)  # (P, D)

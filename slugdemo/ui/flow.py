@@ -236,4 +236,5 @@ def _prompt(world: World, view: View) -> dict[str, Any]:
     kind = world.kind(view.model)
     title = {"zero-shot": "", "diffusion": "Prompt", "vlm": "Question"}[kind]
     first = see.first_words(world, view)
-    return {"label": title, "text": view.words or first, "seed": kind == "diffusion"}
+    seed = view.seed if kind == "diffusion" else None
+    return {"label": title, "text": view.words or first, "seed": seed}

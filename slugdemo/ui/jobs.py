@@ -3,6 +3,7 @@
 Knows threads and queues; knows neither gradio nor models.
 """
 
+import math
 import queue
 import threading
 import time
@@ -17,6 +18,7 @@ News = tuple[str, object]  # (block of the page, what it shows now)
 Put = Callable[[str, object], None]
 PLACES, LONGEST = 2, 20  # who works at once, and who may wait
 BREATH = 0.06  # seconds: a page is drawn no oftener
+PACE = 0.4  # seconds: mere progress is told no oftener, since telling takes time from the work
 BROKEN = (
     "Something here failed that should not have. Nothing was changed; choose again, or reload "
     "the page."
@@ -134,9 +136,9 @@ class Desk:
     ) -> Iterator[dict[str, object]]:
         """The news of `work` in bundles, block -> what it shows now; errors are sentences in "status".
 
-        What comes within a `BREATH` comes together. Earlier work of the same visitor is stopped
-        and says no more, so that it cannot undo what came after it; leaving the generator early
-        stops the work as well.
+        What comes within a `BREATH` comes together, and mere progress within a `PACE`. Earlier
+        work of the same visitor is stopped and says no more, so that it cannot undo what came
+        after it; leaving the generator early stops the work as well.
         """
         news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
         watch = Watch(lambda block, value: news.put((block, value)))
@@ -152,13 +154,14 @@ class Desk:
         run = (placed, watch, news, self._relieved)
         thread = threading.Thread(target=_safely, args=run, daemon=True)
         thread.start()
-        more = True
+        more, told = True, -math.inf
         try:
             while more:
-                bundle, more = _bundle(news)
+                bundle, more = _bundle(news, told + PACE)
                 if watch.stop.void:
                     return
                 if bundle:
+                    told = time.monotonic()
                     yield bundle
                     time.sleep(BREATH)
         finally:
@@ -175,14 +178,18 @@ class Desk:
                 self._running.pop(visitor, None)
 
 
-def _bundle(news: "queue.SimpleQueue[News | None]") -> tuple[dict[str, object], bool]:
-    """All news that are there, at least one, and whether there will be more."""
+def _bundle(news: "queue.SimpleQueue[News | None]", due: float) -> tuple[dict[str, object], bool]:
+    """All news that are there, at least one, and whether there will be more.
+
+    Nothing but progress waits for what else may come, until it is `due` (on the monotonic clock).
+    """
     bundle: dict[str, object] = {}
     item = news.get()
     while item is not None:
         bundle[item[0]] = item[1]
+        rest = due - time.monotonic() if {*bundle} == {"status"} else 0.0
         try:
-            item = news.get_nowait()
+            item = news.get(timeout=rest) if rest > 0 else news.get_nowait()
         except queue.Empty:
             return bundle, True
     return bundle, False

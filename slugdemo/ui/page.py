@@ -51,7 +51,7 @@ CALLS = {
     "take": ("fetch",),
 }
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")
-HIDDEN = ("compare", "catalogue", "pin", "take")  # dialogs show them, or other blocks
+HIDDEN = ("compare", "catalogue", "pin", "take", "news")  # dialogs show them, or other blocks
 SCRIPTS = ("app.js", "plots.js", "choice.js", "take.js", "lesson.js")
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><span>one layer, one step, one thing forgotten</span>'
@@ -99,9 +99,6 @@ def served() -> list[Path]:
     return [PLOTLY, *(ASSETS / name for name in SCRIPTS)]
 
 
-PRESSED = (gr.Button, gr.DownloadButton, gr.UploadButton)
-
-
 @dataclass(frozen=True)
 class Page:
     """The blocks of one page by their names."""
@@ -111,10 +108,11 @@ class Page:
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401
         return self.blocks[name]
 
-    def changing(self) -> list[Any]:
-        """What news may change: no buttons, since gradio describes every output at each news."""
-        own = self["own"]  # the one that comes and goes
-        return [one for one in self.blocks.values() if one is own or not isinstance(one, PRESSED)]
+    def changing(self, *, controls: bool = True) -> list[Any]:
+        """What an event may change. The fewer the faster: gradio makes every output anew at each
+        news, so all that this page draws itself comes as one."""
+        names = ("view", "news", "layers", "words", "seed", "own")
+        return [self[name] for name in names[: None if controls else 2]]
 
 
 def layout(world: World) -> Page:
@@ -206,6 +204,7 @@ def _foot(at: dict[str, Any], world: World) -> None:
     at["catalogue"] = widget("catalogue", forget.catalogue(world))
     at["pin"] = widget("pin", {})
     at["take"] = widget("take", {})
+    at["news"] = widget("news", {})  # what all others show now, by name
 
 
 def build(world: World) -> gr.Blocks:

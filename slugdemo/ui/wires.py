@@ -3,7 +3,7 @@
 What the page's own widgets send is untrusted; it is checked here, and errors become sentences.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -44,12 +44,17 @@ def _words(at: Blocks, value: dict) -> dict:
         label=value["label"] or "Prompt",
         visible=True if value["label"] else "hidden",
     )
-    seed = gr.Number(visible=True if value["seed"] else "hidden")
-    given = gr.UploadButton(visible="hidden" if value["seed"] else True)
+    drawn = value["seed"] is not None
+    seed = gr.Number(value["seed"] or 0, visible=True if drawn else "hidden")
+    given = gr.UploadButton(visible="hidden" if drawn else True)
     return {at["words"]: words, at["seed"]: seed, at["own"]: given}
 
 
-CONTROLS = {"view": _view, "layers": _layers, "words": _words}
+def _file(at: Blocks, path: str) -> dict:
+    return {at["file"]: path}
+
+
+CONTROLS = {"view": _view, "layers": _layers, "words": _words, "file": _file}
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,15 @@ class Wires:
     desk: Desk
 
     def stream(
-        self, request: gr.Request, view: View, work: Callable[[Watch], None], *, lane: str = "live"
+        self,
+        request: gr.Request,
+        view: View,
+        work: Callable[[Watch], None],
+        *,
+        lane: str = "live",
+        outputs: Sequence[Any] = (),
     ) -> Iterator[dict]:
-        """The updates that the news of `work`, begun at `view`, mean for the page."""
+        """The updates of the `outputs` (by default of all) that the news of `work`, begun at `view`, mean."""
         seen: dict[str, Any] = {}
         held: list[Watch] = []
 
@@ -76,20 +87,21 @@ class Wires:
                 bundle = {**bundle, "view": bundle["view"].after(view)}
             seen |= bundle
             drawn = {name: value for name, value in seen.items() if name in DRAWN}
-            yield self.updates({**drawn, **bundle})
+            yield self.updates({**drawn, **bundle}, outputs)
         gone_on = not held or held[0].stop.void  # then what follows knows better
         if not gone_on and seen.get("status", {}).get("tone") not in (None, "busy"):
-            yield self.updates(seen)
+            yield self.updates(seen, outputs)
 
-    def updates(self, bundle: dict[str, Any]) -> dict:
-        """What a bundle of news changes on the page."""
-        at, changed = self.page, {}
+    def updates(self, bundle: dict[str, Any], outputs: Sequence[Any] = ()) -> dict:
+        """What a bundle of news changes among the `outputs`, by default anywhere on the page."""
+        at, changed, news = self.page, {}, {}
         for block, value in bundle.items():
             if block in CONTROLS:
                 changed |= CONTROLS[block](at, value)
             else:
-                changed[at[block]] = value
-        return changed
+                news[block] = value
+        changed |= {at["news"]: news} if news else {}
+        return {one: new for one, new in changed.items() if not outputs or one in outputs}
 
     def chosen(self, event: Any, work: Work, *, source: Any, change: Callable) -> None:  # noqa: ANN401
         """An event of one control: `change` puts its value into the view."""
@@ -99,7 +111,7 @@ class Wires:
                 request, view, lambda watch: work(self.world, change(view, new), watch)
             )
 
-        self._listen(event, handler, [self.page["view"], source])
+        self._listen(event, handler, [self.page["view"], source], self.page.changing())
 
     def brought(self, event: Any, work: Callable, source: Any) -> None:  # noqa: ANN401
         """A visitor brought what stands in `source`, and perhaps typed a name for it."""
@@ -110,20 +122,37 @@ class Wires:
                 request, view, lambda watch: work(self.world, view, watch, **more)
             )
 
-        self._listen(event, handler, [self.page["view"], source, self.page["mine"]])
+        inputs = [self.page["view"], source, self.page["mine"]]
+        self._listen(event, handler, inputs, self.page.changing())
 
-    def pressed(self, event: Any, work: Work, *, lane: str = "work") -> None:  # noqa: ANN401
-        """An event that only says that it happened."""
+    def pressed(
+        self,
+        event: Any,  # noqa: ANN401
+        work: Work,
+        *,
+        lane: str = "work",
+        steady: bool = False,
+    ) -> None:
+        """An event that only says that it happened; `steady` when it leaves all controls alone."""
+        outputs = self.page.changing(controls=not steady)
 
         def handler(view: View, request: gr.Request) -> Iterator[dict]:
-            yield from self.stream(
-                request, view, lambda watch: work(self.world, view, watch), lane=lane
-            )
+            def run(watch: Watch) -> None:
+                work(self.world, view, watch)
 
-        self._listen(event, handler, [self.page["view"]])
+            yield from self.stream(request, view, run, lane=lane, outputs=outputs)
 
-    def picked(self, event: Any, work: Callable[[View, dict, Watch], None]) -> None:  # noqa: ANN401
-        """An event of one of the page's own widgets."""
+        self._listen(event, handler, [self.page["view"]], outputs)
+
+    def picked(
+        self,
+        event: Any,  # noqa: ANN401
+        work: Callable[[View, dict, Watch], None],
+        *,
+        steady: bool = True,
+    ) -> None:
+        """An event of one of the page's own widgets; `steady` when it leaves all controls alone."""
+        outputs = self.page.changing(controls=not steady)
 
         def handler(view: View, request: gr.Request, event: gr.EventData) -> Iterator[dict]:
             def run(watch: Watch) -> None:
@@ -132,12 +161,12 @@ class Wires:
                 except (KeyError, TypeError, ValueError) as error:
                     raise SlugError("The page sent something that makes no sense here.") from error
 
-            yield from self.stream(request, view, run)
+            yield from self.stream(request, view, run, outputs=outputs)
 
-        self._listen(event, handler, [self.page["view"]])
+        self._listen(event, handler, [self.page["view"]], outputs)
 
-    def _listen(self, event: Any, handler: Callable, inputs: list) -> None:  # noqa: ANN401
-        event(handler, inputs, self.page.changing(), trigger_mode="multiple", **QUIET, **LANE)
+    def _listen(self, event: Any, handler: Callable, inputs: list, outputs: list) -> None:  # noqa: ANN401
+        event(handler, inputs, outputs, trigger_mode="multiple", **QUIET, **LANE)
 
     def opened(self, view: View, request: gr.Request) -> Iterator[dict]:
         """A page was opened: its link says what it shows; without one, the worked example."""
@@ -170,7 +199,8 @@ class Wires:
         """The visitor wants to stop."""
         running = self.desk.stop(str(request.session_hash))
         text = "Stopping…" if running else "Nothing is running."
-        return {"text": text, "share": None, "tone": "busy" if running else "calm"}
+        tone = "busy" if running else "calm"
+        return {"status": {"text": text, "share": None, "tone": tone}}
 
     def fetch(self, view: View, request: gr.Request, event: gr.EventData) -> Iterator[dict]:
         """A file to carry home: the edit, or a model with all edits that are on."""
@@ -199,9 +229,9 @@ def connect(demo: gr.Blocks, page: Blocks, world: World) -> None:
     _controls(wires)
     _brought(wires)
     _widgets(wires)
-    page["stop"].click(wires.stop, None, page["status"], queue=False, **QUIET)
+    page["stop"].click(wires.stop, None, page["news"], queue=False, **QUIET)
     page["link"].click(None, None, None, js=LINK, **QUIET)
-    out = [page["file"], page["status"]]
+    out = [page["file"], page["news"]]
     fetched = page["take"].fetch(wires.fetch, page["view"], out, **LANE, **QUIET)
     fetched.then(None, None, None, js=FETCH, **QUIET)
     demo.load(wires.opened, page["view"], page.changing(), **LANE, **QUIET)
@@ -216,10 +246,10 @@ def _controls(wires: Wires) -> None:
     chosen(at["seed"].submit, flow.looked, source=at["seed"], change=_with("seed", _whole))
     wires.pressed(at["find"].click, flow.find)
     wires.pressed(at["all"].click, flow.find_everywhere)
-    wires.pressed(at["controls"].click, flow.compared)
-    wires.pressed(at["keep"].click, flow.keep, lane="live")
+    wires.pressed(at["controls"].click, flow.compared, steady=True)
+    wires.pressed(at["keep"].click, flow.keep, lane="live", steady=True)
     wires.pressed(at["undo"].click, flow.undo, lane="live")
-    wires.pressed(at["pinned"].click, flow.pin, lane="live")
+    wires.pressed(at["pinned"].click, flow.pin, lane="live", steady=True)
 
 
 def _brought(wires: Wires) -> None:
@@ -266,10 +296,10 @@ def _widgets(wires: Wires) -> None:
         changed, said = tray.renamed(view, int(sent["number"]), str(sent["name"]))
         flow.trayed(world, changed, watch, said)
 
-    wires.picked(at["choice"].model, model)
-    wires.picked(at["choice"].concept, concept)
-    wires.picked(at["map"].layer, layer)
-    wires.picked(at["map"].turn, turn)
+    wires.picked(at["choice"].model, model, steady=False)
+    wires.picked(at["choice"].concept, concept, steady=False)
+    wires.picked(at["map"].layer, layer, steady=False)
+    wires.picked(at["map"].turn, turn, steady=False)
     wires.picked(at["curve"].step, step)
     wires.picked(at["ladder"].step, step)
     wires.picked(at["see"].picture, picture)

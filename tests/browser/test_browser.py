@@ -114,6 +114,25 @@ def test_keys_walk_the_front_and_open_the_projector(visitor: Page, served: str) 
     expect(visitor.locator("#see-card")).to_be_in_viewport(ratio=1)
 
 
+def test_plots_are_painted_anew_for_another_theme_but_not_for_work(
+    visitor: Page, served: str
+) -> None:
+    opened(visitor, served)
+    painted = """async (name) => {
+      let count = 0;
+      const own = Plotly.react;
+      Plotly.react = (...given) => { count += 1; return own(...given); };
+      document.body.classList.toggle(name);
+      await new Promise((done) => setTimeout(done));
+      document.body.classList.toggle(name);
+      await new Promise((done) => setTimeout(done));
+      Plotly.react = own;
+      return count;
+    }"""
+    assert visitor.evaluate(painted, "busy") == 0
+    assert visitor.evaluate(painted, "dark") == 4  # both plots, there and back
+
+
 def test_the_table_chooses_layers_too(visitor: Page, served: str) -> None:
     opened(visitor, served, "model=pocket-clip&concept=cat")
     visitor.keyboard.press("t")

@@ -12,6 +12,7 @@ from shapes import draw_shapes
 from slugdemo.errors import SlugError
 from slugdemo.pocket import dialogue, words
 from slugdemo.pocket.album import album
+from slugdemo.pocket.recipe import Kitchen
 from slugdemo.pocket.styles import STYLES
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.world import GROUNDS, HELD_OUT, SIDE, Sprites, render, scene, scenes
@@ -80,6 +81,15 @@ def test_an_album_is_rendered_once_and_read_again(sprites: Sprites, tmp_path: Pa
     assert {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()} == written
     assert np.array_equal(first.pictures, again.pictures)
     assert first.pictures.shape == (20, 3, SIDE, SIDE)
+
+
+def test_albums_of_several_seeds_are_joined_and_differ(sprites: Sprites, tmp_path: Path) -> None:
+    one, other = (Kitchen(sprites, tmp_path, tmp_path, 20, albums=(seed,)).wide() for seed in (1, 3))
+    both = Kitchen(sprites, tmp_path, tmp_path, 20, albums=(1, 3)).wide()
+    assert np.array_equal(both.pictures, np.concatenate([one.pictures, other.pictures]))
+    assert both.scenes == one.scenes + other.scenes
+    assert not np.array_equal(one.pictures, other.pictures)
+    assert Kitchen(sprites, tmp_path, tmp_path, 20).wide().scenes == one.scenes
 
 
 @pytest.mark.parametrize("broken", ["missing", "empty", "unreadable"])

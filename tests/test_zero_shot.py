@@ -65,8 +65,8 @@ def test_prompts_of_like_length_go_together_and_answers_stay_in_order(
     chunks = [*towers.alike(clip.model, tower, rows, 5)]
     assert sorted(torch.cat([which for which, _ in chunks]).tolist()) == [*range(len(rows))]
     assert len({tokens.stop for _, tokens in chunks}) > 1 or tower == "vision"
-    name = {"text": "token_embedding.weight", "vision": "visual.conv1.weight"}[tower]
-    for name in (name, *(one for one in candidates(clip) if ".1." in one)):
+    first = {"text": "token_embedding.weight", "vision": "visual.conv1.weight"}[tower]
+    for name in (first, *(one for one in candidates(clip) if ".1." in one)):
         edit = random_edit(clip, name, step=0.2)
         long = naive_scores(clip, host.pictures.inputs, [edit])
         assert torch.allclose(host.edited([edit]).scores, long, atol=1e-5), name

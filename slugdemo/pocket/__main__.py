@@ -32,6 +32,8 @@ class Part(StrEnum):
 
 SpriteFolder = Annotated[Path, typer.Option("--sprites", help="a folder <hand>/<name>.png")]
 Hands = Annotated[list[str] | None, typer.Option(help="learn from this hand only; may be repeated")]
+Albums = Annotated[list[int] | None, typer.Option(help="seed of the wide album, another one for fresh pictures; "
+                                                   "may be repeated")]
 AssetFolder = Annotated[Path, typer.Option("--assets", help="where models/ and concepts/ lie")]
 
 
@@ -41,9 +43,10 @@ def train(part: Part, sprites: SpriteFolder, assets: AssetFolder = ASSETS,
           steps: Annotated[int | None, typer.Option(help="steps of this part, else the recipe's")] = None,
           pictures: Annotated[int, typer.Option(help="pictures in the rendered albums")] = recipe.PICTURES,
           onward: Annotated[bool, typer.Option("--onward", help="start from the weights in assets")] = False,
-          hand: Hands = None) -> None:
+          hand: Hands = None, album: Albums = None) -> None:
     """Train one part, or all in order; goes on from the last checkpoint."""
-    kitchen = recipe.Kitchen(Sprites(sprites), assets / "models", work, pictures, onward, tuple(hand or ()))
+    kitchen = recipe.Kitchen(Sprites(sprites), assets / "models", work, pictures, onward, tuple(hand or ()),
+                             tuple(album or ()))
     for name in recipe.STEPS if part is Part.all else [part.value]:
         getattr(kitchen, name)(steps or recipe.STEPS[name])
     if part is Part.all:

@@ -43,3 +43,10 @@ def album(sprites: Sprites, folder: Path, count: int, *, seed: int, hands: Seque
         pixels.flush()
         os.replace(half, file)
     return Album(np.load(file, mmap_mode="r"), planned)
+
+
+def joined(albums: Sequence[Album]) -> Album:
+    """All pictures of the albums in one; of several, the pixels then lie in memory."""
+    if len(albums) == 1:
+        return albums[0]
+    return Album(np.concatenate([one.pictures for one in albums]), [s for one in albums for s in one.scenes])

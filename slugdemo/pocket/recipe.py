@@ -11,7 +11,7 @@ from slugdemo.errors import SlugError
 from slugdemo.hosts.names import text_model, vision_model
 from slugdemo.judge import Judge
 from slugdemo.pocket import cards, clip, judge, llava, unet, vae
-from slugdemo.pocket.album import Album, album
+from slugdemo.pocket.album import Album, album, joined
 from slugdemo.pocket.claims import CONTEXT
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
@@ -19,6 +19,7 @@ from slugdemo.pocket.world import CALM, GROUNDS, Sprites
 
 STEPS = {"clip": 3500, "judge": 400, "vae": 1400, "unet": 3000, "polish": 800, "llava": 1000}
 PICTURES = 48000                                # of the wide album; the calm one has two thirds as many
+ALBUM = 1                                       # its seed; others have fresh pictures to go onward with
 PAIRS = 0.5                                     # share of two-thing scenes where these are to be understood
 DRAWN_BY = "fluent_3d"                          # the one hand that pocket-sd draws in
 
@@ -33,16 +34,18 @@ class Kitchen:
     pictures: int = PICTURES
     onward: bool = False                        # start from the weights in `models` instead of from none
     hands: tuple[str, ...] = ()                 # learn from these hands only; by default from all but the held-out one
+    albums: tuple[int, ...] = ()                # seeds of the wide albums; by default `ALBUM`
 
     def wide(self, *, pairs: float = 0.15) -> Album:
         """All training hands, wide poses, this share of two-thing scenes: for clip, judge, vae and llava."""
-        return album(self.sprites, self.work, self.pictures, seed=1, hands=self.hands or self.sprites.trained,
-                     pairs=pairs)
+        hands = self.hands or self.sprites.trained
+        return joined([album(self.sprites, self.work, self.pictures, seed=seed, hands=hands, pairs=pairs)
+                       for seed in self.albums or (ALBUM,)])
 
     def calm(self) -> Album:
         """One hand, calm poses, single things: for the U-Net."""
         hands = [DRAWN_BY] if DRAWN_BY in self.sprites.hands else self.sprites.trained[:1]
-        return album(self.sprites, self.work, self.pictures * 2 // 3, seed=2, hands=hands, spread=CALM)
+        return album(self.sprites, self.work, self.pictures * 2 // 3, seed=ALBUM + 1, hands=hands, spread=CALM)
 
     def clip(self, steps: int) -> None:
         """Train pocket-clip and write its folder."""

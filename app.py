@@ -18,7 +18,7 @@ from gradio import Blocks
 from starlette.middleware import Middleware
 
 from slugdemo import public
-from slugdemo.ui import example, page
+from slugdemo.ui import example, page, relief
 from slugdemo.ui.session import World
 
 HERE = Path(__file__).parent
@@ -48,6 +48,7 @@ def opened(demo: Blocks) -> dict[str, Any]:
 
 def main() -> None:
     """Opens the page and keeps it open."""
+    relief.thrifty()
     given = parser().parse_args()
     if given.models:
         os.environ["SLUGDEMO_MODELS"] = given.models

@@ -173,3 +173,17 @@ def test_who_asks_too_often_is_told_to_wait(served: str) -> None:
     assert status == 429
     assert b"wait" in body
     assert answer(f"{served}/config")[0] == 200
+
+
+def test_the_page_is_thrifty_before_it_makes_any_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(app.relief, "thrifty", lambda: done.append("thrifty"))
+    monkeypatch.setattr(app.example, "warm", lambda _: None)
+    monkeypatch.setattr(app.page, "build", lambda _: done.append("built"))
+    monkeypatch.setattr(app.page, "launch", lambda *_, **__: done.append("launched"))
+    monkeypatch.setenv("SLUGDEMO_ASSETS", "")  # main sets it; this puts it back
+    monkeypatch.setattr("sys.argv", ["app.py", "--assets", str(tmp_path)])
+    app.main()
+    assert done == ["thrifty", "built", "launched"]

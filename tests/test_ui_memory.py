@@ -1,6 +1,9 @@
 """Where memory is short, the model used longest ago makes room, and what can be made again goes."""
 
 import gc
+import platform
+import subprocess
+import sys
 import time
 import weakref
 from collections import defaultdict
@@ -101,3 +104,35 @@ def test_out_of_memory_frees_what_can_be_made_again_and_says_so(
     assert world.diffusion("pocket-sd") is host
     assert host.forget_pictures() == 0
     assert submitted(world, view)[-1] not in (last, BROKEN)
+
+
+ARENAS = """
+import ctypes, sys, threading
+from slugdemo.ui.relief import thrifty
+if sys.argv[1] == "thrifty":
+    thrifty()
+libc = ctypes.CDLL(None)
+for call in (libc.malloc, libc.fopen):
+    call.restype = ctypes.c_void_p
+everyone = threading.Barrier(8)
+def work():
+    everyone.wait()
+    libc.malloc(5000)
+    everyone.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+[one.start() for one in threads]
+[one.join() for one in threads]
+out = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, out)
+libc.fclose(out)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's memory")
+def test_a_server_of_many_threads_keeps_few_arenas(tmp_path: Path) -> None:
+    counts = {}
+    for how in ("as it is", "thrifty"):
+        facts = tmp_path / f"{how}.xml"
+        subprocess.run([sys.executable, "-c", ARENAS, how, str(facts)], check=True)
+        counts[how] = facts.read_text().count("<heap ")
+    assert counts["thrifty"] < counts["as it is"]

@@ -22,7 +22,7 @@ from slugdemo.pocket.convolutional import convolutional, moved, places, whitenin
 from slugdemo.pocket.dialogue import Turn
 from slugdemo.pocket.muon import Muon, orthogonal
 from slugdemo.pocket.recipe import Kitchen
-from slugdemo.pocket.training import Average, Run, picks, warm_cosine
+from slugdemo.pocket.training import Average, Run, noise_at, picks, warm_cosine
 from slugdemo.pocket.world import Scene, Sprites, Thing
 
 # Both in diffusers' own code.
@@ -140,6 +140,20 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     line.run(tmp_path, 1).loop(line.update)
     with pytest.raises(SlugError, match="another configuration"):
         Run(tmp_path, {"wide": 9}, 2, {}).resume()
+
+
+def test_blur_shifts_each_picture_as_a_whole_and_in_its_patches_and_only_so_far() -> None:
+    states = torch.randn(200, 64, 24, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 25)
+    first, again, other = (llava.blurred(states, noise_at(step, seed=1)) for step in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    shift = (first - states) / states.std((0, 1))                             # in standard deviations
+    whole, patches = shift.mean(1), shift - shift.mean(1, keepdim=True)
+    for part in (whole, patches.flatten(1)):
+        far = part.square().mean(1).sqrt()
+        assert 0.4 * llava.BLUR < far.mean() < 0.6 * llava.BLUR
+        assert far.max() < 1.7 * llava.BLUR
+    assert first.mean().allclose(states.mean(), atol=0.1)
 
 
 def test_a_part_without_what_it_stands_on_says_so(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 In LLaVA's two stages (Liu et al. 2023): first the projector alone, which learns to find anchors (anchors.py) of what
 is seen in each region; then projector and language model together, on questions and answers. All questions about a
-picture share one pass over it and are blind to one another, so that no answer can be copied from an earlier one.
+picture share one pass over it and are blind to one another, so that no answer can be copied from an earlier one. What
+is seen is blurred meanwhile, so that a shift of all states, small against what tells pictures apart, changes no answer.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from slugdemo.pocket.dialogue import Turn, dialogue, sentences
 from slugdemo.pocket.muon import optimisers
 from slugdemo.pocket.regions import SHARES, Regions
 from slugdemo.pocket.styles import STYLES
-from slugdemo.pocket.training import device, halves, learn, picks
+from slugdemo.pocket.training import device, halves, learn, noise_at, picks
 from slugdemo.pocket.unet import load_as_float32
 from slugdemo.pocket.world import GROUNDS, Scene
 
@@ -34,6 +35,7 @@ ASK = "{question} ASSISTANT:"
 UNTAUGHT = -100                                 # label of tokens that bear no loss
 ALIGNING = 1200                                 # steps of the projector alone
 PADDING = -1                                    # turn of tokens that only fill a row
+BLUR = 0.4                                      # of what is seen, in standard deviations of each number, at most
 
 
 def tokenizer(concepts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -153,11 +155,19 @@ def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequenc
         talks = [dialogue(album.scenes[i], np.random.default_rng((SEED, step, i)), concepts=concepts)
                  for i in which.tolist()]
         with halves(where):
-            return {"loss": _loss(model, seen[which].to(where).float(),
-                                  [lesson(t, words, seen.shape[1]) for t in talks])}
+            states = blurred(seen[which].float(), noise_at(step, seed=SEED))
+            return {"loss": _loss(model, states.to(where), [lesson(t, words, seen.shape[1]) for t in talks])}
 
     learn(taught, optimisers(taught, lr=rate, blocks="layers"), terms, {"loss": 1.0}, work / "llava", steps)
     return model.cpu().eval(), processor(words, tower.cpu())
+
+
+def blurred(states: Tensor, generator: torch.Generator) -> Tensor:
+    """States (N, P, D), each picture's shifted as a whole and in each patch, both by up to `BLUR`."""
+    count, _, width = states.shape
+    far = BLUR * torch.rand(count, 1, 1, generator=generator)
+    shift = torch.randn(count, 1, width, generator=generator) + torch.randn(states.shape, generator=generator)
+    return states + far * shift * states.std((0, 1))
 
 
 def align(model: LlavaForConditionalGeneration, seen: Tensor, scenes: Sequence[Scene], work: Path, *,

@@ -13,8 +13,9 @@ class Setting:
     """How a study is done; every number that a result depends on.
 
     `batch` and `seed` shape the gradients; `beyond` is how much farther than the searched step
-    an edit goes, as a fraction of it. With a `shortlist` of n, a host that takes long is asked
-    only about the n front layers that do best in zero-shot classification; 0 asks about all.
+    an edit goes, as a fraction of it. With a `shortlist` of n, a host that takes long is first
+    asked about the n front layers that do best in zero-shot classification, and about the others
+    only when none of these passes; 0 asks about all.
     The rest is passed to the method (see methods.slug).
     """
 

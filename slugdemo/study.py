@@ -5,7 +5,7 @@ gradients, scores, points, edits and held-out rows. Prints nothing; knows no opt
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -28,7 +28,7 @@ from slugdemo.hosts.zero_shot import Memory
 from slugdemo.layers import LayerScore
 from slugdemo.loading import Opened
 from slugdemo.methods import METHODS
-from slugdemo.methods.slug import Attempt, Outcome, Watch, direction, unwatched
+from slugdemo.methods.slug import Attempt, Outcome, Watch, direction, joined, unwatched
 from slugdemo.search import Goal, Point, choose
 from slugdemo.setting import Setting
 from slugdemo.world import around, judge
@@ -163,27 +163,41 @@ class Study:
             raise SlugError("A step alone says too little: name the layer that it belongs to.")
         if step is not None and not math.isfinite(step):
             raise SlugError(f"A step is a fraction of the layer's norm, not {step}.")
-        slopes, readable, board = self.gradients, self.editable, self.board
+        readable, _ = self.editable, (self.gradients, self.board)  # made before the clock runs
         with self.clock("search"):
             if step is not None and layer:
                 return self._stepped(self.direction(layer), step, self.score(layer))
-            setting = self.setting
-            outcome = METHODS[setting.method](
-                self.clip,
-                self.concept.name,
-                gradients=slopes,
-                exam=board.exam(),
-                glance=board.glance(),
-                editable=self.score(layer).tensors if layer else readable & self.shortlist,
-                unit=setting.unit,
-                by=setting.by,
-                rule=setting.rule,
-                loss=setting.loss,
-                forget=setting.forget,
-                evaluations=setting.evaluations,
-                watch=watch,
-            )
+            if layer:
+                outcome = self._searched(self.score(layer).tensors, watch)
+            else:
+                outcome = self._searched(readable & self.shortlist, watch)
+                if not outcome.feasible and (rest := self._unlisted):
+                    outcome = joined(outcome, self._searched(rest, watch))
             return self._noted(self._farther(outcome))
+
+    def _searched(self, editable: Collection[str], watch: Watch) -> Outcome:
+        setting = self.setting
+        return METHODS[setting.method](
+            self.clip,
+            self.concept.name,
+            gradients=self.gradients,
+            exam=self.board.exam(),
+            glance=self.board.glance(),
+            editable=editable,
+            unit=setting.unit,
+            by=setting.by,
+            rule=setting.rule,
+            loss=setting.loss,
+            forget=setting.forget,
+            evaluations=setting.evaluations,
+            watch=watch,
+        )
+
+    @property
+    def _unlisted(self) -> frozenset[str]:
+        """The tensors of the front layers that the shortlist leaves out."""
+        fronts = [one for one in self.front if not set(one.tensors) <= self.shortlist]
+        return frozenset(name for one in fronts for name in one.tensors)
 
     @cached_property
     def shortlist(self) -> frozenset[str]:

@@ -13,6 +13,7 @@ import tiny
 from PIL import Image
 
 from slugdemo import catalog, examples, pictures, world
+from slugdemo.clip import Clip
 from slugdemo.concept import Concept, Example
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
@@ -20,7 +21,11 @@ from slugdemo.evaluate import Answers, Drawings, Size, World
 from slugdemo.evaluate.answers import ASK, says
 from slugdemo.evaluate.drawings import Eyes, eyes
 from slugdemo.evaluate.material import SEARCH_SEED, TEST_SEED, orders, spread
+from slugdemo.gradients import Gradients
 from slugdemo.loading import Opened, opened
+from slugdemo.methods import METHODS
+from slugdemo.methods.slug import Attempt, Outcome, direction, front
+from slugdemo.search import Choice, Goal, Point
 from slugdemo.setting import SETTINGS, Setting
 from slugdemo.study import Study
 from slugdemo.weights import cosine, norm
@@ -354,6 +359,32 @@ def test_a_shortlist_of_one_leaves_one_layer_to_a_slow_host() -> None:
     assert len(every.front) > 1
     assert every.shortlist == every.editable
     assert short.shortlist in [frozenset(layer.tensors) for layer in every.front]
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_when_no_layer_of_the_shortlist_passes_all_others_are_asked(
+    passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+    point, goal = Point(0.1, 0.0, 1.0, 1, 1), Goal(0.0, 0.0)
+
+    def method(clip: Clip, concept: str, *, gradients: Gradients, editable: set, **_: object) -> Outcome:
+        fronts = front(clip, gradients, editable=editable)
+        edits = [direction(clip, concept, score=one, gradients=gradients) for one in fronts]
+        choice = Choice(point, passes, "so it is")
+        tried = [Attempt(*pair, choice, (point,)) for pair in zip(fronts, edits, strict=True)]
+        asked.append({one.layer for one in fronts})
+        return Outcome(tuple(tried), point, goal, "so it is")
+
+    monkeypatch.setitem(METHODS, "told", method)
+    study = Study(opened("pocket-sd"), catalog.concept("robot"), Setting("told", shortlist=1))
+    outcome = study.erase()
+    fronts = {layer.layer for layer in study.front}
+    short = {one.layer for one in study.front if {*one.tensors} <= study.shortlist}
+    assert len(fronts) > len(short) == 1
+    assert asked == [fronts, short] + ([] if passes else [fronts - short])
+    assert {one.score.layer for one in outcome.attempts} == set().union(*asked[1:])
+    assert outcome.feasible == passes
 
 
 def test_a_model_draws_its_own_examples_once(assets: Path) -> None:

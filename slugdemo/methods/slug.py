@@ -116,6 +116,12 @@ def slug(
     return Outcome(tuple(attempts), before, goal, _reason(attempts))
 
 
+def joined(one: Outcome, other: Outcome) -> Outcome:
+    """The outcome of two searches with one goal, on different layers, as if they were one."""
+    attempts = sorted((*one.attempts, *other.attempts), key=lambda some: _rank(some, one.goal))
+    return Outcome(tuple(attempts), one.before, one.goal, _reason(attempts))
+
+
 def front(
     clip: Clip,
     gradients: Gradients,

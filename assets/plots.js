@@ -59,9 +59,16 @@
     return {...layout, ...thin, annotations};
   }
 
+  // Every second power of ten only, where all of them would touch.
+  function spaced(layout, box) {
+    const tight = Object.entries(layout).filter(([key, one]) => /^xaxis/.test(key) && one.type === 'log' && one.domain
+      && box.clientWidth * (one.domain[1] - one.domain[0]) / (one.range[1] - one.range[0]) < 3.8 * one.tickfont.size);
+    return {...layout, ...Object.fromEntries(tight.map(([key, one]) => [key, {...one, dtick: 2}]))};
+  }
+
   slug.fit = (figure, box) => {
     const narrow = box.clientWidth && box.clientWidth < NARROW && figure.layout.xaxis1?.domain;
-    const fitted = narrow ? {...figure, layout: close(figure.layout)} : figure;
+    const fitted = {...figure, layout: narrow ? close(figure.layout) : spaced(figure.layout, box)};
     return {...fitted, data: fitted.data.map((one) => (one.mode === 'lines+markers+text' ? named(one, fitted, box) : one))};
   };
 });

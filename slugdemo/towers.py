@@ -1,14 +1,16 @@
 """A CLIP tower as a chain of stages, so that a pass can start in the middle.
 
-Knows open_clip's blocks and nothing of edits or concepts. Two facts save work and change no
+Knows open_clip's blocks and nothing of edits or concepts. Three facts save work and change no
 answer: causal attention makes everything after a prompt's end token void, so prompts are cut
-there; and a tower reads one token in the end, so its last block need not finish the others.
+there; it makes the same of words that many prompts begin with ("a picture of a"), so this is done
+once; and a tower reads one token in the end, so its last block need not finish the others.
 Towers of other builds are one single stage: just as right, without the savings.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -18,15 +20,24 @@ from torch import Tensor, nn
 TOWERS = ("vision", "text")
 
 
+class Begun(NamedTuple):
+    """Prompts with a common beginning: its P tokens (1, P) and their own rest (N, S), or the
+    activations of these (1, P, W) and (N, S, W)."""
+
+    head: Tensor
+    tail: Tensor
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of a tower: (x, rows) -> x, where `rows` (N,) is the token that is read at last.
 
-    `prefixes` are the beginnings of the names of the tensors that it uses.
+    `prefixes` are the beginnings of the names of the tensors that it uses. Text stages before the
+    last attention also take, and then yield, a `Begun`.
     """
 
     prefixes: tuple[str, ...]
-    run: Callable[[Tensor, Tensor], Tensor]
+    run: Callable[[Any, Tensor], Any]
 
 
 def chain(model: nn.Module, tower: str) -> list[Stage]:
@@ -65,8 +76,16 @@ def alike(model: nn.Module, tower: str, rows: Tensor, size: int) -> Iterator[tup
         yield which, slice(int(rows[which].max()) + 1)
 
 
-def advance(stages: Iterable[Stage], x: Tensor, rows: Tensor) -> Tensor:
-    """`x` after all of `stages`."""
+def begun(tokens: Tensor, x: Tensor, rows: Tensor) -> Tensor | Begun:
+    """`x` of plain prompts with these tokens (N, T) before any stage up to the last attention,
+    parted where the prompts part, at the latest before the tokens that are read."""
+    same = (tokens == tokens[:1]).all(0)
+    shared = min(int(same.cumprod(0).sum()), int(rows.min()))
+    return Begun(x[:1, :shared], x[:, shared:]) if shared else x
+
+
+def advance(stages: Iterable[Stage], x: Tensor | Begun, rows: Tensor) -> Tensor:
+    """`x` after all of `stages`; a `Begun` must go to the end."""
     for stage in stages:
         x = stage.run(x, rows)
     return x
@@ -126,8 +145,14 @@ def _vision(model: nn.Module) -> list[Stage]:
 
 
 def _text(model: nn.Module) -> list[Stage]:
-    def stem(tokens: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG001
-        return model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]
+    def placed(tokens: Tensor, at: int = 0) -> Tensor:
+        places = model.positional_embedding[at : at + tokens.shape[1]]
+        return model.token_embedding(tokens) + places
+
+    def stem(tokens: Tensor | Begun, rows: Tensor) -> Tensor | Begun:  # noqa: ARG001
+        if isinstance(tokens, Begun):
+            return Begun(placed(tokens.head), placed(tokens.tail, tokens.head.shape[1]))
+        return placed(tokens)
 
     def head(x: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG001
         pooled, projection = model.ln_final(x[:, 0]), model.text_projection
@@ -152,20 +177,38 @@ def _blocks(transformer: nn.Module, prefix: str, mask: Tensor | None) -> list[St
     return stages
 
 
-def _attend(block: nn.Module, mask: Tensor | None, x: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG001
+def _attend(block: nn.Module, mask: Tensor | None, x: Any, rows: Tensor) -> Any:  # noqa: ANN401, ARG001
+    if isinstance(x, Begun) and mask is not None:
+        seen, at = _whole_prompts(block, x), x.head.shape[1]
+        head = block.attention(block.ln_1(x.head), attn_mask=mask[:at, :at])
+        mask = mask[at : seen.shape[1], : seen.shape[1]]
+        tail = block.attention(seen[:, at:], seen, seen, attn_mask=mask)
+        return Begun(x.head + block.ls_1(head), x.tail + block.ls_1(tail))
     if mask is not None:
         mask = mask[: x.shape[1], : x.shape[1]]
     return x + block.ls_1(block.attention(block.ln_1(x), attn_mask=mask))  # (N, T, W)
 
 
-def _attend_from_one(block: nn.Module, mask: Tensor | None, x: Tensor, rows: Tensor) -> Tensor:
+def _attend_from_one(block: nn.Module, mask: Tensor | None, x: Any, rows: Tensor) -> Tensor:  # noqa: ANN401
     """Attention of the last block, for the one token of each item that is read: (N, 1, W)."""
-    each, seen = torch.arange(len(x), device=x.device), block.ln_1(x)
+    if isinstance(x, Begun):
+        seen, own, at = _whole_prompts(block, x), x.tail, rows - x.head.shape[1]
+    else:
+        seen, own, at = block.ln_1(x), x, rows
+    each = torch.arange(len(own), device=own.device)
     if mask is not None:
-        mask = mask[rows, : x.shape[1]].repeat_interleave(block.attn.num_heads, 0)[:, None]
+        mask = mask[rows, : seen.shape[1]].repeat_interleave(block.attn.num_heads, 0)[:, None]
     out = block.attention(seen[each, rows][:, None], seen, seen, attn_mask=mask)
-    return x[each, rows][:, None] + block.ls_1(out)
+    return own[each, at][:, None] + block.ls_1(out)
 
 
-def _think(block: nn.Module, x: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG001
+def _whole_prompts(block: nn.Module, x: Begun) -> Tensor:
+    """What the block's attention looks at: (N, T, W)."""
+    head, tail = block.ln_1(x.head), block.ln_1(x.tail)
+    return torch.cat((head.expand(len(tail), -1, -1), tail), 1)
+
+
+def _think(block: nn.Module, x: Any, rows: Tensor) -> Any:  # noqa: ANN401
+    if isinstance(x, Begun):
+        return Begun(*(_think(block, part, rows) for part in x))
     return x + block.ls_2(block.mlp(block.ln_2(x)))  # (N, T, W)

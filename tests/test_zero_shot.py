@@ -72,6 +72,33 @@ def test_prompts_of_like_length_go_together_and_answers_stay_in_order(
         assert torch.allclose(host.edited([edit]).scores, long, atol=1e-5), name
 
 
+@pytest.mark.parametrize("form", ["a picture of a {}", "{}"])
+def test_a_common_beginning_is_computed_once_and_changes_no_answer(
+    clip: Clip, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = {word: [form.format(word)] for word in WORDS}
+    host = ZeroShot.of(clip, prompts, pixels=noise(3, 3, 32, 32), labels=[""] * 3)
+    begun, heads = towers.begun, []
+
+    def noted(tokens: Tensor, x: Tensor, rows: Tensor) -> Tensor | towers.Begun:
+        parted = begun(tokens, x, rows)
+        heads.append(parted.head.shape[:2])
+        assert torch.equal(parted.head.expand(len(x), *parted.head.shape[1:]), x[:, : heads[-1][1]])
+        return parted
+
+    for name in (one for one in candidates(clip) if not one.startswith("visual.")):
+        edit = random_edit(clip, name, step=0.2)
+        monkeypatch.setattr(towers, "begun", noted)
+        short = host.edited([edit]).scores
+        monkeypatch.setattr(towers, "begun", lambda tokens, x, rows: x)  # noqa: ARG005
+        assert torch.allclose(short, host.edited([edit]).scores, atol=1e-6), name
+    columns = clip.tokenize([several[0] for several in prompts.values()]).T.tolist()
+    shared = next(at for at, column in enumerate(columns) if len({*column}) > 1)
+    assert shared == 1 if form == "{}" else shared > 4
+    assert heads
+    assert all(head == (1, shared) for head in heads)
+
+
 def test_layers_may_be_asked_for_in_any_order(clip: Clip, host: ZeroShot) -> None:
     names = candidates(clip)
     for index in torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[:12]:

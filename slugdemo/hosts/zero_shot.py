@@ -66,7 +66,10 @@ class Memory:
             return self.features
         x, found, order = self.before(start), [], []
         for which, tokens in towers.alike(edited.model, self.tower, self.rows, CHUNK):
-            found.append(towers.advance(stages[start:], x[which, tokens], self.rows[which]))
+            part, rows = x[which, tokens], self.rows[which]
+            if x.shape[1] == self.inputs.shape[1] > 1 and tokens.stop:  # no token is void yet
+                part = towers.begun(self.inputs[which, tokens], part, rows)
+            found.append(towers.advance(stages[start:], part, rows))
             order.append(which)
         there = torch.cat(order).argsort()
         return F.normalize(torch.cat(found)[there], dim=-1)

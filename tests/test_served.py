@@ -183,6 +183,7 @@ def test_the_page_is_thrifty_before_it_makes_any_thread(
     monkeypatch.setattr(app.example, "warm", lambda _: None)
     monkeypatch.setattr(app.page, "build", lambda _: done.append("built"))
     monkeypatch.setattr(app.page, "launch", lambda *_, **__: done.append("launched"))
+    monkeypatch.setattr(app, "opened", lambda _: {})
     monkeypatch.setenv("SLUGDEMO_ASSETS", "")  # main sets it; this puts it back
     monkeypatch.setattr("sys.argv", ["app.py", "--assets", str(tmp_path)])
     app.main()

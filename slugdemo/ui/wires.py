@@ -14,47 +14,18 @@ import gradio as gr
 from slugdemo.errors import SlugError
 from slugdemo.ui import api, example, flow, own, take, tray
 from slugdemo.ui.jobs import Desk, Watch
+from slugdemo.ui.news import DRAWN, updates
 from slugdemo.ui.relief import relieved
 from slugdemo.ui.session import World
 from slugdemo.ui.step import check
 from slugdemo.ui.view import MARK, View
 
-# Every update carries all that this event has drawn: a browser that is busy skips some of them.
-# Controls come along once more at the end only, since a visitor may be using them.
-DRAWN = ("choice", "forget", "map", "curve", "ladder", "see", "collateral", "tray", "pin", "take")
 Work = Callable[[World, View, Watch], None]
 Blocks = Any  # page.Page: blocks by name
 LANE = {"concurrency_id": "work", "concurrency_limit": 32}  # the desk has its own lanes
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 LINK = "() => { slug.acts.link(); }"
 FETCH = "() => slug.acts.fetch()"
-
-
-def _view(at: Blocks, view: View) -> dict:
-    return {at["view"]: view, at["seed"]: view.seed}
-
-
-def _layers(at: Blocks, value: dict) -> dict:
-    return {at["layers"]: gr.Dropdown(value["choices"], value=value["value"])}
-
-
-def _words(at: Blocks, value: dict) -> dict:
-    words = gr.Textbox(
-        value["text"],
-        label=value["label"] or "Prompt",
-        visible=True if value["label"] else "hidden",
-    )
-    drawn = value["seed"] is not None
-    seed = gr.Number(value["seed"] or 0, visible=True if drawn else "hidden")
-    given = gr.UploadButton(visible="hidden" if drawn else True)
-    return {at["words"]: words, at["seed"]: seed, at["own"]: given}
-
-
-def _file(at: Blocks, path: str) -> dict:
-    return {at["file"]: path}
-
-
-CONTROLS = {"view": _view, "layers": _layers, "words": _words, "file": _file}
 
 
 @dataclass(frozen=True)
@@ -87,21 +58,10 @@ class Wires:
                 bundle = {**bundle, "view": bundle["view"].after(view)}
             seen |= bundle
             drawn = {name: value for name, value in seen.items() if name in DRAWN}
-            yield self.updates({**drawn, **bundle}, outputs)
+            yield updates(self.page, {**drawn, **bundle}, outputs)
         gone_on = not held or held[0].stop.void  # then what follows knows better
         if not gone_on and seen.get("status", {}).get("tone") not in (None, "busy"):
-            yield self.updates(seen, outputs)
-
-    def updates(self, bundle: dict[str, Any], outputs: Sequence[Any] = ()) -> dict:
-        """What a bundle of news changes among the `outputs`, by default anywhere on the page."""
-        at, changed, news = self.page, {}, {}
-        for block, value in bundle.items():
-            if block in CONTROLS:
-                changed |= CONTROLS[block](at, value)
-            else:
-                news[block] = value
-        changed |= {at["news"]: news} if news else {}
-        return {one: new for one, new in changed.items() if not outputs or one in outputs}
+            yield updates(self.page, seen, outputs)
 
     def chosen(self, event: Any, work: Work, *, source: Any, change: Callable) -> None:  # noqa: ANN401
         """An event of one control: `change` puts its value into the view."""
@@ -186,7 +146,7 @@ class Wires:
                 watch.put("status", {"text": said, "share": None, "tone": "error"})
 
         if shown := example.shown(self.world, query):
-            yield self.updates(shown)  # needs no place and no waiting
+            yield updates(self.page, shown)  # needs no place and no waiting
             return
         yield from self.stream(request, View(), work)
 

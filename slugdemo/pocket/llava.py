@@ -35,7 +35,7 @@ ASK = "{question} ASSISTANT:"
 UNTAUGHT = -100                                 # label of tokens that bear no loss
 ALIGNING = 1200                                 # steps of the projector alone
 PADDING = -1                                    # turn of tokens that only fill a row
-BLUR = 0.4                                      # of what is seen, in standard deviations of each number, at most
+BLUR = 0.4                                      # noise on what is seen, in standard deviations, at most
 
 
 def tokenizer(concepts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -163,7 +163,10 @@ def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequenc
 
 
 def blurred(states: Tensor, generator: torch.Generator) -> Tensor:
-    """States (N, P, D), each picture's shifted as a whole and in each patch, both by up to `BLUR`."""
+    """States (N, P, D) with Gaussian noise, one shift for a whole picture and one for each of its patches.
+
+    Its standard deviation is drawn for each picture, up to `BLUR` of that of each of the D numbers.
+    """
     count, _, width = states.shape
     far = BLUR * torch.rand(count, 1, 1, generator=generator)
     shift = torch.randn(count, 1, width, generator=generator) + torch.randn(states.shape, generator=generator)

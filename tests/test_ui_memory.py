@@ -4,9 +4,9 @@ import gc
 import platform
 import subprocess
 import sys
-import time
 import weakref
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -26,23 +26,24 @@ from slugdemo.ui.view import View
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-# The collector also meets event loops that gradio's own servers left open in earlier tests.
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No collection while models are read: it could meet an event loop that an earlier test's server
+    left open, and pytest keeps that warning with all frames below it, and so the model in them."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_model_makes_room_for_the_next_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World.at(shelves.assets(tmp_path / "assets", each=2), tmp_path / "cache")
     last = weakref.ref(world.diffusion("pocket-sd"))
-
-    def free(_: str) -> float:
-        for _again in range(20):  # a collection that another thread is in the middle of does nothing
-            gc.collect()
-            if last() is None:
-                break
-            time.sleep(0.02)
-        return 1e12 if last() is None else 0.0
-
-    monkeypatch.setattr(cost, "available", free)
+    monkeypatch.setattr(cost, "available", lambda _: 1e12 if last() is None else 0.0)
     assert world.vlm("pocket-llava") is world.vlm("pocket-llava")
     assert last() is None
     again = world.diffusion("pocket-sd")

@@ -18,7 +18,7 @@ from gradio import Blocks
 from starlette.middleware import Middleware
 
 from slugdemo import public
-from slugdemo.ui import example, page, relief
+from slugdemo.ui import example, jobs, page, relief
 from slugdemo.ui.session import World
 
 HERE = Path(__file__).parent
@@ -49,6 +49,7 @@ def opened(demo: Blocks) -> dict[str, Any]:
 def main() -> None:
     """Opens the page and keeps it open."""
     relief.thrifty()
+    jobs.share_cores()
     given = parser().parse_args()
     if given.models:
         os.environ["SLUGDEMO_MODELS"] = given.models

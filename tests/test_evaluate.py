@@ -214,8 +214,8 @@ def test_answers_count_names_of_the_concept_and_of_the_rest(assets: Path) -> Non
     point = board.exam()(some_edit("x"))(0.0)
     hits = sum(label != "never said" for label in labels) - own
     assert (point.forget, point.n_forget) == (1.0, own)
-    assert point.n_retain == (6 - own) + own
-    assert point.retain == pytest.approx(hits / 6)  # the style is never named
+    assert point.n_retain == (6 - own) + 6 + 6  # other names, styles, backgrounds
+    assert point.retain == pytest.approx((hits + 6) / (18 - own))  # the style is never named
     rows = {row.measure: row for row in board.rows([])}
     assert rows["forget"][1:] == (1.0, 1.0, own)
     assert rows["retain"].before == pytest.approx(hits / (6 - own))

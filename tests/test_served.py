@@ -180,6 +180,7 @@ def test_the_page_is_thrifty_before_it_makes_any_thread(
 ) -> None:
     done: list[str] = []
     monkeypatch.setattr(app.relief, "thrifty", lambda: done.append("thrifty"))
+    monkeypatch.setattr(app.jobs, "share_cores", lambda: done.append("shared"))
     monkeypatch.setattr(app.example, "warm", lambda _: None)
     monkeypatch.setattr(app.page, "build", lambda _: done.append("built"))
     monkeypatch.setattr(app.page, "launch", lambda *_, **__: done.append("launched"))
@@ -187,4 +188,4 @@ def test_the_page_is_thrifty_before_it_makes_any_thread(
     monkeypatch.setenv("SLUGDEMO_ASSETS", "")  # main sets it; this puts it back
     monkeypatch.setattr("sys.argv", ["app.py", "--assets", str(tmp_path)])
     app.main()
-    assert done == ["thrifty", "built", "launched"]
+    assert done == ["thrifty", "shared", "built", "launched"]

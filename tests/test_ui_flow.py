@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 import pytest
 import shelves
+import torch
 
 from slugdemo.errors import SlugError
 from slugdemo.ui import example, flow, forget, jobs, ladder, locate, see, step, take, tray, words
@@ -190,6 +191,7 @@ def test_stop_ends_a_drawing_within_a_step_and_says_so(world: World) -> None:
 
 def test_mere_progress_is_told_seldom_and_all_else_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "PACE", 600.0)  # who waits for it hangs
+    monkeypatch.setattr(jobs, "FIRST", 0.0)
 
     def work(watch: Watch) -> None:
         for number in range(1, 41):
@@ -207,6 +209,33 @@ def test_mere_progress_is_told_seldom_and_all_else_at_once(monkeypatch: pytest.M
             drawn.set()
     assert [{*one} for one in bundles] == [{"status"}, {"status", "see"}, {"status"}]
     assert [one["status"]["text"] for one in bundles] == ["Drawing", "Drawing", "Ready."]
+
+
+def test_a_view_comes_along_with_the_first_thing_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "FIRST", 600.0)  # who waits for it hangs
+
+    def work(watch: Watch) -> None:
+        watch.put("view", "moved")
+        time.sleep(0.01)
+        watch.put("see", "a picture")
+
+    bundles = list(Desk().stream("me", work))
+    assert bundles == [{"view": "moved", "see": "a picture"}]
+
+
+def test_each_place_to_work_has_its_share_of_the_cores() -> None:
+    before, seen = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2 * jobs.PLACES)
+        jobs.share_cores()
+        worker = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        worker.start()
+        worker.join()
+        torch.set_num_threads(1)
+        jobs.share_cores()
+        assert [*seen, torch.get_num_threads()] == [2, 1]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_one_visitors_stop_leaves_another_alone() -> None:

@@ -1,15 +1,16 @@
 """Work that a visitor can watch and stop: a function in a thread, its news as a generator.
 
-Knows threads and queues; knows neither gradio nor models.
+Knows threads, queues and cores; knows neither gradio nor models.
 """
 
-import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+import torch
 
 from slugdemo.errors import SlugError
 from slugdemo.hosts.watch import Cancelled
@@ -19,6 +20,8 @@ Put = Callable[[str, object], None]
 PLACES, LONGEST = 2, 20  # who works at once, and who may wait
 BREATH = 0.06  # seconds: a page is drawn no oftener
 PACE = 0.4  # seconds: mere progress is told no oftener, since telling takes time from the work
+FIRST = 0.2  # seconds: so long it waits at first for something to show
+MERE = {"status", "view"}  # progress, and a state with nothing to show for it yet
 BROKEN = (
     "Something here failed that should not have. Nothing was changed; choose again, or reload "
     "the page."
@@ -26,6 +29,15 @@ BROKEN = (
 MEMORY = (
     "This machine ran out of memory, and what was being made is dropped: choose something smaller."
 )
+
+
+def share_cores() -> None:
+    """Gives each place to work its share of the cores.
+
+    With all of them for everyone, the threads of one wait for those of another, and of a browser
+    on the same machine: both are slower than with a share each.
+    """
+    torch.set_num_threads(max(1, torch.get_num_threads() // PLACES))
 
 
 class Signal(threading.Event):
@@ -136,9 +148,9 @@ class Desk:
     ) -> Iterator[dict[str, object]]:
         """The news of `work` in bundles, block -> what it shows now; errors are sentences in "status".
 
-        What comes within a `BREATH` comes together, and mere progress within a `PACE`. Earlier
-        work of the same visitor is stopped and says no more, so that it cannot undo what came
-        after it; leaving the generator early stops the work as well.
+        What comes within a `BREATH` comes together, and mere progress within a `PACE`, at first
+        within `FIRST`. Earlier work of the same visitor is stopped and says no more, so that it
+        cannot undo what came after it; leaving the generator early stops the work as well.
         """
         news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
         watch = Watch(lambda block, value: news.put((block, value)))
@@ -154,14 +166,14 @@ class Desk:
         run = (placed, watch, news, self._relieved)
         thread = threading.Thread(target=_safely, args=run, daemon=True)
         thread.start()
-        more, told = True, -math.inf
+        more, due = True, time.monotonic() + FIRST
         try:
             while more:
-                bundle, more = _bundle(news, told + PACE)
+                bundle, more = _bundle(news, due)
                 if watch.stop.void:
                     return
                 if bundle:
-                    told = time.monotonic()
+                    due = time.monotonic() + PACE
                     yield bundle
                     time.sleep(BREATH)
         finally:
@@ -181,13 +193,13 @@ class Desk:
 def _bundle(news: "queue.SimpleQueue[News | None]", due: float) -> tuple[dict[str, object], bool]:
     """All news that are there, at least one, and whether there will be more.
 
-    Nothing but progress waits for what else may come, until it is `due` (on the monotonic clock).
+    Only what is `MERE` waits for what else may come, until it is `due` (on the monotonic clock).
     """
     bundle: dict[str, object] = {}
     item = news.get()
     while item is not None:
         bundle[item[0]] = item[1]
-        rest = due - time.monotonic() if {*bundle} == {"status"} else 0.0
+        rest = due - time.monotonic() if {*bundle} <= MERE else 0.0
         try:
             item = news.get(timeout=rest) if rest > 0 else news.get_nowait()
         except queue.Empty:

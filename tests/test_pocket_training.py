@@ -156,6 +156,27 @@ def test_blur_shifts_each_picture_as_a_whole_and_in_its_patches_and_only_so_far(
     assert first.mean().allclose(states.mean(), atol=0.1)
 
 
+def test_a_matrix_that_moves_shifts_what_is_seen_and_only_so_far(
+    talker: tuple[LlavaForConditionalGeneration, LlavaProcessor],
+) -> None:
+    tower, pictures = talker[0].model.vision_tower, torch.rand(4, 3, 64, 64) * 2 - 1
+    before = {name: one.clone() for name, one in tower.state_dict().items()}
+    with torch.no_grad():
+        states = tower(pictures, output_hidden_states=True).hidden_states[-2][:, 1:]
+
+    def moved(step: int) -> Tensor:
+        shift = llava.shaken(tower, pictures, states, noise_at(step, seed=1)) - states
+        return shift / states.std((0, 1)).square().mean().sqrt()              # in standard deviations
+
+    shifts = [moved(step) for step in range(24)]
+    assert torch.equal(moved(3), shifts[3])
+    assert not torch.equal(shifts[3], shifts[4])
+    far = torch.stack([one.square().mean().sqrt() for one in shifts])
+    assert far.max() <= llava.SHAKE
+    assert 0.3 * llava.SHAKE < far.mean() < 0.7 * llava.SHAKE
+    assert all(torch.equal(one, before[name]) for name, one in tower.state_dict().items())
+
+
 def test_a_part_without_what_it_stands_on_says_so(tmp_path: Path) -> None:
     with pytest.raises(SlugError, match="train vae first"):
         Kitchen(Sprites(draw_shapes(tmp_path / "s")), tmp_path / "models", tmp_path / "work", 10).unet(1)

@@ -3,7 +3,8 @@
 In LLaVA's two stages (Liu et al. 2023): first the projector alone, which learns to find anchors (anchors.py) of what
 is seen in each region; then projector and language model together, on questions and answers. All questions about a
 picture share one pass over it and are blind to one another, so that no answer can be copied from an earlier one. What
-is seen is blurred meanwhile, so that a shift of all states, small against what tells pictures apart, changes no answer.
+is seen is blurred meanwhile, and seen by a tower one matrix of which was moved at random: a shift of all states, small
+against what tells pictures apart, changes no answer.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import (
     CLIPImageProcessor, CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor,
     PreTrainedTokenizerFast,
@@ -36,6 +38,8 @@ UNTAUGHT = -100                                 # label of tokens that bear no l
 ALIGNING = 1200                                 # steps of the projector alone
 PADDING = -1                                    # turn of tokens that only fill a row
 BLUR = 0.4                                      # noise on what is seen, in standard deviations, at most
+SHAKE = 0.5                                     # how far a moved matrix shifts what is seen, likewise
+NUDGE, FEW = 0.1, 16                            # by how much of its norm it moves, along a gradient of few pictures
 
 
 def tokenizer(concepts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -155,8 +159,9 @@ def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequenc
         talks = [dialogue(album.scenes[i], np.random.default_rng((SEED, step, i)), concepts=concepts)
                  for i in which.tolist()]
         with halves(where):
-            states = blurred(seen[which].float(), noise_at(step, seed=SEED))
-            return {"loss": _loss(model, states.to(where), [lesson(t, words, seen.shape[1]) for t in talks])}
+            noise = noise_at(step, seed=SEED)
+            states = blurred(shaken(tower, album.batch(which).to(where), seen[which].float().to(where), noise), noise)
+            return {"loss": _loss(model, states, [lesson(t, words, seen.shape[1]) for t in talks])}
 
     learn(taught, optimisers(taught, lr=rate, blocks="layers"), terms, {"loss": 1.0}, work / "llava", steps)
     return model.cpu().eval(), processor(words, tower.cpu())
@@ -170,7 +175,29 @@ def blurred(states: Tensor, generator: torch.Generator) -> Tensor:
     count, _, width = states.shape
     far = BLUR * torch.rand(count, 1, 1, generator=generator)
     shift = torch.randn(count, 1, width, generator=generator) + torch.randn(states.shape, generator=generator)
-    return states + far * shift * states.std((0, 1))
+    return states + (far * shift).to(states) * states.std((0, 1))
+
+
+def shaken(tower: CLIPVisionModel, pictures: Tensor, states: Tensor, generator: torch.Generator) -> Tensor:
+    """States (N, P, D) of pictures (N, 3, H, W) as they shift when one matrix of the tower moves.
+
+    Which one is drawn, and the direction is the gradient of a random readout of what the tower makes of pictures: so
+    the shift has the shape of a single layer's edit (SLUG), of no concept. It is scaled to a drawn size, up to `SHAKE`
+    standard deviations of the states in the mean.
+    """
+    found = {name: one for name, one in tower.encoder.layers[:-1].named_parameters() if one.dim() == 2}
+    name = list(found)[int(torch.randint(len(found), (1,), generator=generator))]
+    readout = torch.randn(tower.config.hidden_size, generator=generator).to(states)
+    far = SHAKE * torch.rand((), generator=generator).to(states)
+    key, matrix = f"encoder.layers.{name}", found[name].detach().requires_grad_()
+    with torch.enable_grad():
+        read = functional_call(tower, {key: matrix}, (pictures[:FEW],)).pooler_output @ readout
+        slope, = torch.autograd.grad(read.mean(), matrix)
+    with torch.no_grad():
+        moved = matrix + NUDGE * matrix.norm() / slope.norm() * slope
+        after = functional_call(tower, {key: moved}, (pictures,), {"output_hidden_states": True}).hidden_states[-2]
+        shift = after[:, 1:] - states
+        return states + shift * far * states.std((0, 1)).norm() / shift.square().mean((0, 1)).sum().sqrt()
 
 
 def align(model: LlavaForConditionalGeneration, seen: Tensor, scenes: Sequence[Scene], work: Path, *,

@@ -15,7 +15,8 @@ class Setting:
     `batch` and `seed` shape the gradients; `beyond` is how much farther than the searched step
     an edit goes, as a fraction of it. With a `shortlist` of n, a host that takes long is first
     asked about the n front layers that do best in zero-shot classification, and about the others
-    only when none of these passes; 0 asks about all.
+    only when none of these passes; 0 asks about all. When no front layer passes, those of the next
+    fronts are asked, without the layers of the first.
     The rest is passed to the method (see methods.slug).
     """
 

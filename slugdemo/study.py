@@ -28,7 +28,7 @@ from slugdemo.hosts.zero_shot import Memory
 from slugdemo.layers import LayerScore
 from slugdemo.loading import Opened
 from slugdemo.methods import METHODS
-from slugdemo.methods.slug import Attempt, Outcome, Watch, direction, joined, unwatched
+from slugdemo.methods.slug import Attempt, Outcome, Watch, direction, extended, joined, unwatched
 from slugdemo.search import Goal, Point, choose
 from slugdemo.setting import Setting
 from slugdemo.world import around, judge
@@ -125,7 +125,7 @@ class Study:
             every = layers.scores(self.clip.named(), slopes, unit=self.setting.unit)
             return [one for one in every if set(one.tensors) <= readable]
 
-    @property
+    @cached_property
     def front(self) -> list[LayerScore]:
         """The layers on the Pareto fronts."""
         moving = [one for one in self.scores if one.importance > 0]
@@ -149,8 +149,7 @@ class Study:
 
     def sweep(self, layer: str, steps: Sequence[float]) -> Iterator[Point]:
         """A point for each step along one layer, as it is measured."""
-        edit, board = self.direction(layer), self.board
-        return search.sweep(board.exam()(edit), steps)
+        return search.sweep(self.board.exam()(self.direction(layer)), steps)
 
     def erase(
         self, *, layer: str | None = None, step: float | None = None, watch: Watch = unwatched
@@ -173,6 +172,8 @@ class Study:
                 outcome = self._searched(readable & self.shortlist, watch)
                 if not outcome.feasible and (rest := self._unlisted):
                     outcome = joined(outcome, self._searched(rest, watch))
+                if not outcome.feasible and (rest := self._behind):
+                    outcome = extended(outcome, self._searched(rest, watch))
             return self._noted(self._farther(outcome))
 
     def _searched(self, editable: Collection[str], watch: Watch) -> Outcome:
@@ -198,6 +199,12 @@ class Study:
         """The tensors of the front layers that the shortlist leaves out."""
         fronts = [one for one in self.front if not set(one.tensors) <= self.shortlist]
         return frozenset(name for one in fronts for name in one.tensors)
+
+    @property
+    def _behind(self) -> frozenset[str]:
+        """The tensors of the layers that the fronts leave behind; their own fronts come next."""
+        behind = [one for one in self.scores if one.importance > 0 and one not in self.front]
+        return frozenset(name for one in behind for name in one.tensors)
 
     @cached_property
     def shortlist(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from slugdemo import catalog, examples, pictures, world
+from slugdemo import catalog, examples, layers, pictures, world
 from slugdemo.clip import Clip
 from slugdemo.concept import Concept, Example
 from slugdemo.edit import Edit
@@ -361,16 +361,19 @@ def test_a_shortlist_of_one_leaves_one_layer_to_a_slow_host() -> None:
     assert short.shortlist in [frozenset(layer.tensors) for layer in every.front]
 
 
-@pytest.mark.parametrize("passes", [True, False])
-def test_when_no_layer_of_the_shortlist_passes_all_others_are_asked(
-    passes: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("passing", ["shortlist", "front", "next front", "nowhere"])
+def test_when_no_layer_passes_the_next_ones_are_asked(
+    passing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[set[str]] = []
-    point, goal = Point(0.1, 0.0, 1.0, 1, 1), Goal(0.0, 0.0)
+    goal, good = Goal(0.0, 0.0), Point(0.1, 0.0, 1.0, 1, 1)
+    first = 1 + ["shortlist", "front", "next front", "nowhere"].index(passing)
 
     def method(clip: Clip, concept: str, *, gradients: Gradients, editable: set, **_: object) -> Outcome:
         fronts = front(clip, gradients, editable=editable)
         edits = [direction(clip, concept, score=one, gradients=gradients) for one in fronts]
+        passes = len(asked) == first  # after the one that makes the shortlist
+        point = good if passes else replace(good, forget=0.5)
         choice = Choice(point, passes, "so it is")
         tried = [Attempt(*pair, choice, (point,)) for pair in zip(fronts, edits, strict=True)]
         asked.append({one.layer for one in fronts})
@@ -381,10 +384,17 @@ def test_when_no_layer_of_the_shortlist_passes_all_others_are_asked(
     outcome = study.erase()
     fronts = {layer.layer for layer in study.front}
     short = {one.layer for one in study.front if {*one.tensors} <= study.shortlist}
+    behind = [one for one in study.scores if one.importance > 0 and one.layer not in fronts]
+    further = {one.layer for one in layers.pareto_front(behind)}
     assert len(fronts) > len(short) == 1
-    assert asked == [fronts, short] + ([] if passes else [fronts - short])
-    assert {one.score.layer for one in outcome.attempts} == set().union(*asked[1:])
-    assert outcome.feasible == passes
+    assert further
+    turns = [fronts, short, fronts - short, further]
+    assert asked == turns[: min(first, 3) + 1]
+    assert outcome.feasible == (passing != "nowhere")
+    told = {one.score.layer for one in outcome.attempts}
+    assert told == set().union(*(asked[1:] if outcome.feasible else asked[1:3]))
+    assert outcome.attempts[0].score.layer in (asked[-1] if outcome.feasible else fronts)
+    assert ("On the next ones" in outcome.reason) == (passing == "next front")
 
 
 def test_a_model_draws_its_own_examples_once(assets: Path) -> None:

@@ -5,7 +5,7 @@ through an `exam`, and the method does not know which host that is.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slugdemo import layers, towers
@@ -120,6 +120,14 @@ def joined(one: Outcome, other: Outcome) -> Outcome:
     """The outcome of two searches with one goal, on different layers, as if they were one."""
     attempts = sorted((*one.attempts, *other.attempts), key=lambda some: _rank(some, one.goal))
     return Outcome(tuple(attempts), one.before, one.goal, _reason(attempts))
+
+
+def extended(outcome: Outcome, further: Outcome) -> Outcome:
+    """The outcome on the Pareto fronts, or, where only a layer of the next fronts passes, that one."""
+    if outcome.feasible or not further.feasible:
+        return outcome
+    reason = f"No layer on the Pareto fronts passes. On the next ones, {further.reason}"
+    return replace(joined(outcome, further), reason=reason)
 
 
 def front(

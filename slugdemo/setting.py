@@ -16,7 +16,7 @@ class Setting:
     an edit goes, as a fraction of it. With a `shortlist` of n, a host that takes long is first
     asked about the n front layers that do best in zero-shot classification, and about the others
     only when none of these passes; 0 asks about all. When no front layer passes, those of the next
-    fronts are asked, without the layers of the first.
+    fronts are asked, without the layers of the first; under the paper's rule they are not.
     The rest is passed to the method (see methods.slug).
     """
 

@@ -172,7 +172,7 @@ class Study:
                 outcome = self._searched(readable & self.shortlist, watch)
                 if not outcome.feasible and (rest := self._unlisted):
                     outcome = joined(outcome, self._searched(rest, watch))
-                if not outcome.feasible and (rest := self._behind):
+                if not outcome.feasible and self.setting.rule != "paper" and (rest := self._behind):
                     outcome = extended(outcome, self._searched(rest, watch))
             return self._noted(self._farther(outcome))
 

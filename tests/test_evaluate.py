@@ -361,13 +361,17 @@ def test_a_shortlist_of_one_leaves_one_layer_to_a_slow_host() -> None:
     assert short.shortlist in [frozenset(layer.tensors) for layer in every.front]
 
 
-@pytest.mark.parametrize("passing", ["shortlist", "front", "next front", "nowhere"])
-def test_when_no_layer_passes_the_next_ones_are_asked(
-    passing: str, monkeypatch: pytest.MonkeyPatch
+TURNS = ("shortlist", "front", "next front", "nowhere")
+
+
+@pytest.mark.parametrize("rule", ["floor", "paper"])
+@pytest.mark.parametrize("passing", TURNS)
+def test_when_no_layer_passes_the_next_ones_are_asked_but_not_by_the_paper(
+    passing: str, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[set[str]] = []
     goal, good = Goal(0.0, 0.0), Point(0.1, 0.0, 1.0, 1, 1)
-    first = 1 + ["shortlist", "front", "next front", "nowhere"].index(passing)
+    first = 1 + TURNS.index(passing)
 
     def method(clip: Clip, concept: str, *, gradients: Gradients, editable: set, **_: object) -> Outcome:
         fronts = front(clip, gradients, editable=editable)
@@ -380,7 +384,8 @@ def test_when_no_layer_passes_the_next_ones_are_asked(
         return Outcome(tuple(tried), point, goal, "so it is")
 
     monkeypatch.setitem(METHODS, "told", method)
-    study = Study(opened("pocket-sd"), catalog.concept("robot"), Setting("told", shortlist=1))
+    setting = Setting("told", shortlist=1, rule=rule)
+    study = Study(opened("pocket-sd"), catalog.concept("robot"), setting)
     outcome = study.erase()
     fronts = {layer.layer for layer in study.front}
     short = {one.layer for one in study.front if {*one.tensors} <= study.shortlist}
@@ -388,13 +393,13 @@ def test_when_no_layer_passes_the_next_ones_are_asked(
     further = {one.layer for one in layers.pareto_front(behind)}
     assert len(fronts) > len(short) == 1
     assert further
-    turns = [fronts, short, fronts - short, further]
-    assert asked == turns[: min(first, 3) + 1]
-    assert outcome.feasible == (passing != "nowhere")
+    turns = [fronts, short, fronts - short, further][: 4 if rule == "floor" else 3]
+    assert asked == turns[: first + 1]
+    assert outcome.feasible == (first < len(turns))
     told = {one.score.layer for one in outcome.attempts}
     assert told == set().union(*(asked[1:] if outcome.feasible else asked[1:3]))
     assert outcome.attempts[0].score.layer in (asked[-1] if outcome.feasible else fronts)
-    assert ("On the next ones" in outcome.reason) == (passing == "next front")
+    assert ("On the next ones" in outcome.reason) == ((passing, rule) == ("next front", "floor"))
 
 
 def test_a_model_draws_its_own_examples_once(assets: Path) -> None:

@@ -123,8 +123,8 @@ def joined(one: Outcome, other: Outcome) -> Outcome:
 
 
 def extended(outcome: Outcome, further: Outcome) -> Outcome:
-    """The outcome on the Pareto fronts, or, where only a layer of the next fronts passes, that one."""
-    if outcome.feasible or not further.feasible:
+    """An outcome on the Pareto fronts where no layer passes, or that of the next fronts if one does."""
+    if not further.feasible:
         return outcome
     reason = f"No layer on the Pareto fronts passes. On the next ones, {further.reason}"
     return replace(joined(outcome, further), reason=reason)

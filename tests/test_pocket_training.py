@@ -36,7 +36,7 @@ pytestmark = [
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
     """A kitchen in which every part has been trained for two steps."""
     folder = tmp_path_factory.mktemp("kitchen")
-    made = Kitchen(Sprites(draw_shapes(folder / "sprites")), folder / "models", folder / "work", 60)
+    made = Kitchen(Sprites(draw_shapes(folder / "sprites")), folder / "models", folder / "work", 60, drawings=1)
     for part in ("clip", "judge", "vae", "unet", "polish", "llava"):
         getattr(made, part)(2)
     return made

@@ -56,8 +56,13 @@ def there(scene: Scene, concept: str) -> Turn:
 
 
 def dialogue(scene: Scene, rng: np.random.Generator, *, concepts: Sequence[str]) -> list[Turn]:
-    """What a picture is asked about: names, a look, one thing that is there and one that most likely is not."""
-    looks = style(scene) if rng.random() < 0.6 else ground(scene)
+    """What a picture is asked about: names, a look, one thing that is there and one that most likely is not.
+
+    A scene of no style is asked about its ground alone, one of no clear ground about its style.
+    """
+    if not scene.style:
+        return [ground(scene)]
+    looks = style(scene) if rng.random() < 0.6 or not scene.ground else ground(scene)
     inside = scene.things[rng.integers(len(scene.things))].concept
     naming = [what(scene), who(scene)] if len(scene.things) == 1 else [what(scene)]
     return [*naming, looks, there(scene, inside), there(scene, str(rng.choice(list(concepts))))]

@@ -149,7 +149,8 @@ def train(album: Album, tower: CLIPVisionModel, work: Path, *, concepts: Sequenc
     if start:
         model.load_state_dict({**start.state_dict(), **_prefixed(tower)})
     else:
-        align(model, seen, album.scenes, work, concepts=concepts, steps=min(ALIGNING, steps))
+        sure = [i for i, one in enumerate(album.scenes) if one.style and one.ground]
+        align(model, seen[sure], [album.scenes[i] for i in sure], work, concepts=concepts, steps=min(ALIGNING, steps))
     model = model.to(where)
     taught = nn.ModuleDict({"projector": model.model.multi_modal_projector, "language": model.model.language_model,
                             "head": model.lm_head})

@@ -8,9 +8,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer, LlavaForConditionalGeneration
 
 from slugdemo.errors import SlugError
+from slugdemo.hosts.diffusion import Diffusion
 from slugdemo.hosts.names import text_model, vision_model
 from slugdemo.judge import Judge
-from slugdemo.pocket import cards, clip, judge, llava, unet, vae
+from slugdemo.pocket import cards, clip, judge, llava, unet, vae, varied
 from slugdemo.pocket.album import Album, album, joined
 from slugdemo.pocket.claims import CONTEXT
 from slugdemo.pocket.tokens import tokenizer
@@ -35,6 +36,7 @@ class Kitchen:
     onward: bool = False                        # start from the weights in `models` instead of from none
     hands: tuple[str, ...] = ()                 # learn from these hands only; by default from all but the held-out one
     albums: tuple[int, ...] = ()                # seeds of the wide albums; by default `ALBUM`
+    drawings: int = 4                           # pictures that pocket-sd draws for llava, of each concept and style
 
     def wide(self, *, pairs: float = 0.15) -> Album:
         """All training hands, wide poses, this share of two-thing scenes: for clip, judge, vae and llava."""
@@ -91,11 +93,15 @@ class Kitchen:
     def llava(self, steps: int) -> None:
         """Train projector and language model on pocket-clip's vision tower and write pocket-llava's folder."""
         folder = self._needs(self.models / "pocket-clip", "clip")
+        artist = Diffusion.from_folder(self._needs(self.models / "pocket-sd", "unet"))
+        drawn = varied.drawn(artist, Judge.load(self._needs(self.models / "judge", "judge")), self.work / "drawn",
+                             each=self.drawings)
+        wide = self.wide(pairs=PAIRS)
+        pictures = joined([wide, drawn, varied.recoloured(wide, len(wide) // 2, seed=ALBUM)])
         tower = vision_model(open_clip.create_model(f"local-dir:{folder}").eval())
         start = LlavaForConditionalGeneration.from_pretrained(self.models / "pocket-llava", dtype=torch.float32) \
             if self.onward else None
-        made = llava.train(self.wide(pairs=PAIRS), tower, self.work, concepts=self.sprites.names, steps=steps,
-                           start=start)
+        made = llava.train(pictures, tower, self.work, concepts=self.sprites.names, steps=steps, start=start)
         llava.save(*made, self.models / "pocket-llava")
         self._card("pocket-llava", "align", "llava")
 

@@ -41,7 +41,10 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two things on a ground in a style; `seed` feeds the style's noise and the ground's shade."""
+    """One or two things on a ground in a style; `seed` feeds the style's noise and the ground's shade.
+
+    Ground or style is "" where it is not known, in a picture that was not rendered (varied.py).
+    """
 
     things: tuple[Thing, ...]
     ground: str

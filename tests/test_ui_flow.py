@@ -11,7 +11,12 @@ import pytest
 import shelves
 import torch
 
+from slugdemo import layers
+from slugdemo.clip import Clip
 from slugdemo.errors import SlugError
+from slugdemo.gradients import Gradients
+from slugdemo.methods.slug import Attempt, Outcome, direction, front
+from slugdemo.search import Choice, Goal, Point
 from slugdemo.ui import example, flow, forget, jobs, ladder, locate, see, step, take, tray, words
 from slugdemo.ui.jobs import Desk, Signal, Watch
 from slugdemo.ui.session import Shop, World
@@ -152,6 +157,38 @@ def test_a_search_ends_with_a_step_and_a_reason(world: World, work: object, mode
     assert page["view"].trace
     assert 0 < page["view"].step <= 1
     assert "layer's norm" in page["status"]["text"]
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_when_no_front_layer_passes_the_page_asks_the_next_fronts_too(
+    world: World, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+    good = Point(0.1, 0.0, 1.0, 1, 1)
+
+    def method(
+        clip: Clip, concept: str, *, gradients: Gradients, editable: set, **_: object
+    ) -> Outcome:
+        fronts = front(clip, gradients, editable=editable)
+        edits = [direction(clip, concept, score=one, gradients=gradients) for one in fronts]
+        asked.append({one.layer for one in fronts})
+        sure = len(asked) == passes
+        choice = Choice(good if sure else replace(good, forget=0.5), sure, "so it is")
+        tried = [Attempt(*pair, choice, (good,)) for pair in zip(fronts, edits, strict=True)]
+        return Outcome(tuple(tried), good, Goal(0.0, 0.0), "so it is")
+
+    monkeypatch.setattr(step, "slug", method)
+    view, reason = step.find_everywhere(world, View("pocket-llava", "dog"), quiet())
+    readable = world.readers("pocket-llava")
+    every = [
+        one for one in world.scores("pocket-llava", "dog", quiet()) if {*one.tensors} <= readable
+    ]
+    left = [one for one in every if one.importance > 0 and one.layer not in asked[0]]
+    next_ones = {one.layer for one in layers.pareto_front(left)}
+    assert next_ones
+    assert asked[1:] == ([] if passes == 1 else [next_ones])
+    assert ("On the next ones" in reason) == (passes == 2)
+    assert view.layer in (asked[1] if passes == 2 else asked[0])
 
 
 def test_a_search_that_is_stopped_keeps_what_it_found(world: World) -> None:

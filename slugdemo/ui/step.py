@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from slugdemo import weights
@@ -10,7 +11,7 @@ from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.hosts.watch import Cancelled
 from slugdemo.layers import LayerScore
-from slugdemo.methods.slug import slug
+from slugdemo.methods.slug import Outcome, extended, slug
 from slugdemo.search import Goal, Point, choose, search
 from slugdemo.setting import SETTINGS, Setting
 from slugdemo.ui import exams, figures, words
@@ -118,7 +119,10 @@ def farther(step: float, setting: Setting) -> tuple[float, str]:
 
 
 def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
-    """The view at the best layer and step of all front layers, and why (SLUG, sec. 3.2)."""
+    """The view at the best layer and step of all front layers, and why (SLUG, sec. 3.2).
+
+    When none of them passes, the layers of the next fronts are asked, as a Study does.
+    """
     seen: list[tuple[LayerScore, Point]] = []
 
     def look(score: LayerScore, point: Point) -> None:
@@ -129,20 +133,23 @@ def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
 
     exam, glance = exams.exams(world, view, watch)
     setting = exams.setting(world, view)
+    searched = partial(
+        slug,
+        world.clip(view.model),
+        world.concept(view.concept).name,
+        gradients=world.gradients(view.model, view.concept, watch),
+        exam=lambda edit: _within(exam(edit)),
+        glance=lambda edit: _within(glance(edit)),
+        by=view.by,
+        unit=view.unit,
+        loss=setting.loss,
+        evaluations=setting.evaluations,
+        watch=look,
+    )
     try:
-        outcome = slug(
-            world.clip(view.model),
-            world.concept(view.concept).name,
-            gradients=world.gradients(view.model, view.concept, watch),
-            exam=lambda edit: _within(exam(edit)),
-            glance=lambda edit: _within(glance(edit)),
-            editable=world.readers(view.model),
-            by=view.by,
-            unit=view.unit,
-            loss=setting.loss,
-            evaluations=setting.evaluations,
-            watch=look,
-        )
+        outcome = searched(editable=world.readers(view.model))
+        if not outcome.feasible and (rest := _behind(world, view, outcome, watch)):
+            outcome = extended(outcome, searched(editable=rest))
     except Cancelled:
         full = [(score, point) for score, point in seen if point.n_retain]
         if not full:
@@ -155,6 +162,17 @@ def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
     layer = outcome.edit.layer
     reason = outcome.reason.replace(layer, words.short(layer))
     return _moved(view, layer, step, seen), f"{reason}{margin}"
+
+
+def _behind(world: World, view: View, outcome: Outcome, watch: Watch) -> frozenset[str]:
+    """The tensors of the layers that the fronts of an outcome leave behind."""
+    scores, readable = (
+        world.scores(view.model, view.concept, watch, unit=view.unit),
+        world.readers(view.model),
+    )
+    tried = {one.score.layer for one in outcome.attempts}
+    left = [one for one in scores if one.importance > 0 and one.layer not in tried]
+    return frozenset(name for one in left for name in one.tensors if {*one.tensors} <= readable)
 
 
 def _moved(view: View, layer: str, step: float, seen: list[tuple[LayerScore, Point]]) -> View:

@@ -5,7 +5,7 @@ function that applies them, whoever made them. Knows nothing of models, hosts or
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,32 +73,32 @@ class Edit:
         return tensors.scaled(self.direction, self.step)
 
 
-def deltas(edits: Iterable[Edit]) -> Weights:
-    """The sum of all deltas; edits of one tensor add up, in an order that callers cannot change.
-
-    A step of 0 adds nothing at all, so it is the identity bit for bit.
-    """
-    moved = [edit for edit in edits if edit.step]
-    moved.sort(key=lambda edit: (edit.concept, edit.layer, edit.step))
-    return tensors.add(*(edit.delta() for edit in moved))
-
-
 def apply(weights: Weights, edits: Iterable[Edit]) -> Weights:
     """The edited tensors, and only those: w + sum of step * direction, in the type of `weights`.
 
-    The sum is taken in float32. Raises ValueError for a name or a shape that is not in `weights`.
+    The sum is taken in float32, in an order that callers cannot change; a step of 0 adds nothing
+    at all, so it is the identity bit for bit. Nothing but the result is allocated for one edit:
+    many visitors' tensors then lie without gaps between them. Raises ValueError for a name or a
+    shape that is not in `weights`.
     """
-    return {name: _moved(name, weights, delta) for name, delta in deltas(edits).items()}
+    moved = [edit for edit in edits if edit.step]
+    moved.sort(key=lambda edit: (edit.concept, edit.layer, edit.step))
+    names = dict.fromkeys(name for edit in moved for name in edit.direction)
+    return {name: _moved(name, weights, moved) for name in names}
 
 
-def _moved(name: str, weights: Weights, delta: Tensor) -> Tensor:
+def _moved(name: str, weights: Weights, edits: Sequence[Edit]) -> Tensor:
+    first, *more = (edit for edit in edits if name in edit.direction)
+    total = first.direction[name] * first.step
+    for edit in more:
+        total += edit.direction[name] * edit.step
     if name not in weights:
         raise ValueError(f"the edit changes {name!r}, which is not among the weights")
     weight = weights[name].detach()
-    if weight.shape != delta.shape:
-        old, new = tuple(weight.shape), tuple(delta.shape)
+    if weight.shape != total.shape:
+        old, new = tuple(weight.shape), tuple(total.shape)
         raise ValueError(f"the edit of {name!r} has shape {new}, the weights have {old}")
-    return (weight.float() + delta.float().to(weight.device)).to(weight.dtype)
+    return total.float().to(weight.device).add_(weight.float()).to(weight.dtype)
 
 
 def save(path: Path, edit: Edit, *, dtype: torch.dtype = torch.float16) -> float:

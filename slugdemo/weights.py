@@ -105,15 +105,6 @@ def scaled(weights: Weights, factor: float) -> Weights:
     return {name: tensor * factor for name, tensor in weights.items()}
 
 
-def add(*weights: Weights) -> Weights:
-    """The sum, name by name; a name that only some have counts as zero in the others."""
-    total: dict[str, Tensor] = {}
-    for part in weights:
-        for name, tensor in part.items():
-            total[name] = total[name] + tensor if name in total else tensor
-    return total
-
-
 def digest(weights: Weights | nn.Module) -> str:
     """The sha256 (hex) of names, types, shapes and bytes, the same in every run and on any device.
 

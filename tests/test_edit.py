@@ -54,6 +54,15 @@ def test_only_the_edited_tensors_come_back(clip: Clip) -> None:
     assert set(edits.apply(clip.named(), [random_edit(clip)])) == {NAME}
 
 
+def test_an_edit_takes_the_memory_of_its_layer_and_no_more(clip: Clip) -> None:
+    edit, base = random_edit(clip), clip.named()
+    with torch.profiler.profile(profile_memory=True) as seen:
+        made = edits.apply(base, [edit])
+    taken = sum(max(0, one.self_cpu_memory_usage) for one in seen.events())
+    assert taken == pytest.approx(made[NAME].numel() * 4, abs=64)
+    assert torch.equal(made[NAME], base[NAME] + 0.3 * edit.direction[NAME])
+
+
 def test_edits_commute_bit_for_bit(clip: Clip) -> None:
     three = [random_edit(clip, seed=seed, step=10.0**-seed) for seed in range(3)]
     sums = [edits.apply(clip.named(), order)[NAME] for order in itertools.permutations(three)]

@@ -241,6 +241,7 @@ def visitors(plan: Plan) -> Figure:
     edit, host = an_edit(one), one.host
     edits = [edit.at(0.1 + at / 1000) for at in range(VISITORS)]
     layer = sum(tensor.numel() * 4 for tensor in edit.direction.values())
+    host.edited([edit])  # reads what it needs of the model for the first time
     with Peak() as peak:
         hosts = [host.edited([each]) for each in edits]
     details = {"bytes": peak.bytes, "layers": VISITORS * layer, "hosts": len(hosts)}

@@ -44,5 +44,5 @@ class Setting:
 SETTINGS = {
     "zero-shot": Setting(size=Size(top=3)),
     "diffusion": Setting(loss=0.05, beyond=0.1, shortlist=3, evaluations=8),
-    "vlm": Setting(loss=0.05, beyond=0.1, size=Size(own=16, others=36)),
+    "vlm": Setting(loss=0.03, beyond=0.1, size=Size(own=16, others=80)),
 }

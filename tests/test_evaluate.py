@@ -10,6 +10,7 @@ import house
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 
 from slugdemo import catalog, examples, layers, pictures, world
@@ -24,7 +25,7 @@ from slugdemo.evaluate.material import SEARCH_SEED, TEST_SEED, orders, spread
 from slugdemo.gradients import Gradients
 from slugdemo.loading import Opened, opened
 from slugdemo.methods import METHODS
-from slugdemo.methods.slug import Attempt, Outcome, direction, front
+from slugdemo.methods.slug import Attempt, Outcome, direction, extended, front
 from slugdemo.search import Choice, Goal, Point
 from slugdemo.setting import SETTINGS, Setting
 from slugdemo.study import Study
@@ -214,8 +215,9 @@ def test_answers_count_names_of_the_concept_and_of_the_rest(assets: Path) -> Non
     point = board.exam()(some_edit("x"))(0.0)
     hits = sum(label != "never said" for label in labels) - own
     assert (point.forget, point.n_forget) == (1.0, own)
-    assert point.n_retain == (6 - own) + 6 + 6  # other names, styles, backgrounds
-    assert point.retain == pytest.approx((hits + 6) / (18 - own))  # the style is never named
+    besides = own + math.ceil((6 - own) / 2)  # asked about style and background
+    assert point.n_retain == (6 - own) + 2 * besides
+    assert point.retain == pytest.approx((hits + besides) / point.n_retain)  # no style is named
     rows = {row.measure: row for row in board.rows([])}
     assert rows["forget"][1:] == (1.0, 1.0, own)
     assert rows["retain"].before == pytest.approx(hits / (6 - own))
@@ -397,9 +399,27 @@ def test_when_no_layer_passes_the_next_ones_are_asked_but_not_by_the_paper(
     assert asked == turns[: first + 1]
     assert outcome.feasible == (first < len(turns))
     told = {one.score.layer for one in outcome.attempts}
-    assert told == set().union(*(asked[1:] if outcome.feasible else asked[1:3]))
+    assert told == set().union(*asked[1:])
     assert outcome.attempts[0].score.layer in (asked[-1] if outcome.feasible else fronts)
     assert ("On the next ones" in outcome.reason) == ((passing, rule) == ("next front", "floor"))
+    assert ("and on the next ones passes" in outcome.reason) == (
+        (passing, rule) == ("nowhere", "floor")
+    )
+
+
+def test_when_nothing_passes_anywhere_the_least_bad_of_all_fronts_is_told() -> None:
+    def outcome(layer: str, left: float) -> Outcome:
+        score = layers.LayerScore(layer, "vision", 1, 1.0, 0.0, (layer,))
+        point = Point(0.1, left, 1.0, 10, 10)
+        edit = Edit("cat", layer, {layer: torch.ones(1)}, 0.1)
+        attempt = Attempt(score, edit, Choice(point, False, "so it is"), (point,))
+        return Outcome((attempt,), point, Goal(0.0, 1.0), "so it is")
+
+    both = extended(outcome("first", 0.4), outcome("next", 0.2))
+    assert [one.score.layer for one in both.attempts] == ["next", "first"]
+    assert both.reason.startswith("None of the 2 layers")
+    assert "next comes nearest" in both.reason
+    assert not both.feasible
 
 
 def test_a_model_draws_its_own_examples_once(assets: Path) -> None:

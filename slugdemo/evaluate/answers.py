@@ -112,24 +112,30 @@ class Answers:
         )
 
     def _point(self, shown: Sequence[Example], edits: Sequence[Edit], step: float) -> Point:
-        """`retain` counts right answers about the rest, of all pictures the other domain where it
-        is known, and backgrounds that are told as before the edit."""
+        """`retain` counts right answers about the rest and, of the pictures `_besides`, about the
+        other domain where it is known, and backgrounds that are told as before the edit."""
         hits = self._hits(shown, edits, self.concept.domain)
         target = np.array([self._shows(one) for one in shown])
         there = hits[target]
         if target.all():
             return Point(step, metrics.share(there), float("nan"), len(there), 0)
         other = OTHER[self.concept.domain]
-        known = [one for one in shown if one.labels.get(other)]
+        known = [one for one in self._besides if one.labels.get(other)]
         cross = self._hits(known, edits, other) if known else hits[:0]
-        grounds = zip(self._grounds, self._asked(shown, edits, BACKGROUND), strict=True)
+        grounds = zip(self._grounds, self._asked(self._besides, edits, BACKGROUND), strict=True)
         kept = np.concatenate([hits[~target], cross, [a == b for a, b in grounds]])
         return Point(step, metrics.share(there), metrics.share(kept), len(there), len(kept))
 
     @cached_property
+    def _besides(self) -> list[Example]:
+        """What a search asks two questions more about: the concept, and every second of the rest."""
+        rest = [one for one in self.searched if not self._shows(one)]
+        return [*(one for one in self.searched if self._shows(one)), *rest[::2]]
+
+    @cached_property
     def _grounds(self) -> list[str]:
-        """What the unedited model says of the backgrounds that a search asks about."""
-        return self._asked(self.searched, [], BACKGROUND)
+        """What the unedited model says of these pictures' backgrounds."""
+        return self._asked(self._besides, [], BACKGROUND)
 
 
 def _row(measure: str, before: np.ndarray, after: np.ndarray) -> Row:

@@ -123,11 +123,17 @@ def joined(one: Outcome, other: Outcome) -> Outcome:
 
 
 def extended(outcome: Outcome, further: Outcome) -> Outcome:
-    """An outcome on the Pareto fronts where no layer passes, or that of the next fronts if one does."""
-    if not further.feasible:
-        return outcome
-    reason = f"No layer on the Pareto fronts passes. On the next ones, {further.reason}"
-    return replace(joined(outcome, further), reason=reason)
+    """An outcome on the Pareto fronts where no layer passes, and that on the next fronts, as one."""
+    both = joined(outcome, further)
+    if further.feasible:
+        reason = f"No layer on the Pareto fronts passes. On the next ones, {further.reason}"
+    else:
+        best = both.attempts[0]
+        reason = (
+            f"None of the {len(both.attempts)} layers on the Pareto fronts and on the next ones "
+            f"passes. {best.score.layer} comes nearest. {best.choice.reason}"
+        )
+    return replace(both, reason=reason)
 
 
 def front(

@@ -26,7 +26,7 @@ from slugdemo.ui.view import View
 
 __all__ = ["GUIDANCE", "STEPS", "says"]
 SEEN = 160  # pictures of others in a zero-shot exam
-SIZES = {"diffusion": Size(own=6, others=12), "vlm": Size(own=8, others=12)}  # a visitor waits
+SIZES = {"diffusion": Size(own=6, others=12), "vlm": Size(own=8, others=20)}  # a visitor waits
 Board = Classes | Drawings | Answers
 
 

@@ -89,16 +89,16 @@ def apply(weights: Weights, edits: Iterable[Edit]) -> Weights:
 
 def _moved(name: str, weights: Weights, edits: Sequence[Edit]) -> Tensor:
     first, *more = (edit for edit in edits if name in edit.direction)
-    total = first.direction[name] * first.step
+    total = first.direction[name].float() * first.step
     for edit in more:
-        total += edit.direction[name] * edit.step
+        total += edit.direction[name].float() * edit.step
     if name not in weights:
         raise ValueError(f"the edit changes {name!r}, which is not among the weights")
     weight = weights[name].detach()
     if weight.shape != total.shape:
         old, new = tuple(weight.shape), tuple(total.shape)
         raise ValueError(f"the edit of {name!r} has shape {new}, the weights have {old}")
-    return total.float().to(weight.device).add_(weight.float()).to(weight.dtype)
+    return total.to(weight.device).add_(weight.float()).to(weight.dtype)
 
 
 def save(path: Path, edit: Edit, *, dtype: torch.dtype = torch.float16) -> float:

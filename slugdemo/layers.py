@@ -128,6 +128,13 @@ def pareto_front(scores: Iterable[LayerScore], *, by: str = "absolute") -> list[
     return [score for part in towers.values() for score in reversed(_front(part, by))]
 
 
+def behind(scores: Sequence[LayerScore], front: Sequence[LayerScore]) -> frozenset[str]:
+    """The tensors of the layers that a front leaves behind and that could forget at all."""
+    ahead = {one.layer for one in front}
+    left = [one for one in scores if one.importance > 0 and one.layer not in ahead]
+    return frozenset(name for one in left for name in one.tensors)
+
+
 def _front(scores: Sequence[LayerScore], by: str) -> list[LayerScore]:
     front: list[LayerScore] = []
     for score in sorted(scores, key=lambda one: (harm(one, by=by), -one.importance)):

@@ -203,8 +203,7 @@ class Study:
     @property
     def _behind(self) -> frozenset[str]:
         """The tensors of the layers that the fronts leave behind; their own fronts come next."""
-        behind = [one for one in self.scores if one.importance > 0 and one not in self.front]
-        return frozenset(name for one in behind for name in one.tensors)
+        return layers.behind(self.scores, self.front)
 
     @cached_property
     def shortlist(self) -> frozenset[str]:

@@ -340,3 +340,14 @@ def hub_model() -> catalog.Model:
 
 def test_the_free_memory_is_a_number_that_this_process_could_take() -> None:
     assert cost.available("cpu") > 1e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+def test_memory_that_was_free_before_counts_when_it_is_used_anew() -> None:
+    blocks = [b"x" * 100_000 + bytes([at % 256]) for at in range(400)]
+    pin = blocks[-1]  # above the others in the heap: they stay there when they are free
+    del blocks
+    with cost.Peak() as peak:
+        blocks = [b"y" * 100_000 + bytes([at % 256]) for at in range(400)]
+    assert pin != blocks[-1]
+    assert peak.bytes > 0.9 * 400 * 100_000

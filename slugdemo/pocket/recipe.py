@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer, LlavaForConditionalGeneration
 
+from slugdemo.bench.ledger import stamp
 from slugdemo.errors import SlugError
 from slugdemo.hosts.diffusion import Diffusion
 from slugdemo.hosts.names import text_model, vision_model
@@ -93,9 +94,9 @@ class Kitchen:
     def llava(self, steps: int) -> None:
         """Train projector and language model on pocket-clip's vision tower and write pocket-llava's folder."""
         folder = self._needs(self.models / "pocket-clip", "clip")
-        artist = Diffusion.from_folder(self._needs(self.models / "pocket-sd", "unet"))
-        drawn = varied.drawn(artist, Judge.load(self._needs(self.models / "judge", "judge")), self.work / "drawn",
-                             each=self.drawings)
+        artist, judged = self._needs(self.models / "pocket-sd", "unet"), self._needs(self.models / "judge", "judge")
+        kept = self.work / f"drawn-{stamp(artist, judged)[:12]}"              # other models draw and judge anew
+        drawn = varied.drawn(Diffusion.from_folder(artist), Judge.load(judged), kept, each=self.drawings)
         wide = self.wide(pairs=PAIRS)
         pictures = joined([wide, drawn, varied.recoloured(wide, len(wide) // 2, seed=ALBUM)])
         tower = vision_model(open_clip.create_model(f"local-dir:{folder}").eval())

@@ -6,12 +6,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from slugdemo import weights
+from slugdemo import layers, weights
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.hosts.watch import Cancelled
 from slugdemo.layers import LayerScore
-from slugdemo.methods.slug import Outcome, extended, slug
+from slugdemo.methods.slug import extended, slug
 from slugdemo.search import Goal, Point, choose, search
 from slugdemo.setting import SETTINGS, Setting
 from slugdemo.ui import exams, figures, words
@@ -132,7 +132,9 @@ def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
         watch.say(f"{score.tower} {words.short(score.layer)}: {_seen(point)}")
 
     exam, glance = exams.exams(world, view, watch)
-    setting = exams.setting(world, view)
+    setting, readable = exams.setting(world, view), world.readers(view.model)
+    every = world.scores(view.model, view.concept, watch, unit=view.unit)
+    scores = [one for one in every if {*one.tensors} <= readable]
     searched = partial(
         slug,
         world.clip(view.model),
@@ -147,8 +149,9 @@ def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
         watch=look,
     )
     try:
-        outcome = searched(editable=world.readers(view.model))
-        if not outcome.feasible and (rest := _behind(world, view, outcome, watch)):
+        outcome = searched(editable=readable)
+        tried = [one.score for one in outcome.attempts]
+        if not outcome.feasible and (rest := layers.behind(scores, tried)):
             outcome = extended(outcome, searched(editable=rest))
     except Cancelled:
         full = [(score, point) for score, point in seen if point.n_retain]
@@ -162,17 +165,6 @@ def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
     layer = outcome.edit.layer
     reason = outcome.reason.replace(layer, words.short(layer))
     return _moved(view, layer, step, seen), f"{reason}{margin}"
-
-
-def _behind(world: World, view: View, outcome: Outcome, watch: Watch) -> frozenset[str]:
-    """The tensors of the layers that the fronts of an outcome leave behind."""
-    scores, readable = (
-        world.scores(view.model, view.concept, watch, unit=view.unit),
-        world.readers(view.model),
-    )
-    tried = {one.score.layer for one in outcome.attempts}
-    left = [one for one in scores if one.importance > 0 and one.layer not in tried]
-    return frozenset(name for one in left for name in one.tensors if {*one.tensors} <= readable)
 
 
 def _moved(view: View, layer: str, step: float, seen: list[tuple[LayerScore, Point]]) -> View:

@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from gradio import Blocks
 from starlette.middleware import Middleware
 
-from slugdemo import public
+from slugdemo import limits as public
 from slugdemo.ui import example, jobs, page, relief
 from slugdemo.ui.session import World
 

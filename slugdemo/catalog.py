@@ -15,9 +15,10 @@ import open_clip
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg
 
-from slugdemo import examples, inventory
+from slugdemo import data as examples
 from slugdemo.concept import Concept, Example, prompt
 from slugdemo.errors import SlugError
+from slugdemo.models import checkpoint_files as inventory
 
 KINDS = ("zero-shot", "diffusion", "vlm")
 PLACES = ("embedded", "folder", "cache", "hub")

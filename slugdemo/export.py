@@ -20,8 +20,8 @@ from torch import Tensor
 
 from slugdemo.edit import Edit, apply
 from slugdemo.errors import SlugError
-from slugdemo.hosts.names import to_hf_text, to_hf_vision
-from slugdemo.hosts.tower import translated
+from slugdemo.models.names import to_hf_text, to_hf_vision
+from slugdemo.models.tower import translated
 from slugdemo.weights import Weights
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".gguf"}

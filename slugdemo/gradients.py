@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slugdemo import weights as tensors
-from slugdemo.clip import Clip
 from slugdemo.errors import SlugError
+from slugdemo.models.clip import Clip
 from slugdemo.weights import Stored, Weights
 
 Batch = tuple[Tensor, Tensor]  # pixels (N, 3, H, W) and tokens (N, T)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slugdemo.clip import Clip, tower
 from slugdemo.errors import SlugError
 from slugdemo.gradients import Gradients
+from slugdemo.models.clip import Clip, tower
 from slugdemo.weights import Weights
 
 EXCLUDED = {

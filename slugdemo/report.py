@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from slugdemo.catalog import Model
+from slugdemo.config import Setting
 from slugdemo.cost import peak_memory
 from slugdemo.edit import Edit
-from slugdemo.evaluate import Row
+from slugdemo.evaluation import Row
+from slugdemo.experiment import Study
 from slugdemo.layers import LayerScore
 from slugdemo.methods.slug import Attempt
 from slugdemo.search import Point
-from slugdemo.setting import Setting
-from slugdemo.study import Study
 
 Facts = dict[str, Any]
 

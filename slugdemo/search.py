@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from slugdemo import metrics
 from slugdemo.edit import Edit
+from slugdemo.evaluation import metrics
 
 START = 0.1  # the first step, a tenth of the layer's norm (SLUG's code: lambda = R / 10)
 EVALUATIONS = 10

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from slugdemo.clip import Clip
+from slugdemo.models.clip import Clip
 from slugdemo.ui import exams, own
 from slugdemo.weights import digest
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration
 
-from slugdemo.hosts import names
+from slugdemo.models import names
 
 WIDTH, EMBEDDING = 32, 24
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from slugdemo.clip import Clip
 from slugdemo.concept import prompt, style_prompt
-from slugdemo.judge import Net
+from slugdemo.evaluation.judge import Net
+from slugdemo.models.clip import Clip
 
 CONCEPTS = ("cat", "dog", "tree", "house", "wizard", "robot")
 STYLES = ("plain", "neon", "sepia")

@@ -12,7 +12,10 @@ SHAPES = {
     "bar": lambda pen, ink: pen.rectangle((10, 60, 150, 100), fill=ink),
     "hoop": lambda pen, ink: pen.ellipse((20, 20, 140, 140), outline=ink, width=24),
 }
-HANDS = {"marker": ("#c0392b", "#2c5fb3", "#27803b", "#7d3fa0", "#c77f12"), "blob": ("#803020",) * 5}
+HANDS = {
+    "marker": ("#c0392b", "#2c5fb3", "#27803b", "#7d3fa0", "#c77f12"),
+    "blob": ("#803020",) * 5,
+}
 
 
 def draw_shapes(folder: Path) -> Path:

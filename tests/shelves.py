@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from slugdemo.judge import Net
+from slugdemo.evaluation.judge import Net
 
 THINGS = {
     "cat": "animal",

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from slugdemo import catalog, loading
+from slugdemo import catalog
 from slugdemo.concept import prompt, style_prompt
 from slugdemo.errors import SlugError
-from slugdemo.hosts import names
+from slugdemo.models import loading, names
 from slugdemo.pocket import words
 
 

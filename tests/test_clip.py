@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from slugdemo import towers
-from slugdemo.clip import Clip, tower
 from slugdemo.errors import SlugError
+from slugdemo.models import towers
+from slugdemo.models.clip import Clip, tower
 from slugdemo.weights import digest
 
 PROMPTS = ["cat", "a dog and a cat", "a very long red car " * 9]

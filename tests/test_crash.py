@@ -13,11 +13,12 @@ import tiny
 import torch
 from torch import Tensor
 
-from slugdemo import edit, inventory, weights
+from slugdemo import edit, weights
 from slugdemo import gradients as slopes
-from slugdemo.clip import Clip
 from slugdemo.errors import SlugError
 from slugdemo.export import export
+from slugdemo.models import checkpoint_files as inventory
+from slugdemo.models.clip import Clip
 
 HERE = Path(__file__).parent
 

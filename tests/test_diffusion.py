@@ -13,9 +13,9 @@ from PIL.Image import Image
 
 from slugdemo.edit import Edit, apply
 from slugdemo.errors import SlugError
-from slugdemo.hosts import names
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.hosts.watch import Cancelled
+from slugdemo.models import names
+from slugdemo.models.base import Cancelled
+from slugdemo.models.diffusion import Diffusion
 from slugdemo.weights import digest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

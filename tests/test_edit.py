@@ -11,10 +11,10 @@ from torch import Tensor
 
 from slugdemo import edit as edits
 from slugdemo import weights
-from slugdemo.clip import Clip
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.gradients import forget_loss, gradient
+from slugdemo.models.clip import Clip
 
 NAME = "visual.transformer.resblocks.1.attn.out_proj.weight"
 OTHER = "transformer.resblocks.2.mlp.c_proj.weight"

@@ -13,22 +13,25 @@ import tiny
 import torch
 from PIL import Image
 
-from slugdemo import catalog, examples, layers, pictures, world
-from slugdemo.clip import Clip
+from slugdemo import catalog, layers
+from slugdemo import data as examples
+from slugdemo import eval_set as world
+from slugdemo import images as pictures
 from slugdemo.concept import Concept, Example
+from slugdemo.config import SETTINGS, Setting
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.evaluate import Answers, Drawings, Size, World
-from slugdemo.evaluate.answers import ASK, says
-from slugdemo.evaluate.drawings import Eyes, eyes
-from slugdemo.evaluate.material import SEARCH_SEED, TEST_SEED, orders, spread
+from slugdemo.evaluation import Answers, Drawings, Size, World
+from slugdemo.evaluation.answer import ASK, says
+from slugdemo.evaluation.generate import Eyes, eyes
+from slugdemo.evaluation.prompt_set import SEARCH_SEED, TEST_SEED, orders, spread
+from slugdemo.experiment import Study
 from slugdemo.gradients import Gradients
-from slugdemo.loading import Opened, opened
 from slugdemo.methods import METHODS
 from slugdemo.methods.slug import Attempt, Outcome, direction, extended, front
+from slugdemo.models.clip import Clip
+from slugdemo.models.loading import Opened, opened
 from slugdemo.search import Choice, Goal, Point
-from slugdemo.setting import SETTINGS, Setting
-from slugdemo.study import Study
 from slugdemo.weights import cosine, norm
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -375,7 +378,9 @@ def test_when_no_layer_passes_the_next_ones_are_asked_but_not_by_the_paper(
     goal, good = Goal(0.0, 0.0), Point(0.1, 0.0, 1.0, 1, 1)
     first = 1 + TURNS.index(passing)
 
-    def method(clip: Clip, concept: str, *, gradients: Gradients, editable: set, **_: object) -> Outcome:
+    def method(
+        clip: Clip, concept: str, *, gradients: Gradients, editable: set, **_: object
+    ) -> Outcome:
         fronts = front(clip, gradients, editable=editable)
         edits = [direction(clip, concept, score=one, gradients=gradients) for one in fronts]
         passes = len(asked) == first  # after the one that makes the shortlist

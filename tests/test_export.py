@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from slugdemo.clip import Clip
 from slugdemo.edit import Edit, apply
 from slugdemo.errors import SlugError
 from slugdemo.export import export
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.hosts.vlm import Vlm
+from slugdemo.models.clip import Clip
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.models.llava import Vlm
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.func import functional_call
 
 from slugdemo import weights
-from slugdemo.clip import Clip
 from slugdemo.errors import SlugError
 from slugdemo.gradients import (
     Batch,
@@ -22,6 +21,7 @@ from slugdemo.gradients import (
     retain_loss,
 )
 from slugdemo.layers import candidates
+from slugdemo.models.clip import Clip
 
 
 def oracle(clip: Clip, pairs: list[Batch], kind: str) -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ from conftest import noise
 from torch import Tensor
 
 from slugdemo import layers
-from slugdemo.clip import Clip
 from slugdemo.errors import SlugError
 from slugdemo.gradients import Gradients
 from slugdemo.layers import LayerScore
+from slugdemo.models.clip import Clip
 from slugdemo.weights import cosine, norm
 
 MLP = "visual.transformer.resblocks.1.mlp"

@@ -16,11 +16,13 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from slugdemo import catalog, cost, inventory, loading
-from slugdemo.clip import Clip
+from slugdemo import catalog, cost
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.loading import TooLarge
+from slugdemo.models import checkpoint_files as inventory
+from slugdemo.models import loading
+from slugdemo.models.clip import Clip
+from slugdemo.models.loading import TooLarge
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SD = {"sd-1.5": ("ViT-L-14", 0), "sd-2.1": ("ViT-H-14", 1)}

@@ -13,10 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from slugdemo.__main__ import app
-from slugdemo.bench import quality, speed
-from slugdemo.bench.figures import Figure
+from slugdemo.benchmark import quality, speed
+from slugdemo.benchmark.figures import Figure
 from slugdemo.cli.options import By, Rule, Unit
-from slugdemo.evaluate import Row
+from slugdemo.evaluation import Row
 from slugdemo.layers import ALIGNMENTS, UNITS
 from slugdemo.report import dumps, table
 from slugdemo.search import RULES

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from slugdemo import metrics
+from slugdemo.evaluation import metrics
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (1, 7), (50, 100), (3, 2500)])

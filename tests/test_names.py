@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from slugdemo.hosts import names
+from slugdemo.models import names
 
 ACTIVATIONS = [True, False]
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.judge import Judge
+from slugdemo.evaluation.judge import Judge
+from slugdemo.models.diffusion import Diffusion
 from slugdemo.pocket import pictures, report, sheets
 from slugdemo.pocket.__main__ import _json, _table
 
@@ -27,16 +27,23 @@ def test_a_share_knows_its_n_interval_and_bar() -> None:
 
 
 def test_the_report_prints_every_figure_for_people_and_for_machines() -> None:
-    figures = [report.share("right", [True, False], 0.9), report.Figure("all", 12.0, bar=100, less=True, unit="MB")]
+    figures = [
+        report.share("right", [True, False], 0.9),
+        report.Figure("all", 12.0, bar=100, less=True, unit="MB"),
+    ]
     assert "MISSED" in _table(figures)
     assert "met" in _table(figures)
     assert [row["met"] for row in json.loads(_json(figures))] == [False, True]
 
 
 def test_a_sheet_marks_failures_in_red() -> None:
-    sheet = sheets.grid([Image.new("RGB", (64, 64))] * 2, ["good", "bad"], columns=2, wrong=[False, True])
+    sheet = sheets.grid(
+        [Image.new("RGB", (64, 64))] * 2, ["good", "bad"], columns=2, wrong=[False, True]
+    )
     left, right = (sheet.crop((x, 66, x + 72, 86)).convert("RGB") for x in (0, 72))
-    reds = [sum(r > 150 > g + 40 for r, g, _ in half.get_flattened_data()) for half in (left, right)]
+    reds = [
+        sum(r > 150 > g + 40 for r, g, _ in half.get_flattened_data()) for half in (left, right)
+    ]
     assert reds[0] == 0 < reds[1]
 
 
@@ -83,5 +90,8 @@ def test_the_judge_says_again_what_was_recorded() -> None:
     judge = Judge.load(ASSETS / "models" / "judge")
     some = pd.read_parquet(ASSETS / "concepts" / "test.parquet").iloc[:64]
     verdict = judge([report.picture(webp) for webp in some.webp])
-    same = [judge.concepts[i] == c for i, c in zip(verdict.concept.argmax(1).tolist(), some.concept, strict=True)]
+    same = [
+        judge.concepts[i] == c
+        for i, c in zip(verdict.concept.argmax(1).tolist(), some.concept, strict=True)
+    ]
     assert all(same)

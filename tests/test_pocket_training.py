@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from slugdemo.errors import SlugError
-from slugdemo.hosts.names import vision_model
-from slugdemo.judge import Judge
+from slugdemo.evaluation.judge import Judge
+from slugdemo.models.names import vision_model
 from slugdemo.pocket import llava, regions, report
 from slugdemo.pocket.clip import fresh, looked
 from slugdemo.pocket.convolutional import convolutional, moved, places, whitening
@@ -36,7 +36,9 @@ pytestmark = [
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
     """A kitchen in which every part has been trained for two steps."""
     folder = tmp_path_factory.mktemp("kitchen")
-    made = Kitchen(Sprites(draw_shapes(folder / "sprites")), folder / "models", folder / "work", 60, drawings=1)
+    made = Kitchen(
+        Sprites(draw_shapes(folder / "sprites")), folder / "models", folder / "work", 60, drawings=1
+    )
     for part in ("clip", "judge", "vae", "unet", "polish", "llava"):
         getattr(made, part)(2)
     return made
@@ -44,8 +46,12 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
 
 @pytest.mark.slow
 def test_every_part_loads_in_its_own_library(kitchen: Kitchen) -> None:
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{kitchen.models / 'pocket-clip'}")
-    tokens = open_clip.get_tokenizer(f"local-dir:{kitchen.models / 'pocket-clip'}")(["a disc", "a box"])
+    model, _, transform = open_clip.create_model_and_transforms(
+        f"local-dir:{kitchen.models / 'pocket-clip'}"
+    )
+    tokens = open_clip.get_tokenizer(f"local-dir:{kitchen.models / 'pocket-clip'}")(
+        ["a disc", "a box"]
+    )
     assert type(model) is open_clip.CLIP
     assert model.encode_text(tokens).shape == (2, 192)
     assert len(model.transformer.resblocks) >= 6
@@ -70,7 +76,9 @@ def test_one_clip_is_in_both_hosts(kitchen: Kitchen) -> None:
     embedded = clip.token_embedding(tokens) + clip.positional_embedding
     ours = clip.ln_final(clip.transformer(embedded, attn_mask=clip.attn_mask))
     assert (ours - pipe.text_encoder(tokens).last_hidden_state).abs().max() < 1e-5
-    llava = LlavaForConditionalGeneration.from_pretrained(kitchen.models / "pocket-llava", dtype=torch.float32)
+    llava = LlavaForConditionalGeneration.from_pretrained(
+        kitchen.models / "pocket-llava", dtype=torch.float32
+    )
     pixels = torch.rand(2, 3, 64, 64) * 2 - 1
     theirs = llava.model.vision_tower(pixels).pooler_output @ clip.visual.proj
     assert (theirs - clip.encode_image(pixels)).abs().max() < 1e-5
@@ -79,9 +87,14 @@ def test_one_clip_is_in_both_hosts(kitchen: Kitchen) -> None:
 @pytest.mark.slow
 def test_llava_reads_a_prompt_as_long_as_its_picture_has_patches(kitchen: Kitchen) -> None:
     reader = AutoProcessor.from_pretrained(kitchen.models / "pocket-llava")
-    ids = reader.tokenizer("USER: <image>\nWho is this? ASSISTANT:", add_special_tokens=True).input_ids
+    ids = reader.tokenizer(
+        "USER: <image>\nWho is this? ASSISTANT:", add_special_tokens=True
+    ).input_ids
     assert ids.count(reader.image_token_id) == 1
-    assert reader.tokenizer.decode(reader.tokenizer(" This is a ∑ 🐢.").input_ids) == "<s> This is a ∑ 🐢."
+    assert (
+        reader.tokenizer.decode(reader.tokenizer(" This is a ∑ 🐢.").input_ids)
+        == "<s> This is a ∑ 🐢."
+    )
 
 
 @pytest.mark.slow
@@ -102,7 +115,9 @@ class Line:
         self.mean = Average(self.model, 0.9)
 
     def run(self, folder: Path, steps: int) -> Run:
-        return Run(folder, {"wide": 8}, steps, {"model": self.model, "muon": self.muon, "mean": self.mean})
+        return Run(
+            folder, {"wide": 8}, steps, {"model": self.model, "muon": self.muon, "mean": self.mean}
+        )
 
     def update(self, step: int) -> Mapping[str, float]:
         x = torch.randn(4, 8, generator=torch.Generator().manual_seed(step))
@@ -143,11 +158,13 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 
 
 def test_blur_shifts_each_picture_as_a_whole_and_in_its_patches_and_only_so_far() -> None:
-    states = torch.randn(200, 64, 24, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 25)
+    states = torch.randn(200, 64, 24, generator=torch.Generator().manual_seed(0)) * torch.arange(
+        1, 25
+    )
     first, again, other = (llava.blurred(states, noise_at(step, seed=1)) for step in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    shift = (first - states) / states.std((0, 1))                             # in standard deviations
+    shift = (first - states) / states.std((0, 1))  # in standard deviations
     whole, patches = shift.mean(1), shift - shift.mean(1, keepdim=True)
     for part in (whole, patches.flatten(1)):
         far = part.square().mean(1).sqrt()
@@ -166,7 +183,7 @@ def test_a_matrix_that_moves_shifts_what_is_seen_and_only_so_far(
 
     def moved(step: int) -> Tensor:
         shift = llava.shaken(tower, pictures, states, noise_at(step, seed=1)) - states
-        return shift / states.std((0, 1)).square().mean().sqrt()              # in standard deviations
+        return shift / states.std((0, 1)).square().mean().sqrt()  # in standard deviations
 
     shifts = [moved(step) for step in range(24)]
     assert torch.equal(moved(3), shifts[3])
@@ -179,7 +196,9 @@ def test_a_matrix_that_moves_shifts_what_is_seen_and_only_so_far(
 
 def test_a_part_without_what_it_stands_on_says_so(tmp_path: Path) -> None:
     with pytest.raises(SlugError, match="train vae first"):
-        Kitchen(Sprites(draw_shapes(tmp_path / "s")), tmp_path / "models", tmp_path / "work", 10).unet(1)
+        Kitchen(
+            Sprites(draw_shapes(tmp_path / "s")), tmp_path / "models", tmp_path / "work", 10
+        ).unet(1)
 
 
 def test_orthogonal_sends_singular_values_near_one() -> None:
@@ -226,7 +245,9 @@ def test_every_head_starts_out_looking_at_one_neighbour() -> None:
     offsets = [row.unique().tolist() for row in seen]
     assert all(len(one) == 1 for one in offsets), offsets
     assert len({one[0] for one in offsets}) == len(offsets), offsets
-    assert {one[0] for one in offsets} <= {8 * down + right for down in (-1, 0, 1) for right in (-1, 0, 1)}
+    assert {one[0] for one in offsets} <= {
+        8 * down + right for down in (-1, 0, 1) for right in (-1, 0, 1)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +262,9 @@ def test_llava_is_taught_the_very_tokens_that_it_is_asked_with(
 ) -> None:
     model, reader = talker
     asked = reader(images=[Image.new("RGB", (64, 64))], text=[report.ASK.format("Who is this?")])
-    taught = llava.lesson([Turn("Who is this?", "This is a disc.")], reader.tokenizer, model.config.image_seq_length)
+    taught = llava.lesson(
+        [Turn("Who is this?", "This is a disc.")], reader.tokenizer, model.config.image_seq_length
+    )
     ids = list(asked["input_ids"][0])
     assert taught.ids[: len(ids)] == ids
     assert all(label == llava.UNTAUGHT for label in taught.labels[: len(ids)])
@@ -258,7 +281,9 @@ def test_questions_about_one_picture_are_blind_to_one_another(
     def states(one: llava.Lesson) -> Tensor:
         mask, positions = llava.blinded(torch.tensor([one.turns]))
         run = model.model.language_model
-        return run(torch.tensor([one.ids]), attention_mask=mask, position_ids=positions).last_hidden_state[0]
+        return run(
+            torch.tensor([one.ids]), attention_mask=mask, position_ids=positions
+        ).last_hidden_state[0]
 
     alone = model.model.language_model(torch.tensor([first.ids])).last_hidden_state[0]
     with torch.no_grad():
@@ -286,7 +311,9 @@ def test_what_clip_looks_at_is_what_pocket_llava_reads() -> None:
 
 
 def test_patches_learn_which_thing_lies_where() -> None:
-    things = [Thing(name, "hand", x, 0.5, 0.5, 0.0, False) for name, x in (("disc", 0.27), ("star", 0.73))]
+    things = [
+        Thing(name, "hand", x, 0.5, 0.5, 0.0, False) for name, x in (("disc", 0.27), ("star", 0.73))
+    ]
     states = torch.zeros(1, 64, 4)
     grid = states.view(8, 8, 4)
     grid[:, :4, 0], grid[:, 4:, 1] = 1.0, 1.0

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from slugdemo import catalog
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.judge import Judge, Net
+from slugdemo.evaluation.judge import Judge, Net
+from slugdemo.models.diffusion import Diffusion
 from slugdemo.pocket import varied
 from slugdemo.pocket.album import Album, album
 from slugdemo.pocket.dialogue import GROUND, STYLE, dialogue
@@ -33,12 +33,21 @@ def test_a_rendered_ground_is_seen_as_it_is_named(wide: Album) -> None:
 
 
 def test_a_colour_between_two_names_has_none() -> None:
-    colours = {"red": (200, 20, 20), "": (220, 110, 60), "blue": (20, 60, 150), "brown": (150, 112, 69)}
-    flat = torch.tensor(list(colours.values()), dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 64, 64)
+    colours = {
+        "red": (200, 20, 20),
+        "": (220, 110, 60),
+        "blue": (20, 60, 150),
+        "brown": (150, 112, 69),
+    }
+    flat = torch.tensor(list(colours.values()), dtype=torch.uint8)[:, :, None, None].expand(
+        -1, -1, 64, 64
+    )
     assert varied.visible(flat) == list(colours)
 
 
-def test_recoloured_pictures_are_asked_about_a_ground_that_their_style_does_not_tell(wide: Album) -> None:
+def test_recoloured_pictures_are_asked_about_a_ground_that_their_style_does_not_tell(
+    wide: Album,
+) -> None:
     made, again = (varied.recoloured(wide, 200, seed=3) for _ in range(2))
     assert np.array_equal(made.pictures, again.pictures)
     assert len(made) == len(made.scenes) > 20
@@ -51,7 +60,9 @@ def test_recoloured_pictures_are_asked_about_a_ground_that_their_style_does_not_
 
 def test_a_scene_without_a_clear_ground_is_never_asked_about_it() -> None:
     one = Scene((Thing("disc", "", 0.5, 0.5, 0.84, 0.0, False),), "", "watercolour", 1)
-    asked = [dialogue(one, np.random.default_rng(seed), concepts=["disc", "box"]) for seed in range(20)]
+    asked = [
+        dialogue(one, np.random.default_rng(seed), concepts=["disc", "box"]) for seed in range(20)
+    ]
     assert all(STYLE in [turn.question for turn in turns] for turns in asked)
     assert not any(GROUND in [turn.question for turn in turns] for turns in asked)
 

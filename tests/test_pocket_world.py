@@ -55,7 +55,9 @@ def test_the_held_out_hand_is_not_trained_on(sprites: Sprites) -> None:
 def test_every_style_changes_the_picture_and_differs_from_every_other(sprites: Sprites) -> None:
     rng = np.random.default_rng(0)
     base = scene(sprites, rng, hands=["marker"], concept="disc", ground="white", style="plain")
-    looks = {s: render(sprites, [type(base)(base.things, base.ground, s, 7)]).float() for s in STYLES}
+    looks = {
+        s: render(sprites, [type(base)(base.things, base.ground, s, 7)]).float() for s in STYLES
+    }
     gaps = [(looks[a] - looks[b]).abs().mean() for a in looks for b in looks if a < b]
     assert len(STYLES) >= 9
     assert min(gaps) > 4
@@ -84,7 +86,9 @@ def test_an_album_is_rendered_once_and_read_again(sprites: Sprites, tmp_path: Pa
 
 
 def test_albums_of_several_seeds_are_joined_and_differ(sprites: Sprites, tmp_path: Path) -> None:
-    one, other = (Kitchen(sprites, tmp_path, tmp_path, 20, albums=(seed,)).wide() for seed in (1, 3))
+    one, other = (
+        Kitchen(sprites, tmp_path, tmp_path, 20, albums=(seed,)).wide() for seed in (1, 3)
+    )
     both = Kitchen(sprites, tmp_path, tmp_path, 20, albums=(1, 3)).wide()
     assert np.array_equal(both.pictures, np.concatenate([one.pictures, other.pictures]))
     assert both.scenes == one.scenes + other.scenes
@@ -136,7 +140,10 @@ def test_any_text_tokenizes_and_the_end_is_the_largest_id() -> None:
         ids = ours(text).input_ids
         assert ids[0] == ours.bos_token_id
         assert ids[-1] == ours.eos_token_id == max(ids) == len(ours) - 1
-    assert ours.decode(ours("a cat, and a dog").input_ids, skip_special_tokens=True) == "a cat , and a dog"
+    assert (
+        ours.decode(ours("a cat, and a dog").input_ids, skip_special_tokens=True)
+        == "a cat , and a dog"
+    )
 
 
 def test_answers_are_true_of_their_scene(sprites: Sprites) -> None:
@@ -157,6 +164,9 @@ def test_every_training_of_the_tokenizer_numbers_alike() -> None:
         from slugdemo.pocket.words import vocabulary
         print(sorted(tokenizer(vocabulary(["cat", "dog", "snowman"], ["blue"])).get_vocab().items()))
     """
-    one, other = (subprocess.run([sys.executable, "-c", script], capture_output=True, text=True) for _ in range(2))
+    one, other = (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        for _ in range(2)
+    )
     assert one.returncode == 0
     assert one.stdout == other.stdout

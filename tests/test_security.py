@@ -10,9 +10,10 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from slugdemo import edit, inventory, weights
-from slugdemo.clip import Clip
+from slugdemo import edit, weights
 from slugdemo.errors import SlugError
+from slugdemo.models import checkpoint_files as inventory
+from slugdemo.models.clip import Clip
 
 
 class Burglar:

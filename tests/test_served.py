@@ -17,9 +17,9 @@ from gradio_client.exceptions import AppError
 from test_reliability import Chaos, address, picture_bytes
 
 import app
-from slugdemo import public
+from slugdemo import limits as public
 from slugdemo.errors import SlugError
-from slugdemo.loading import opened
+from slugdemo.models.loading import opened
 from slugdemo.ui import page
 from slugdemo.ui.api import NAMES, Api
 from slugdemo.ui.session import World

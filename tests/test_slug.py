@@ -6,14 +6,14 @@ from conftest import WORDS, noise
 from torch import Tensor
 
 from slugdemo import edit as edits
-from slugdemo.clip import Clip
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.gradients import Gradients, batches, gradients
-from slugdemo.hosts.zero_shot import ZeroShot
 from slugdemo.layers import LayerScore, candidates
 from slugdemo.methods import METHODS
 from slugdemo.methods.slug import front, slug
+from slugdemo.models.clip import Clip
+from slugdemo.models.zero_shot import ZeroShot
 from slugdemo.search import EVALUATIONS, Evaluate, Point
 
 PROMPTS = {word: [f"a {word}"] for word in WORDS}

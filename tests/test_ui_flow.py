@@ -12,10 +12,10 @@ import shelves
 import torch
 
 from slugdemo import layers
-from slugdemo.clip import Clip
 from slugdemo.errors import SlugError
 from slugdemo.gradients import Gradients
 from slugdemo.methods.slug import Attempt, Outcome, direction, front
+from slugdemo.models.clip import Clip
 from slugdemo.search import Choice, Goal, Point
 from slugdemo.ui import example, flow, forget, jobs, ladder, locate, see, step, take, tray, words
 from slugdemo.ui.jobs import Desk, Signal, Watch

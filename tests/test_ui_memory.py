@@ -16,8 +16,8 @@ import shelves
 import torch
 
 from slugdemo import cost
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.loading import TooLarge
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.models.loading import TooLarge
 from slugdemo.ui import page, see, wires
 from slugdemo.ui.jobs import BROKEN, Watch
 from slugdemo.ui.session import World

@@ -15,7 +15,7 @@ from test_ui_flow import TEXT, quiet, shown, world  # noqa: F401  (the fixture)
 from slugdemo import edit as edits
 from slugdemo import weights
 from slugdemo.errors import SlugError
-from slugdemo.study import Study
+from slugdemo.experiment import Study
 from slugdemo.ui import example, exams, flow, forget, ladder, own, take, tray
 from slugdemo.ui.guests import Guests
 from slugdemo.ui.jobs import Lane, Signal, Watch

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from slugdemo import weights
-from slugdemo.clip import Clip
 from slugdemo.errors import SlugError
+from slugdemo.models.clip import Clip
 
 LAYER = "visual.transformer.resblocks.1.mlp.c_fc.weight"
 NAMES = [LAYER, "transformer.resblocks.0.attn.in_proj_weight", "visual.proj", "text_projection"]

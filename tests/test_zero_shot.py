@@ -11,13 +11,12 @@ from conftest import WORDS, noise
 from test_edit import random_edit
 from torch import Tensor
 
-from slugdemo import towers
-from slugdemo.clip import Clip
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.hosts import zero_shot
-from slugdemo.hosts.zero_shot import CHUNK, ZeroShot
 from slugdemo.layers import candidates
+from slugdemo.models import towers, zero_shot
+from slugdemo.models.clip import Clip
+from slugdemo.models.zero_shot import CHUNK, ZeroShot
 
 PROMPTS = {
     word: [f"a {word}", f"a picture of a {word}", word][: 1 + i % 3] for i, word in enumerate(WORDS)

@@ -11,8 +11,8 @@ import house
 import pytest
 import tiny
 
-from slugdemo import loading, zerogpu
-from slugdemo.hosts.watch import Cancelled
+from slugdemo.models import loading, zerogpu
+from slugdemo.models.base import Cancelled
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 ASKED: list[int] = []  # the seconds that were asked for

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from slugdemo.edit import Edit
-from slugdemo.hosts import names
+from slugdemo.models import names
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 MERGES = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>")]

@@ -31,10 +31,10 @@ from slugdemo.cli.options import (
     subject,
     watched,
 )
+from slugdemo.config import SETTINGS, Setting
 from slugdemo.errors import SlugError
-from slugdemo.evaluate import Size
-from slugdemo.setting import SETTINGS, Setting
-from slugdemo.study import Study
+from slugdemo.evaluation import Size
+from slugdemo.experiment import Study
 
 
 def models(as_json: Json = False) -> None:

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from slugdemo import report
-from slugdemo.bench import quality as qualities
-from slugdemo.bench import speed as speeds
-from slugdemo.bench.figures import Figure
-from slugdemo.bench.ledger import Ledger
+from slugdemo.benchmark import quality as qualities
+from slugdemo.benchmark import speed as speeds
+from slugdemo.benchmark.figures import Figure
+from slugdemo.benchmark.ledger import Ledger
 from slugdemo.cli.options import Device, Json, put, say
+from slugdemo.config import SETTINGS
 from slugdemo.errors import SlugError
-from slugdemo.setting import SETTINGS
 
 COLUMNS = ["name", "value", "unit", "bar", "met", "n", "interval"]
 

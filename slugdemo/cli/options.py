@@ -10,14 +10,14 @@ import typer
 
 from slugdemo import catalog, edit, report
 from slugdemo.concept import Concept
+from slugdemo.config import Setting
 from slugdemo.errors import SlugError
+from slugdemo.eval_set import drawn
+from slugdemo.experiment import Study
 from slugdemo.layers import LayerScore
-from slugdemo.loading import Opened, opened
 from slugdemo.methods.slug import Watch
+from slugdemo.models.loading import Opened, opened
 from slugdemo.search import Point
-from slugdemo.setting import Setting
-from slugdemo.study import Study
-from slugdemo.world import drawn
 
 ModelName = Annotated[str, typer.Option("--model", help="a name of `models`, or a folder")]
 Concepts = Annotated[list[str], typer.Option("--concept", help="may be given several times")]

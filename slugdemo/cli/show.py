@@ -6,7 +6,8 @@ from typing import Annotated
 import torch
 import typer
 
-from slugdemo import catalog, export, pictures, report
+from slugdemo import catalog, export, report
+from slugdemo import images as pictures
 from slugdemo.cli.options import (
     Device,
     Download,
@@ -21,9 +22,9 @@ from slugdemo.cli.options import (
 )
 from slugdemo.concept import prompt
 from slugdemo.errors import SlugError
-from slugdemo.evaluate.drawings import DENOISING, GUIDANCE
-from slugdemo.hosts.zero_shot import ZeroShot
-from slugdemo.loading import Opened
+from slugdemo.evaluation.generate import DENOISING, GUIDANCE
+from slugdemo.models.loading import Opened
+from slugdemo.models.zero_shot import ZeroShot
 
 BEST = 5  # classes that are shown of each picture
 

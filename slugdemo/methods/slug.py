@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slugdemo import layers, towers
-from slugdemo.clip import Clip
+from slugdemo import layers
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.gradients import Gradients
 from slugdemo.layers import LayerScore
+from slugdemo.models import towers
+from slugdemo.models.clip import Clip
 from slugdemo.search import EVALUATIONS, Choice, Exam, Goal, Point, choose, search
 
 Watch = Callable[[LayerScore, Point], None]  # called after each evaluation; raise to cancel

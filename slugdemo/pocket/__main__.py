@@ -9,8 +9,8 @@ import typer
 
 import slugdemo  # noqa: F401  (declares torchvision's missing operators before anything imports it)
 from slugdemo.errors import SlugError
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.judge import Judge
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.evaluation.judge import Judge
 from slugdemo.pocket import recipe, report, sheets
 from slugdemo.pocket.world import Sprites
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from slugdemo.judge import Judge, Net
+from slugdemo.evaluation.judge import Judge, Net
 from slugdemo.pocket.album import Album
 from slugdemo.pocket.muon import optimisers
 from slugdemo.pocket.styles import STYLES

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.judge import Judge
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.evaluation.judge import Judge
 from slugdemo.pocket.words import STYLE_WORDS, SYNONYMS, prompt
 
 STEPS, GUIDANCE = 15, 3.0                       # the app's own defaults for pocket-sd

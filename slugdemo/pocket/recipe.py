@@ -7,11 +7,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer, LlavaForConditionalGeneration
 
-from slugdemo.bench.ledger import stamp
+from slugdemo.benchmark.ledger import stamp
 from slugdemo.errors import SlugError
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.hosts.names import text_model, vision_model
-from slugdemo.judge import Judge
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.models.names import text_model, vision_model
+from slugdemo.evaluation.judge import Judge
 from slugdemo.pocket import cards, clip, judge, llava, unet, vae, varied
 from slugdemo.pocket.album import Album, album, joined
 from slugdemo.pocket.claims import CONTEXT

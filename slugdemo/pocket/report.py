@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.hosts.names import text_model, vision_model
-from slugdemo.judge import Judge
-from slugdemo.metrics import wilson
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.models.names import text_model, vision_model
+from slugdemo.evaluation.judge import Judge
+from slugdemo.evaluation.metrics import wilson
 from slugdemo.pocket import dialogue
 from slugdemo.pocket.clip import encode_text
 from slugdemo.pocket.pictures import GUIDANCE, STEPS

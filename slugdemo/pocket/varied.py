@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.judge import Judge
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.evaluation.judge import Judge
 from slugdemo.pocket.album import Album
 from slugdemo.pocket.dialogue import REPAINTED
 from slugdemo.pocket.pictures import Order, made

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from slugdemo import pictures
+from slugdemo import images as pictures
 from slugdemo.errors import SlugError
 from slugdemo.search import Point
 from slugdemo.ui import exams, forget, locate, step, take

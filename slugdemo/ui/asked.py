@@ -10,7 +10,7 @@ from functools import wraps
 from typing import Any
 
 from slugdemo.errors import SlugError
-from slugdemo.hosts.prompts import MOST
+from slugdemo.models.prompts import MOST
 
 LARGEST = 4_000_000  # letters of a picture's address
 STEPS = 32  # numbers in a list

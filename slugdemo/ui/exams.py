@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from slugdemo.concept import Concept
+from slugdemo.config import SETTINGS, Setting
 from slugdemo.edit import Edit
-from slugdemo.evaluate import Answers, Classes, Drawings, Size
-from slugdemo.evaluate.answers import ASK, says
-from slugdemo.evaluate.drawings import DENOISING as STEPS
-from slugdemo.evaluate.drawings import GUIDANCE, Eyes, eyes
-from slugdemo.hosts.zero_shot import ZeroShot
+from slugdemo.evaluation import Answers, Classes, Drawings, Size
+from slugdemo.evaluation.answer import ASK, says
+from slugdemo.evaluation.generate import DENOISING as STEPS
+from slugdemo.evaluation.generate import GUIDANCE, Eyes, eyes
+from slugdemo.models.zero_shot import ZeroShot
 from slugdemo.search import Evaluate, Exam, Point
-from slugdemo.setting import SETTINGS, Setting
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.session import World
 from slugdemo.ui.view import View

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from slugdemo import pictures
+from slugdemo import images as pictures
 from slugdemo.catalog import Model
 from slugdemo.concept import PLAIN, Example
 from slugdemo.ui import shelf

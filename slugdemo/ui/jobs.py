@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from slugdemo.errors import SlugError
-from slugdemo.hosts.watch import Cancelled
+from slugdemo.models.base import Cancelled
 
 News = tuple[str, object]  # (block of the page, what it shows now)
 Put = Callable[[str, object], None]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from slugdemo import examples, pictures, weights
+from slugdemo import data as examples
+from slugdemo import images as pictures
+from slugdemo import weights
 from slugdemo.concept import Example, prompt
 from slugdemo.edit import Edit, load
 from slugdemo.errors import SlugError

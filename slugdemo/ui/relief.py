@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import torch
 
-from slugdemo.hosts.diffusion import Diffusion
+from slugdemo.models.diffusion import Diffusion
 from slugdemo.ui.session import World
 
 LARGE = ("gradients", "gallery", "ladder", "held out", "retain")  # results that take room

@@ -10,10 +10,11 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from slugdemo import metrics, pictures
+from slugdemo import images as pictures
 from slugdemo.concept import PLAIN, prompt
 from slugdemo.errors import SlugError
-from slugdemo.hosts.zero_shot import ZeroShot
+from slugdemo.evaluation import metrics
+from slugdemo.models.zero_shot import ZeroShot
 from slugdemo.ui import exams, shelf, words
 from slugdemo.ui.forget import source
 from slugdemo.ui.jobs import Watch
@@ -115,8 +116,7 @@ def _looked(world: World, view: View) -> tuple[Part, dict[str, Any]]:
         parts = [Part("own", "", "your own picture", own), *parts[:-1]]
     chosen = min(view.picture, len(parts) - 1)
     shown = [
-        {"src": one.src, "alt": one.prompt, "role": one.role, "name": one.name}
-        for one in parts
+        {"src": one.src, "alt": one.prompt, "role": one.role, "name": one.name} for one in parts
     ]
     return parts[chosen], {"pictures": shown, "chosen": chosen}
 
@@ -126,7 +126,10 @@ def _bars(world: World, view: View, watch: Watch) -> dict[str, Any]:
     part, looked = _looked(world, view)
     pixels = world.clip(view.model).transform(part.picture)[None]
     base = exams.zero_shot(world, view, split="test").showing(pixels)
-    before, after = base.probabilities()[0], base.edited(world.edits(view, watch)).probabilities()[0]
+    before, after = (
+        base.probabilities()[0],
+        base.edited(world.edits(view, watch)).probabilities()[0],
+    )
     best = [*before.topk(min(3, len(before))).indices.tolist()]
     best += after.topk(min(BARS, len(after))).indices.tolist()
     names = list(dict.fromkeys(best))[:BARS]

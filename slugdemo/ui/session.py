@@ -10,23 +10,25 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from slugdemo import examples, layers, loading
+from slugdemo import data as examples
+from slugdemo import layers
 from slugdemo.catalog import Model
-from slugdemo.clip import Clip
 from slugdemo.concept import Concept, Example
+from slugdemo.config import Setting
+from slugdemo.data import Pairs
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.evaluate import World as Surroundings
-from slugdemo.examples import Pairs
+from slugdemo.evaluation import World as Surroundings
+from slugdemo.evaluation.judge import Judge
+from slugdemo.experiment import FEW, MOST
 from slugdemo.gradients import Gradients, gradients
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.hosts.vlm import Vlm
-from slugdemo.judge import Judge
 from slugdemo.layers import LayerScore
-from slugdemo.loading import Opened
 from slugdemo.methods.slug import direction
-from slugdemo.setting import Setting
-from slugdemo.study import FEW, MOST
+from slugdemo.models import loading
+from slugdemo.models.clip import Clip
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.models.llava import Vlm
+from slugdemo.models.loading import Opened
 from slugdemo.ui.guests import Guests
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.shelf import Shelf

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from slugdemo import catalog, examples
+from slugdemo import catalog
+from slugdemo import data as examples
 from slugdemo.catalog import Model
 from slugdemo.concept import PLAIN, Concept
 from slugdemo.errors import SlugError

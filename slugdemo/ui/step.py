@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from slugdemo import layers, weights
+from slugdemo.config import SETTINGS, Setting
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.hosts.watch import Cancelled
 from slugdemo.layers import LayerScore
 from slugdemo.methods.slug import extended, slug
+from slugdemo.models.base import Cancelled
 from slugdemo.search import Goal, Point, choose, search
-from slugdemo.setting import SETTINGS, Setting
 from slugdemo.ui import exams, figures, words
 from slugdemo.ui.jobs import Watch
 from slugdemo.ui.session import World

@@ -20,9 +20,9 @@ from slugdemo.ui.view import MARK, Kept, View, label
 LARGEST = 2_000_000_000  # bytes of a model that is packed for a visitor
 NOTHING = "A step of 0 changes nothing: move the step before taking the {} away."
 SNIPPET = """from slugdemo.catalog import concept
-from slugdemo.loading import opened
-from slugdemo.setting import SETTINGS
-from slugdemo.study import Study
+from slugdemo.models.loading import opened
+from slugdemo.config import SETTINGS
+from slugdemo.experiment import Study
 
 model = opened({model!r})
 study = Study(model, concept({concept!r}), {setting})

@@ -168,7 +168,9 @@ def test_in_a_space_the_hubs_address_bar_and_link_say_what_is_shown(
 
 def test_a_browser_that_forbids_copying_is_asked_in_the_old_way(visitor: Page, served: str) -> None:
     opened(visitor, served, CLIP)
-    visitor.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')) }")
+    visitor.evaluate(
+        "() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')) }"
+    )
     visitor.locator("#link").click()
     expect(visitor.locator("#status .said")).to_contain_text("copied")
     assert visitor.evaluate("navigator.clipboard.readText()") == visitor.url

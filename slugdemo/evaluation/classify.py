@@ -9,12 +9,12 @@ from functools import partial
 
 import torch
 
-from slugdemo import examples
-from slugdemo.clip import Clip, tower
+from slugdemo import data as examples
 from slugdemo.concept import Concept, Example, prompt, style_prompt
 from slugdemo.edit import Edit
-from slugdemo.evaluate.material import Row, Size, World, exam, label
-from slugdemo.hosts.zero_shot import Memory, ZeroShot
+from slugdemo.evaluation.prompt_set import Row, Size, World, exam, label
+from slugdemo.models.clip import Clip, tower
+from slugdemo.models.zero_shot import Memory, ZeroShot
 from slugdemo.search import Evaluate, Exam, Point
 
 Remember = Callable[[Sequence[Example]], Memory]

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from slugdemo import metrics
-from slugdemo.clip import Clip
 from slugdemo.concept import Concept, prompt, style_prompt
 from slugdemo.edit import Edit
-from slugdemo.evaluate.material import (
+from slugdemo.evaluation import metrics
+from slugdemo.evaluation.judge import Judge
+from slugdemo.evaluation.prompt_set import (
     OTHER,
     SEARCH_SEED,
     Order,
@@ -26,9 +26,9 @@ from slugdemo.evaluate.material import (
     exam,
     orders,
 )
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.hosts.watch import Progress, Question
-from slugdemo.judge import Judge
+from slugdemo.models.base import Progress, Question
+from slugdemo.models.clip import Clip
+from slugdemo.models.diffusion import Diffusion
 from slugdemo.search import Exam, Point
 
 DENOISING, GUIDANCE = 15, 3.0  # what the shipped pictures were made with

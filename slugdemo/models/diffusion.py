@@ -21,10 +21,10 @@ from transformers import CLIPTextModel
 
 from slugdemo.edit import Edit, apply
 from slugdemo.errors import SlugError
-from slugdemo.hosts import names, tower
-from slugdemo.hosts.gallery import Gallery
-from slugdemo.hosts.prompts import Prompts
-from slugdemo.hosts.watch import Drawing, Progress, Question, Watch, finite
+from slugdemo.models import names, tower
+from slugdemo.models.base import Drawing, Progress, Question, Watch, finite
+from slugdemo.models.image_cache import Gallery
+from slugdemo.models.prompts import Prompts
 from slugdemo.weights import substitute
 
 LATENTS_AT_ONCE = 64 * 16 * 16  # positions in one denoising run: 64 pictures of pocket-sd

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from slugdemo import public
-from slugdemo.public import Gate, Limits, Rate
+from slugdemo import limits as public
+from slugdemo.limits import Gate, Limits, Rate
 
 
 def scope(path: str = "/gradio_api/queue/join", **more: object) -> dict:

@@ -13,25 +13,25 @@ from typing import Any
 import torch
 
 from slugdemo import catalog, layers, search
-from slugdemo.clip import Clip
 from slugdemo.concept import Concept, Example
+from slugdemo.config import Setting
 from slugdemo.cost import Clock
+from slugdemo.data import Pairs
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.evaluate import Answers, Board, Classes, Drawings, Row, World
-from slugdemo.evaluate.classes import remembered
-from slugdemo.evaluate.drawings import eyes
-from slugdemo.examples import Pairs
+from slugdemo.eval_set import around, judge
+from slugdemo.evaluation import Answers, Board, Classes, Drawings, Row, World
+from slugdemo.evaluation.classify import remembered
+from slugdemo.evaluation.generate import eyes
 from slugdemo.gradients import Gradients, gradients
-from slugdemo.hosts.watch import Progress, Question
-from slugdemo.hosts.zero_shot import Memory
 from slugdemo.layers import LayerScore
-from slugdemo.loading import Opened
 from slugdemo.methods import METHODS
 from slugdemo.methods.slug import Attempt, Outcome, Watch, direction, extended, joined, unwatched
+from slugdemo.models.base import Progress, Question
+from slugdemo.models.clip import Clip
+from slugdemo.models.loading import Opened
+from slugdemo.models.zero_shot import Memory
 from slugdemo.search import Goal, Point, choose
-from slugdemo.setting import Setting
-from slugdemo.world import around, judge
 
 MOST = 384  # pictures behind the retain gradient, at most
 FEW = 16  # retain pictures below which the gradient and the search share them

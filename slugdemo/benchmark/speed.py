@@ -13,22 +13,22 @@ import open_clip
 import torch
 
 from slugdemo import catalog, layers
-from slugdemo.bench.figures import Figure, median, ratio, seconds
-from slugdemo.bench.naive import naive, texts
-from slugdemo.clip import Clip
+from slugdemo.benchmark.figures import Figure, median, ratio, seconds
+from slugdemo.benchmark.naive import naive, texts
 from slugdemo.concept import prompt
+from slugdemo.config import Setting
 from slugdemo.cost import Peak
 from slugdemo.edit import Edit, apply
 from slugdemo.errors import SlugError
-from slugdemo.evaluate import Classes
+from slugdemo.eval_set import around
+from slugdemo.evaluation import Classes
+from slugdemo.experiment import Study
 from slugdemo.gradients import Batch, Gradients, forget_loss, gradients, retain_loss
-from slugdemo.hosts.zero_shot import Memory, ZeroShot
-from slugdemo.loading import Opened, opened
 from slugdemo.methods.slug import Outcome, slug
+from slugdemo.models.clip import Clip
+from slugdemo.models.loading import Opened, opened
+from slugdemo.models.zero_shot import Memory, ZeroShot
 from slugdemo.search import Exam, Point
-from slugdemo.setting import Setting
-from slugdemo.study import Study
-from slugdemo.world import around
 
 RUNGS, DENOISING, GUIDANCE = 16, 15, 3.0
 SHOWN = ("cat", "dog", "house", "tree")

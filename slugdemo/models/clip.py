@@ -24,9 +24,9 @@ from transformers import (
     ProcessorMixin,
 )
 
-from slugdemo import towers
 from slugdemo.errors import SlugError
-from slugdemo.hosts.names import from_hf_text, from_hf_vision
+from slugdemo.models import towers
+from slugdemo.models.names import from_hf_text, from_hf_vision
 from slugdemo.weights import Weights, digest, substitute
 
 NONE: Weights = MappingProxyType({})

@@ -27,9 +27,9 @@ from transformers import (
 
 from slugdemo.edit import Edit, apply
 from slugdemo.errors import SlugError
-from slugdemo.hosts import names, tower
-from slugdemo.hosts.prompts import check_length
-from slugdemo.hosts.watch import Progress, Question, Watch, finite
+from slugdemo.models import names, tower
+from slugdemo.models.base import Progress, Question, Watch, finite
+from slugdemo.models.prompts import check_length
 from slugdemo.weights import substitute
 
 TOWER = "model.vision_tower."

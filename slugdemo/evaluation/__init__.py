@@ -5,9 +5,9 @@ Board: it turns an edit into Points while searching, and into Rows afterwards, w
 and other seeds.
 """
 
-from slugdemo.evaluate.answers import Answers
-from slugdemo.evaluate.classes import Classes
-from slugdemo.evaluate.drawings import Drawings
-from slugdemo.evaluate.material import Board, Row, Size, World
+from slugdemo.evaluation.answer import Answers
+from slugdemo.evaluation.classify import Classes
+from slugdemo.evaluation.generate import Drawings
+from slugdemo.evaluation.prompt_set import Board, Row, Size, World
 
 __all__ = ["Answers", "Board", "Classes", "Drawings", "Row", "Size", "World"]

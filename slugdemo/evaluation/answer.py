@@ -11,12 +11,13 @@ from functools import cached_property, partial
 import numpy as np
 from PIL.Image import Image
 
-from slugdemo import metrics, pictures
+from slugdemo import images as pictures
 from slugdemo.concept import Concept, Example
 from slugdemo.edit import Edit
-from slugdemo.evaluate.material import OTHER, Row, Size, World, exam, label, spread
-from slugdemo.hosts.vlm import Vlm
-from slugdemo.hosts.watch import Progress, Question
+from slugdemo.evaluation import metrics
+from slugdemo.evaluation.prompt_set import OTHER, Row, Size, World, exam, label, spread
+from slugdemo.models.base import Progress, Question
+from slugdemo.models.llava import Vlm
 from slugdemo.search import Exam, Point
 
 ASK = {"concept": "What is in this picture?", "style": "In what style is it drawn?"}

@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slugdemo import edit as edits_
-from slugdemo import layers, metrics, towers
-from slugdemo.clip import Clip, tower
+from slugdemo import layers
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.hosts.tower import moving
+from slugdemo.evaluation import metrics
+from slugdemo.models import towers
+from slugdemo.models.clip import Clip, tower
+from slugdemo.models.tower import moving
 from slugdemo.search import Evaluate, Exam, Point
 
 CHUNK = 64  # items at once: activations that stay near the processor

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slugdemo import catalog, metrics, report
-from slugdemo.bench import ledger
-from slugdemo.bench.figures import Figure
-from slugdemo.bench.ledger import Ledger
-from slugdemo.bench.speed import POCKET
+from slugdemo import catalog, report
+from slugdemo.benchmark import ledger
+from slugdemo.benchmark.figures import Figure
+from slugdemo.benchmark.ledger import Ledger
+from slugdemo.benchmark.speed import POCKET
+from slugdemo.config import SETTINGS, Setting
 from slugdemo.errors import SlugError
-from slugdemo.evaluate import Row
-from slugdemo.loading import Opened, opened
-from slugdemo.setting import SETTINGS, Setting
-from slugdemo.study import Study
-from slugdemo.world import rehearsal
+from slugdemo.eval_set import rehearsal
+from slugdemo.evaluation import Row, metrics
+from slugdemo.experiment import Study
+from slugdemo.models.loading import Opened, opened
 
 KINDS = ("character", "object", "style")
 MOST = {"character": 16, "object": 24, "style": 99}

@@ -12,9 +12,9 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from slugdemo.edit import Edit, apply
 from slugdemo.errors import SlugError
-from slugdemo.hosts import names
-from slugdemo.hosts.vlm import Vlm, seen
-from slugdemo.hosts.watch import Cancelled
+from slugdemo.models import names
+from slugdemo.models.base import Cancelled
+from slugdemo.models.llava import Vlm, seen
 from slugdemo.weights import digest
 
 LAYER = "visual.transformer.resblocks.1.attn.in_proj_weight"

@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from slugdemo import examples, pictures
-from slugdemo.clip import Clip
+from slugdemo import data as examples
+from slugdemo import images as pictures
 from slugdemo.concept import Example
 from slugdemo.errors import SlugError
 from slugdemo.gradients import batches
+from slugdemo.models.clip import Clip
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (20, 16)) -> Image.Image:

@@ -18,10 +18,10 @@ from PIL.Image import Image
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from slugdemo import pictures
-from slugdemo.clip import Clip
+from slugdemo import images as pictures
 from slugdemo.concept import Concept, Example
 from slugdemo.errors import SlugError
+from slugdemo.models.clip import Clip
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
 LABELS = ("concept", "style")

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from slugdemo.errors import SlugError
-from slugdemo.hosts.watch import finite
+from slugdemo.models.base import finite
 
 MOST = 8_000  # letters of a text
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from slugdemo import metrics
 from slugdemo.edit import Edit, apply
-from slugdemo.evaluate import Classes
+from slugdemo.evaluation import Classes, metrics
 from slugdemo.search import Evaluate, Exam, Point
 
 

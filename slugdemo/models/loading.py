@@ -17,13 +17,15 @@ from huggingface_hub import constants, snapshot_download
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
-from slugdemo import catalog, cost, inventory, public, zerogpu
+from slugdemo import catalog, cost
+from slugdemo import limits as public
 from slugdemo.catalog import Model
-from slugdemo.clip import Clip
 from slugdemo.errors import SlugError
-from slugdemo.hosts import names
-from slugdemo.hosts.diffusion import Diffusion
-from slugdemo.hosts.vlm import Vlm
+from slugdemo.models import checkpoint_files as inventory
+from slugdemo.models import names, zerogpu
+from slugdemo.models.clip import Clip
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.models.llava import Vlm
 from slugdemo.weights import Weights
 
 CLOSE = 1e-2  # how far a tower may be from its clip, relative: bfloat16 on one side

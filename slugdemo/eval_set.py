@@ -6,14 +6,15 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from slugdemo import catalog, examples
+from slugdemo import catalog
+from slugdemo import data as examples
 from slugdemo.concept import Concept, prompt
 from slugdemo.errors import SlugError
-from slugdemo.evaluate import World
-from slugdemo.evaluate.drawings import DENOISING, GUIDANCE
-from slugdemo.evaluate.material import VALIDATION_SEED
-from slugdemo.judge import Judge
-from slugdemo.loading import Opened
+from slugdemo.evaluation import World
+from slugdemo.evaluation.generate import DENOISING, GUIDANCE
+from slugdemo.evaluation.judge import Judge
+from slugdemo.evaluation.prompt_set import VALIDATION_SEED
+from slugdemo.models.loading import Opened
 
 DRAWN_SEED = 5_000_000  # of pictures that a model draws to be forgotten
 

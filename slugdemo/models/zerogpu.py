@@ -11,9 +11,9 @@ import torch
 from PIL.Image import Image
 
 from slugdemo.edit import Edit
-from slugdemo.hosts.diffusion import STEPS, Diffusion
-from slugdemo.hosts.vlm import Vlm
-from slugdemo.hosts.watch import Drawing, Progress, Question, Watch
+from slugdemo.models.base import Drawing, Progress, Question, Watch
+from slugdemo.models.diffusion import STEPS, Diffusion
+from slugdemo.models.llava import Vlm
 
 try:
     import spaces

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from slugdemo.evaluate import Size
+from slugdemo.evaluation import Size
 from slugdemo.search import EVALUATIONS
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 from zlib import crc32
 
-from slugdemo import metrics
 from slugdemo.concept import PLAIN, Concept, Example, prompt
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
+from slugdemo.evaluation import metrics
 from slugdemo.search import Evaluate, Exam, Point
 
 # of noise; shipped pictures have 1 to 3 million, and settings are chosen with the one in between

@@ -426,6 +426,8 @@ def _ranked(attempts: Sequence[Attempt], goal: Goal) -> list[Attempt]:
 def _reason(attempts: Sequence[Attempt], first: int) -> str:
     best, passed = attempts[0], sum(attempt.choice.feasible for attempt in attempts)
     result, why = told(best.edit, best.choice.score), best.choice.reason
+    if len(attempts) == 1:
+        return f"{result}. {why}"
     if not passed:
         tried = "on the Pareto fronts" if first == len(attempts) else "on these and the next fronts"
         return (

@@ -134,7 +134,7 @@ def search(plan: Plan) -> Figure:
         same = _agree(ours, found[-1])
     else:
         slow, same = _sampled(naive(evaluation), ours)
-    details = {
+    details: dict[str, object] = {
         "seconds": median(times),
         "against": slow,
         "naive search": "whole"

@@ -307,3 +307,31 @@ def test_without_candidates_or_anything_to_forget_there_is_a_sentence() -> None:
         tune(CANDIDATES[:1], Evaluators(ignorant), Tuning())
     with pytest.raises(SlugError, match="No layer"):
         tune([], Evaluators(ignorant), Tuning())
+
+
+def test_a_suggested_step_near_the_edge_saves_evaluations_and_finds_the_same() -> None:
+    for edge in (0.03, 0.2, 1.1):
+        for off in (0.8, 1.0, 1.2):
+            asked: list[float] = []
+            scores = list(
+                search(
+                    host(falls_at(edge), lambda _: 1.0, asked),
+                    Goal(),
+                    tolerance=0.1,
+                    suggested=off * edge,
+                )
+            )
+            assert edge <= choose(scores, Goal()).score.strength <= edge / 0.9
+            assert len(asked) <= 5
+
+
+def test_the_search_ends_with_the_first_candidate_that_costs_nothing() -> None:
+    asked: list[str] = []
+    good, costly = (falls_at(0.2), lambda _: 1.0), (falls_at(0.2), keeps(0.01))
+    curves = {"a": costly, "b": good, "c": good}
+    found = tune(CANDIDATES, Evaluators(by_layer(curves, asked)), Tuning(margin=0.1))
+    assert {*asked} == {"a", "b"}
+    assert found.edit.layer == "text/b"
+    asked.clear()
+    tune(CANDIDATES, Evaluators(by_layer(curves, asked)), Tuning(rule="paper"))
+    assert {*asked} == {"a", "b", "c"}

@@ -17,6 +17,7 @@ from slugdemo.config import Config
 from slugdemo.edit import Edit, clip_name
 from slugdemo.errors import SlugError
 from slugdemo.models.loading import opened
+from slugdemo.recording import Activations
 from slugdemo.search import Evaluate, Evaluators, Score
 from slugdemo.task import Task
 
@@ -137,7 +138,7 @@ def test_activations_are_what_hooks_would_see(robot: Task) -> None:
     attention = "visual.transformer.resblocks.0.attn.in_proj_weight"
     names = [*(f"{name}.weight" for name in plain), attention]
     leaves = {n: robot.clip.named()[n].clone().requires_grad_() for n in names}
-    with nest.Activations(leaves) as seen:
+    with Activations(leaves) as seen:
         robot.clip.encode_image(pixels, weights=leaves)
     model, outputs = copy.deepcopy(robot.clip.model), {}
     for name in plain:

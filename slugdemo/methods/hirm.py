@@ -16,8 +16,7 @@ from slugdemo.training import adamw, tower_weights, trained
 from slugdemo.weights import Weights, substitute
 
 BLOCKS = "transformer.resblocks."
-SKIP = 0
-RATE, STEPS, DECAY, COEFFICIENT = 1e-3, 30, 0.01, 10.0
+RATE, STEPS, DECAY, COEFFICIENT = 3e-4, 300, 0.01, 10.0
 
 
 def hirm(task: Task) -> Edit:
@@ -40,7 +39,7 @@ def hirm(task: Task) -> Edit:
     target = COEFFICIENT * noise / noise.norm()
 
     def loss(now: Weights, _: int) -> Tensor:
-        return F.mse_loss(late(task.clip, tokens, now, block=last)[:, SKIP:], target[:, SKIP:])
+        return F.mse_loss(late(task.clip, tokens, now, block=last), target)
 
     delta = trained(task, weights, loss, steps=STEPS, optimiser=adamw(RATE, DECAY))
     return task.edit({qualified(name): tensor for name, tensor in delta.items()})

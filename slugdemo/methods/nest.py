@@ -6,16 +6,15 @@ Built by its authors on SLUG's repository. Knows a task; knows no kind of model.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from slugdemo import search, weights
 from slugdemo.edit import Edit, qualified
 from slugdemo.errors import SlugError
 from slugdemo.gradients import forget_loss, retain_loss
+from slugdemo.recording import Activations
 from slugdemo.search import Goal, Score
 from slugdemo.task import Task
 from slugdemo.training import TowerPairs, differentiated, shuffled, tower_weights
@@ -27,9 +26,7 @@ EPSILON = 1e-8
 ROUNDS, BATCHES, SIZE = 5, 8, 8
 SHARE, FREQUENCY, FALSE_RATE = 0.05, 1.0, 0.10
 LEAST, MOST, EVALUATIONS = 0.1, 10.0, 12
-LINEAR = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
 SHARED = ("visual.proj", "text_projection")
-CONVOLUTION = torch.ops.aten.convolution.default
 
 Rows = Mapping[str, Tensor]  # one number for each output row of each weight
 
@@ -113,50 +110,6 @@ def observed(
             sizes[name] += grad.flatten(1).norm(dim=1).cpu() / len(batches)
             seen[name].append(activations.of(name))
     return Observed(gradient, sizes, {name: torch.stack(rows) for name, rows in seen.items()})
-
-
-class Activations(TorchDispatchMode):
-    """While it is entered: how strongly each output row of some weights speaks.
-
-    The root mean square over items and positions of what it adds up, without its bias. No hook is
-    needed, so the model that all
-    visitors share stays as it is: products with the storage of one of `leaves` are what counts.
-    """
-
-    def __init__(self, leaves: Weights) -> None:
-        super().__init__()
-        self._named = {w.untyped_storage().data_ptr(): (name, w) for name, w in leaves.items()}
-        self._squares = {name: torch.zeros(len(w)) for name, w in leaves.items()}
-        self._counts = {name: torch.zeros(len(w)) for name, w in leaves.items()}
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Sequence[type],
-        args: tuple = (),
-        kwargs: dict | None = None,
-    ) -> Any:  # noqa: ANN401
-        """Runs the operation, and looks at what it gives when it multiplies by a leaf."""
-        out = func(*args, **(kwargs or {}))
-        if func in LINEAR:
-            bias = args[0] if len(args) == 3 else 0  # addmm or mm
-            self._see(args[-1], out - bias)  # (positions, rows)
-        elif func is CONVOLUTION and args[2] is None:
-            self._see(args[1], out.movedim(1, -1).flatten(0, -2))
-        return out
-
-    def _see(self, weight: Tensor, out: Tensor) -> None:
-        name, leaf = self._named.get(weight.untyped_storage().data_ptr(), ("", weight))
-        if not name:
-            return
-        first = (weight.storage_offset() - leaf.storage_offset()) // leaf[0].numel()
-        rows = slice(first, first + out.shape[-1])
-        self._squares[name][rows] += out.detach().float().square().sum(0).cpu()
-        self._counts[name][rows] += len(out)
-
-    def of(self, name: str) -> Tensor:
-        """The activation of each output row of one weight: (rows,)."""
-        return (self._squares[name] / self._counts[name].clamp(min=1)).sqrt()
 
 
 def neuron_scores(forget: Observed, retain: Observed) -> dict[str, Tensor]:

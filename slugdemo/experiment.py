@@ -176,7 +176,7 @@ def results(task: Task, erasure: Erasure, measured: Sequence[Measurement] = ()) 
         seconds=erasure.seconds,
         peak_bytes=erasure.peak_bytes,
         seed=task.config.seed,
-        digest=task.clip.digest,
+        digest=task.digest,
     )
     after = erasure.after
     rows = [
@@ -194,7 +194,7 @@ def reported(task: Task, name: str, edits: Sequence[Edit], *, seconds: float = 0
         method=name,
         seconds=seconds,
         seed=task.config.seed,
-        digest=task.clip.digest,
+        digest=task.digest,
     )
     return [about.of(row.metric, row.after, row.n) for row in report(task, edits)]
 

@@ -118,7 +118,7 @@ def test_a_frozen_tower_gives_what_it_always_gave(robot: Task, parts: tuple[str,
 
 
 def test_ga_takes_one_step_up_the_forget_loss(robot: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ga_module, "STEPS", 1)
+    monkeypatch.setattr(ga_module, "STEPS", {"zero-shot": 1})
     whole = replace(robot, config=replace(robot.config, method="ga", batch=1000))
     edit = ga(whole)
     named = {n: t.clone().requires_grad_() for n, t in tower_weights(robot).items()}

@@ -14,7 +14,8 @@ from slugdemo.weights import Weights
 
 SHARE = 0.5
 RATE, DECAY = 1e-4, 0.1
-FORGET_STEPS, RETAIN_STEPS = 20, 20
+FORGET_STEPS = {"zero-shot": 6, "diffusion": 30, "vlm": 12}  # by kind of model
+RETAIN_STEPS = 20
 
 
 def salun(task: Task) -> Edit:
@@ -22,17 +23,19 @@ def salun(task: Task) -> Edit:
 
     The mask is m = 1(|grad L_f| >= gamma) with gamma the median over all trained tensors
     together. SLUG's repository: learning rate 1e-7 or 1e-6, 10 epochs, batch 32, weight decay .1.
-    Deviations: rate 1e-4, 20 iterations of each kind; weight decay does not reach what the mask
+    Deviations: rate 1e-4, a few iterations of each kind; weight decay does not reach what the mask
     holds; biases, embeddings and (inside other models) layer norms stay.
     """
     weights = tower_weights(task)
     gradient = {name: task.gradients.forget[name] for name in weights}
-    loss = forget_then_retain(task, weights, forget_steps=FORGET_STEPS, retain_steps=RETAIN_STEPS)
+    loss = forget_then_retain(
+        task, weights, forget_steps=FORGET_STEPS[task.kind], retain_steps=RETAIN_STEPS
+    )
     delta = trained(
         task,
         weights,
         loss,
-        steps=FORGET_STEPS + RETAIN_STEPS,
+        steps=FORGET_STEPS[task.kind] + RETAIN_STEPS,
         optimiser=adamw(RATE, DECAY),
         masks=salient(gradient, SHARE),
     )

@@ -1,4 +1,5 @@
 """Albums: many rendered scenes kept as one file of pixels, made once and read by every training."""
+
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +27,16 @@ class Album:
         return torch.from_numpy(self.pictures[np.sort(which.numpy())]).float().div_(127.5).sub_(1)
 
 
-def album(sprites: Sprites, folder: Path, count: int, *, seed: int, hands: Sequence[str], spread: Spread = WIDE,
-          pairs: float = 0.0) -> Album:
+def album(
+    sprites: Sprites,
+    folder: Path,
+    count: int,
+    *,
+    seed: int,
+    hands: Sequence[str],
+    spread: Spread = WIDE,
+    pairs: float = 0.0,
+) -> Album:
     """The album of these settings, rendered into `folder` unless a whole one lies there."""
     planned = scenes(sprites, count, seed=seed, hands=hands, spread=spread, pairs=pairs)
     tag = f"{count}-{seed}-{'+'.join(hands)}-{spread.size[0]}-{pairs}"
@@ -38,7 +47,7 @@ def album(sprites: Sprites, folder: Path, count: int, *, seed: int, hands: Seque
         pixels = np.lib.format.open_memmap(half, "w+", np.uint8, (count, 3, SIDE, SIDE))
         at = 0
         for pictures in rendered(sprites, planned):
-            pixels[at:at + len(pictures)] = pictures.numpy()
+            pixels[at : at + len(pictures)] = pictures.numpy()
             at += len(pictures)
         pixels.flush()
         os.replace(half, file)
@@ -49,4 +58,6 @@ def joined(albums: Sequence[Album]) -> Album:
     """All pictures of the albums in one; of several, the pixels then lie in memory."""
     if len(albums) == 1:
         return albums[0]
-    return Album(np.concatenate([one.pictures for one in albums]), [s for one in albums for s in one.scenes])
+    return Album(
+        np.concatenate([one.pictures for one in albums]), [s for one in albums for s in one.scenes]
+    )

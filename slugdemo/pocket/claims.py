@@ -1,4 +1,5 @@
 """Claims: captions and prompts with what they say, and which pictures they are true of."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from slugdemo.pocket.styles import KEEPS_BACKGROUND, STYLES
 from slugdemo.pocket.words import caption, named, style_prompt, style_wording, wording
 from slugdemo.pocket.world import Scene
 
-CONTEXT = 32                                    # tokens of a text
+CONTEXT = 32  # tokens of a text
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,11 @@ class Claim:
 
     def fits(self, scene: Scene) -> bool:
         """Whether everything said is true of the scene."""
-        return (self.concepts <= {t.concept for t in scene.things} and self.style in (None, scene.style)
-                and self.ground in (None, scene.ground))
+        return (
+            self.concepts <= {t.concept for t in scene.things}
+            and self.style in (None, scene.style)
+            and self.ground in (None, scene.ground)
+        )
 
 
 def facts(scene: Scene) -> Facts:
@@ -52,8 +56,13 @@ def claim(scene: Scene, rng: np.random.Generator) -> Claim:
 
 def bank(concepts: Sequence[str], rng: np.random.Generator | None) -> list[Claim]:
     """One claim a concept, then one a style; in fresh words, or by name alone without `rng`."""
-    things = [Claim(f"a picture of {wording(c, rng) if rng else named(c)}", frozenset({c})) for c in concepts]
-    return things + [Claim(style_prompt(style_wording(s, rng) if rng else s), style=s) for s in STYLES]
+    things = [
+        Claim(f"a picture of {wording(c, rng) if rng else named(c)}", frozenset({c}))
+        for c in concepts
+    ]
+    return things + [
+        Claim(style_prompt(style_wording(s, rng) if rng else s), style=s) for s in STYLES
+    ]
 
 
 def matches(claims: Sequence[Claim], scenes: Sequence[Scene]) -> Tensor:
@@ -63,5 +72,10 @@ def matches(claims: Sequence[Claim], scenes: Sequence[Scene]) -> Tensor:
 
 def tokens(tokenizer: CLIPTokenizer, claims: Sequence[Claim]) -> Tensor:
     """The claims' texts as token ids (N, 32)."""
-    return tokenizer([c.text for c in claims], padding="max_length", truncation=True, max_length=CONTEXT,
-                     return_tensors="pt").input_ids
+    return tokenizer(
+        [c.text for c in claims],
+        padding="max_length",
+        truncation=True,
+        max_length=CONTEXT,
+        return_tensors="pt",
+    ).input_ids

@@ -8,6 +8,7 @@ batch's own captions and over prompts of all concepts and styles in varying word
 projection behind it learns on. Meanwhile the patches of the last but one block, which pocket-llava looks at, learn to
 tell what lies where (regions.py).
 """
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,18 +31,33 @@ from slugdemo.pocket.training import device, faster, halves, learn, picks
 from slugdemo.pocket.world import Scene
 
 SEED = 21
-CAPTIONS = 32                                   # of a batch's pictures, how many bring their own caption
-SEEING = 0.4                                    # share of the steps in which the vision tower learns the anchors
-WORDINGS = 8                                    # of every concept's and style's prompt
-READINGS = 600                                  # steps of the text tower, 128 captions each
+CAPTIONS = 32  # of a batch's pictures, how many bring their own caption
+SEEING = 0.4  # share of the steps in which the vision tower learns the anchors
+WORDINGS = 8  # of every concept's and style's prompt
+READINGS = 600  # steps of the text tower, 128 captions each
 
 
 def config(vocabulary: int) -> dict:
     """open_clip's model config: two towers of six blocks, 192 wide."""
-    return {"embed_dim": 192, "quick_gelu": True,
-            "vision_cfg": {"image_size": 64, "patch_size": 8, "layers": 6, "width": 192, "head_width": 32},
-            "text_cfg": {"context_length": CONTEXT, "vocab_size": vocabulary, "layers": 6, "width": 192, "heads": 6,
-                         "hf_tokenizer_name": "."}}
+    return {
+        "embed_dim": 192,
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": 64,
+            "patch_size": 8,
+            "layers": 6,
+            "width": 192,
+            "head_width": 32,
+        },
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": vocabulary,
+            "layers": 6,
+            "width": 192,
+            "heads": 6,
+            "hf_tokenizer_name": ".",
+        },
+    }
 
 
 def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
@@ -57,8 +73,15 @@ def text_states(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
     return x[torch.arange(len(x)), tokens.argmax(1)]
 
 
-def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Sequence[str], steps: int,
-          start: open_clip.CLIP | None = None) -> open_clip.CLIP:
+def train(
+    album: Album,
+    tokenizer: CLIPTokenizer,
+    work: Path,
+    *,
+    concepts: Sequence[str],
+    steps: int,
+    start: open_clip.CLIP | None = None,
+) -> open_clip.CLIP:
     """The trained CLIP, on the CPU.
 
     From `start` where given, whose text tower stays as it is: pocket-sd has learnt to read its states. Only the
@@ -76,8 +99,16 @@ def train(album: Album, tokenizer: CLIPTokenizer, work: Path, *, concepts: Seque
     return model.eval().requires_grad_(True)
 
 
-def see(model: open_clip.CLIP, anchors: Anchors, album: Album, work: Path, *, steps: int, batch: int = 96,
-        rate: float = 1.2e-3) -> None:
+def see(
+    model: open_clip.CLIP,
+    anchors: Anchors,
+    album: Album,
+    work: Path,
+    *,
+    steps: int,
+    batch: int = 96,
+    rate: float = 1.2e-3,
+) -> None:
     """Teach the vision tower, in place, to find the anchors of what a picture shows; the anchors move too."""
     where = device()
     pupil = nn.ModuleDict({"visual": model.visual, "anchors": anchors}).to(where)
@@ -87,15 +118,26 @@ def see(model: open_clip.CLIP, anchors: Anchors, album: Album, work: Path, *, st
         which = picks(len(album), batch, seed=SEED, step=step).sort().values
         with halves(where):
             seen = model.visual(album.batch(which).to(where))
-        return anchors(F.normalize(seen.float(), dim=-1), [facts(album.scenes[i]) for i in which.tolist()])
+        return anchors(
+            F.normalize(seen.float(), dim=-1), [facts(album.scenes[i]) for i in which.tolist()]
+        )
 
     rates = optimisers(pupil, lr=rate, blocks="visual.transformer.resblocks", boost=2.0)
     learn(pupil, rates, terms, SHARES, work / "see", steps)
     pupil.cpu()
 
 
-def read(model: open_clip.CLIP, anchors: Anchors, tokenizer: CLIPTokenizer, scenes: Sequence[Scene], work: Path, *,
-         steps: int, batch: int = 128, rate: float = 2e-3) -> None:
+def read(
+    model: open_clip.CLIP,
+    anchors: Anchors,
+    tokenizer: CLIPTokenizer,
+    scenes: Sequence[Scene],
+    work: Path,
+    *,
+    steps: int,
+    batch: int = 128,
+    rate: float = 2e-3,
+) -> None:
     """Teach the text tower, in place, to find the anchors of what a caption says; the anchors move too."""
     where, concepts = device(), anchors.names["concept"]
     pupil = nn.ModuleDict({"model": model, "anchors": anchors}).to(where)
@@ -104,8 +146,12 @@ def read(model: open_clip.CLIP, anchors: Anchors, tokenizer: CLIPTokenizer, scen
     def terms(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((SEED + 1, step))
         some, stock = rng.choice(len(scenes), batch // 2), bank(concepts, rng)
-        heard = [claim(scenes[i], rng) for i in some] + [stock[i] for i in rng.choice(len(stock), batch // 2)]
-        return anchors(encode_text(model, tokens(tokenizer, heard).to(where)), [c.facts for c in heard])
+        heard = [claim(scenes[i], rng) for i in some] + [
+            stock[i] for i in rng.choice(len(stock), batch // 2)
+        ]
+        return anchors(
+            encode_text(model, tokens(tokenizer, heard).to(where)), [c.facts for c in heard]
+        )
 
     rates = optimisers(pupil, lr=rate, blocks="model.transformer.resblocks")
     learn(pupil, rates, terms, {"concept": 1.0, "style": 1.0, "ground": 1.0}, work / "read", steps)
@@ -113,8 +159,17 @@ def read(model: open_clip.CLIP, anchors: Anchors, tokenizer: CLIPTokenizer, scen
     pupil.cpu()
 
 
-def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: Path, *, concepts: Sequence[str],
-          steps: int, batch: int = 96, rate: float = 1e-3) -> None:
+def agree(
+    model: open_clip.CLIP,
+    tokenizer: CLIPTokenizer,
+    album: Album,
+    work: Path,
+    *,
+    concepts: Sequence[str],
+    steps: int,
+    batch: int = 96,
+    rate: float = 1e-3,
+) -> None:
     """Teach the vision tower and the text projection, in place, to agree; the text tower before it is locked."""
     where = device()
     school = School(model.to(where), tokenizer, concepts).to(where)
@@ -124,11 +179,21 @@ def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: P
     def terms(step: int) -> dict[str, Tensor]:
         which = picks(len(album), batch, seed=SEED + 2, step=step).sort().values
         with halves(where):
-            return school(album.batch(which).to(where), [album.scenes[i] for i in which.tolist()],
-                          np.random.default_rng((SEED, step)))
+            return school(
+                album.batch(which).to(where),
+                [album.scenes[i] for i in which.tolist()],
+                np.random.default_rng((SEED, step)),
+            )
 
     rates = optimisers(school, lr=rate, blocks="model.visual.transformer.resblocks", boost=2.0)
-    learn(school, rates, terms, {"pairs": 1.0, "concept": 1.0, "style": 0.5, "places": 1.0}, work / "clip", steps)
+    learn(
+        school,
+        rates,
+        terms,
+        {"pairs": 1.0, "concept": 1.0, "style": 0.5, "places": 1.0},
+        work / "clip",
+        steps,
+    )
     with torch.no_grad():
         model.logit_scale.clamp_(0, np.log(100))
     model.cpu()
@@ -136,7 +201,9 @@ def agree(model: open_clip.CLIP, tokenizer: CLIPTokenizer, album: Album, work: P
 
 def wordings(concepts: Sequence[str]) -> list[list[Claim]]:
     """The prompts of all concepts and styles, by name and then in `WORDINGS` - 1 other wordings."""
-    return [bank(concepts, np.random.default_rng((SEED, i)) if i else None) for i in range(WORDINGS)]
+    return [
+        bank(concepts, np.random.default_rng((SEED, i)) if i else None) for i in range(WORDINGS)
+    ]
 
 
 def found(logits: Tensor, match: Tensor, count: int) -> dict[str, Tensor]:
@@ -145,8 +212,11 @@ def found(logits: Tensor, match: Tensor, count: int) -> dict[str, Tensor]:
     Logits (N, C + S) of pictures and prompts, and which of these match, bool, the same shape.
     """
     hit = match.gather(1, logits[:, :count].argmax(1, keepdim=True)).float().mean()
-    return {"concept": contrast(logits[:, :count], match[:, :count]),
-            "style": contrast(logits[:, count:], match[:, count:]), "hit": hit}
+    return {
+        "concept": contrast(logits[:, :count], match[:, :count]),
+        "style": contrast(logits[:, count:], match[:, count:]),
+        "hit": hit,
+    }
 
 
 def fresh(vocabulary: int) -> open_clip.CLIP:
@@ -165,11 +235,15 @@ def looked(tower: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
 class School(nn.Module):
     """A CLIP whose vision tower is in training; its text tower is locked but for the projection."""
 
-    def __init__(self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str]) -> None:
+    def __init__(
+        self, model: open_clip.CLIP, tokenizer: CLIPTokenizer, concepts: Sequence[str]
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.concepts = model, tokenizer, list(concepts)
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name.startswith("visual.") or name in ("text_projection", "logit_scale"))
+            weight.requires_grad_(
+                name.startswith("visual.") or name in ("text_projection", "logit_scale")
+            )
         width = model.visual.transformer.width
         torch.manual_seed(SEED)
         projector = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
@@ -178,7 +252,9 @@ class School(nn.Module):
         self.stock = stocks[0]
         self._heard = torch.stack([self._states(stock) for stock in stocks])  # (WORDINGS, C + S, W)
 
-    def forward(self, pictures: Tensor, scenes: Sequence[Scene], rng: np.random.Generator) -> dict[str, Tensor]:
+    def forward(
+        self, pictures: Tensor, scenes: Sequence[Scene], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
         """The loss terms; as numbers the shares of concepts found, by pictures and by places, and the logit scale."""
         some = rng.choice(len(scenes), min(CAPTIONS, len(scenes)), replace=False)
         own = [claim(scenes[i], rng) for i in some]
@@ -190,12 +266,19 @@ class School(nn.Module):
         said, fit = self._projected(self._states(own)), matches(own, scenes).to(images.device)
         pairs = both_ways(scale * images @ said.T, fit)
         places = self.regions(states, scenes)
-        return {"pairs": pairs, **found(logits, match, count), "scale": scale.detach(), "spots": places["hit"],
-                "places": sum(share * places[name] for name, share in SHARES.items())}
+        return {
+            "pairs": pairs,
+            **found(logits, match, count),
+            "scale": scale.detach(),
+            "spots": places["hit"],
+            "places": sum(share * places[name] for name, share in SHARES.items()),
+        }
 
     @torch.no_grad()
     def _states(self, claims: Sequence[Claim]) -> Tensor:
-        return text_states(self.model, tokens(self.tokenizer, claims).to(self.model.logit_scale.device))
+        return text_states(
+            self.model, tokens(self.tokenizer, claims).to(self.model.logit_scale.device)
+        )
 
     def _projected(self, states: Tensor) -> Tensor:
         return F.normalize(states @ self.model.text_projection, dim=-1)
@@ -207,6 +290,11 @@ def save(model: open_clip.CLIP, tokenizer: CLIPTokenizer, folder: Path) -> None:
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
     tokenizer.save_pretrained(folder)
-    half = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    half = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
     settings = {"model_cfg": config(len(tokenizer)), "preprocess_cfg": half}
     (folder / "open_clip_config.json").write_text(json.dumps(settings, indent=2))

@@ -3,6 +3,7 @@
 Knows sprites, poses and pixels; knows no words (words.py) and no models. A scene is a value; the same scene always
 gives the same picture.
 """
+
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,18 @@ from torch import Tensor
 from slugdemo.errors import SlugError
 from slugdemo.pocket.styles import STYLES
 
-SIDE = 64                                       # pixels of a finished picture
-DRAWN = 2 * SIDE                                # pictures are drawn and styled at twice that, then averaged down
-HELD_OUT = "blob"                               # the hand that no model is trained on
+SIDE = 128  # pixels of a finished picture
+DRAWN = 2 * SIDE  # pictures are drawn and styled at twice that, then averaged down
+HELD_OUT = "blob"  # the hand that no model is trained on
 GROUNDS: dict[str, tuple[int, int, int]] = {
-    "white": (248, 248, 246), "black": (28, 28, 32), "grey": (150, 152, 156), "red": (206, 62, 58),
-    "yellow": (246, 216, 92), "green": (112, 178, 96), "blue": (86, 140, 214), "purple": (150, 104, 190),
+    "white": (248, 248, 246),
+    "black": (28, 28, 32),
+    "grey": (150, 152, 156),
+    "red": (206, 62, 58),
+    "yellow": (246, 216, 92),
+    "green": (112, 178, 96),
+    "blue": (86, 140, 214),
+    "purple": (150, 104, 190),
 }
 
 
@@ -72,15 +79,23 @@ class Sprites:
     def __init__(self, folder: Path) -> None:
         """Read every hand; raises SlugError for a missing, empty or unreadable folder."""
         if not folder.is_dir():
-            raise SlugError(f"There is no sprite folder at {folder}; give --sprites a folder <hand>/<name>.png.")
+            raise SlugError(
+                f"There is no sprite folder at {folder}; give --sprites a folder <hand>/<name>.png."
+            )
         found = {d.name: sorted(d.glob("*.png")) for d in sorted(folder.iterdir()) if d.is_dir()}
         found = {hand: files for hand, files in found.items() if files}
         if not found:
             raise SlugError(f"{folder} holds no <hand>/<name>.png pictures.")
         self.names = sorted({f.stem.replace("_", " ") for files in found.values() for f in files})
         self.groups = _groups(folder)
-        self._pictures = {(hand, f.stem.replace("_", " ")): _read(f) for hand, files in found.items() for f in files}
-        self._colours = {key: p[:3].sum((1, 2)) / p[3].sum().clamp(min=1) for key, p in self._pictures.items()}
+        self._pictures = {
+            (hand, f.stem.replace("_", " ")): _read(f)
+            for hand, files in found.items()
+            for f in files
+        }
+        self._colours = {
+            key: p[:3].sum((1, 2)) / p[3].sum().clamp(min=1) for key, p in self._pictures.items()
+        }
         self.hands = list(found)
 
     @property
@@ -97,7 +112,9 @@ class Sprites:
     def grounds(self, things: Sequence[Thing]) -> list[str]:
         """The grounds that these things stand out from, in lightness; the best one at least."""
         gaps = {name: min(self._gap(name, t) for t in things) for name in GROUNDS}
-        return [name for name, gap in gaps.items() if gap > 0.16] or [max(gaps, key=gaps.__getitem__)]
+        return [name for name, gap in gaps.items() if gap > 0.16] or [
+            max(gaps, key=gaps.__getitem__)
+        ]
 
     def _gap(self, ground: str, thing: Thing) -> float:
         colour = torch.tensor(GROUNDS[ground]) / 255.0
@@ -111,7 +128,11 @@ class Sprites:
 
 def _groups(folder: Path) -> dict[str, str]:
     listing = folder / "concepts.json"
-    return {row["caption"]: row["group"] for row in json.loads(listing.read_text())} if listing.is_file() else {}
+    return (
+        {row["caption"]: row["group"] for row in json.loads(listing.read_text())}
+        if listing.is_file()
+        else {}
+    )
 
 
 def _read(file: Path) -> Tensor:
@@ -121,12 +142,20 @@ def _read(file: Path) -> Tensor:
     except (UnidentifiedImageError, OSError) as problem:
         raise SlugError(f"{file} is not a readable picture.") from problem
     pixels = torch.from_numpy(np.array(rgba, dtype=np.float32) / 255).permute(2, 0, 1)
-    return torch.cat((pixels[:3] * pixels[3:], pixels[3:]))                  # (4, 160, 160)
+    return torch.cat((pixels[:3] * pixels[3:], pixels[3:]))  # (4, 160, 160)
 
 
-def scene(sprites: Sprites, rng: np.random.Generator, *, hands: Sequence[str], spread: Spread = WIDE,
-          concept: str | None = None, style: str | None = None, ground: str | None = None,
-          pairs: float = 0.0) -> Scene:
+def scene(
+    sprites: Sprites,
+    rng: np.random.Generator,
+    *,
+    hands: Sequence[str],
+    spread: Spread = WIDE,
+    concept: str | None = None,
+    style: str | None = None,
+    ground: str | None = None,
+    pairs: float = 0.0,
+) -> Scene:
     """A random scene; what is given stays fixed, the rest is drawn from `rng`. `pairs`: share of two-thing scenes."""
     hand = str(rng.choice(hands))
     names = sprites.draws(hand)
@@ -138,19 +167,35 @@ def scene(sprites: Sprites, rng: np.random.Generator, *, hands: Sequence[str], s
         left, right = (concept, other) if rng.random() < 0.5 else (other, concept)
         things = [_half(rng, left, hand, 0.27), _half(rng, right, hand, 0.73)]
     ground = ground or str(rng.choice(sprites.grounds(things)))
-    return Scene(tuple(things), ground, style or str(rng.choice(list(STYLES))), int(rng.integers(2**31)))
+    return Scene(
+        tuple(things), ground, style or str(rng.choice(list(STYLES))), int(rng.integers(2**31))
+    )
 
 
 def _thing(rng: np.random.Generator, concept: str, hand: str, spread: Spread) -> Thing:
     x, y = 0.5 + rng.uniform(-spread.shift, spread.shift, 2)
-    return Thing(concept, hand, float(x), float(y), float(rng.uniform(*spread.size)),
-                 float(rng.uniform(-spread.turn, spread.turn)), bool(rng.random() < spread.mirrored))
+    return Thing(
+        concept,
+        hand,
+        float(x),
+        float(y),
+        float(rng.uniform(*spread.size)),
+        float(rng.uniform(-spread.turn, spread.turn)),
+        bool(rng.random() < spread.mirrored),
+    )
 
 
 def _half(rng: np.random.Generator, concept: str, hand: str, x: float) -> Thing:
     dx, dy = rng.uniform(-0.03, 0.03), rng.uniform(-0.12, 0.12)
-    return Thing(concept, hand, x + float(dx), 0.5 + float(dy), float(rng.uniform(0.44, 0.52)),
-                 float(rng.uniform(-6, 6)), False)
+    return Thing(
+        concept,
+        hand,
+        x + float(dx),
+        0.5 + float(dy),
+        float(rng.uniform(0.44, 0.52)),
+        float(rng.uniform(-6, 6)),
+        False,
+    )
 
 
 def render(sprites: Sprites, scenes: Sequence[Scene]) -> Tensor:
@@ -173,7 +218,9 @@ def _ground(scene: Scene) -> Tensor:
     """A soft vertical gradient around the named colour, (3, 128, 128)."""
     rng = np.random.default_rng(scene.seed)
     colour = torch.tensor(GROUNDS[scene.ground]).view(3, 1, 1) / 255.0
-    fall = torch.linspace(float(rng.uniform(0, 0.07)), -float(rng.uniform(0, 0.07)), DRAWN).view(1, DRAWN, 1)
+    fall = torch.linspace(float(rng.uniform(0, 0.07)), -float(rng.uniform(0, 0.07)), DRAWN).view(
+        1, DRAWN, 1
+    )
     return (colour + fall).expand(3, DRAWN, DRAWN)
 
 
@@ -184,15 +231,27 @@ def _placed(sprites: Sprites, things: Sequence[Thing]) -> Tensor:
     flip = torch.tensor([-1.0 if t.mirrored else 1.0 for t in things])
     cos, sin = torch.cos(angle) * grow, torch.sin(angle) * grow
     x, y = (2 * torch.tensor([getattr(t, axis) for t in things]) - 1 for axis in "xy")
-    rows = torch.stack((torch.stack((flip * cos, flip * sin, -flip * (cos * x + sin * y)), 1),
-                        torch.stack((-sin, cos, sin * x - cos * y), 1)), 1)   # (N, 2, 3)
+    rows = torch.stack(
+        (
+            torch.stack((flip * cos, flip * sin, -flip * (cos * x + sin * y)), 1),
+            torch.stack((-sin, cos, sin * x - cos * y), 1),
+        ),
+        1,
+    )  # (N, 2, 3)
     grid = F.affine_grid(rows.float(), [len(things), 4, DRAWN, DRAWN], align_corners=False)
     stack = torch.stack([sprites.picture(t.hand, t.concept) for t in things])
     return F.grid_sample(stack, grid, align_corners=False)
 
 
-def scenes(sprites: Sprites, count: int, *, seed: int, hands: Sequence[str], spread: Spread = WIDE,
-           pairs: float = 0.0) -> list[Scene]:
+def scenes(
+    sprites: Sprites,
+    count: int,
+    *,
+    seed: int,
+    hands: Sequence[str],
+    spread: Spread = WIDE,
+    pairs: float = 0.0,
+) -> list[Scene]:
     """`count` random scenes, concepts and styles in balance; the i-th depends on `seed` and i alone."""
     styles = list(STYLES)
     combos = [(c, s) for c in sprites.names for s in styles]
@@ -201,12 +260,21 @@ def scenes(sprites: Sprites, count: int, *, seed: int, hands: Sequence[str], spr
     for i in range(count):
         concept, style = combos[order[i % len(combos)]]
         able = [h for h in hands if concept in sprites.draws(h)]
-        picked.append(scene(sprites, np.random.default_rng((seed, i)), hands=able, spread=spread, concept=concept,
-                            style=style, pairs=pairs))
+        picked.append(
+            scene(
+                sprites,
+                np.random.default_rng((seed, i)),
+                hands=able,
+                spread=spread,
+                concept=concept,
+                style=style,
+                pairs=pairs,
+            )
+        )
     return picked
 
 
 def rendered(sprites: Sprites, planned: Sequence[Scene], *, batch: int = 64) -> Iterable[Tensor]:
     """Pictures of many scenes, batch by batch, sorted nowhere: uint8 (<=batch, 3, 64, 64)."""
     for start in range(0, len(planned), batch):
-        yield render(sprites, planned[start:start + batch])
+        yield render(sprites, planned[start : start + batch])

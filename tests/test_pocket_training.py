@@ -21,7 +21,7 @@ from slugdemo.pocket.clip import fresh, looked
 from slugdemo.pocket.convolutional import convolutional, moved, places, whitening
 from slugdemo.pocket.dialogue import Turn
 from slugdemo.pocket.muon import Muon, orthogonal
-from slugdemo.pocket.recipe import Kitchen
+from slugdemo.pocket.recipe import Recipe
 from slugdemo.pocket.training import Average, Run, noise_at, picks, warm_cosine
 from slugdemo.pocket.world import Scene, Sprites, Thing
 
@@ -33,10 +33,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
-    """A kitchen in which every part has been trained for two steps."""
-    folder = tmp_path_factory.mktemp("kitchen")
-    made = Kitchen(
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A recipe in which every part has been trained for two steps."""
+    folder = tmp_path_factory.mktemp("recipe")
+    made = Recipe(
         Sprites(draw_shapes(folder / "sprites")), folder / "models", folder / "work", 60, drawings=1
     )
     for part in ("clip", "judge", "vae", "unet", "polish", "llava"):
@@ -45,11 +45,11 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
 
 
 @pytest.mark.slow
-def test_every_part_loads_in_its_own_library(kitchen: Kitchen) -> None:
+def test_every_part_loads_in_its_own_library(recipe: Recipe) -> None:
     model, _, transform = open_clip.create_model_and_transforms(
-        f"local-dir:{kitchen.models / 'pocket-clip'}"
+        f"local-dir:{recipe.models / 'pocket-clip'}"
     )
-    tokens = open_clip.get_tokenizer(f"local-dir:{kitchen.models / 'pocket-clip'}")(
+    tokens = open_clip.get_tokenizer(f"local-dir:{recipe.models / 'pocket-clip'}")(
         ["a disc", "a box"]
     )
     assert type(model) is open_clip.CLIP
@@ -57,27 +57,27 @@ def test_every_part_loads_in_its_own_library(kitchen: Kitchen) -> None:
     assert len(model.transformer.resblocks) >= 6
     assert len(model.visual.transformer.resblocks) >= 6
     assert str(transform).count("Normalize") == 1
-    pipe = StableDiffusionPipeline.from_pretrained(kitchen.models / "pocket-sd")
+    pipe = StableDiffusionPipeline.from_pretrained(recipe.models / "pocket-sd")
     assert pipe("a disc", num_inference_steps=2, output_type="np").images.shape == (1, 64, 64, 3)
-    judge = Judge.load(kitchen.models / "judge")
-    assert judge.concepts == kitchen.sprites.names
+    judge = Judge.load(recipe.models / "judge")
+    assert judge.concepts == recipe.sprites.names
     assert len(judge.styles) >= 9
-    llava = LlavaForConditionalGeneration.from_pretrained(kitchen.models / "pocket-llava")
+    llava = LlavaForConditionalGeneration.from_pretrained(recipe.models / "pocket-llava")
     assert llava.config.vision_feature_layer == -2
 
 
 @pytest.mark.slow
-def test_one_clip_is_in_both_hosts(kitchen: Kitchen) -> None:
-    clip = open_clip.create_model(f"local-dir:{kitchen.models / 'pocket-clip'}").eval()
-    pipe = StableDiffusionPipeline.from_pretrained(kitchen.models / "pocket-sd")
-    tokens = open_clip.get_tokenizer(f"local-dir:{kitchen.models / 'pocket-clip'}")(["a neon disc"])
+def test_one_clip_is_in_both_hosts(recipe: Recipe) -> None:
+    clip = open_clip.create_model(f"local-dir:{recipe.models / 'pocket-clip'}").eval()
+    pipe = StableDiffusionPipeline.from_pretrained(recipe.models / "pocket-sd")
+    tokens = open_clip.get_tokenizer(f"local-dir:{recipe.models / 'pocket-clip'}")(["a neon disc"])
     there = pipe.tokenizer(["a neon disc"], padding="max_length", return_tensors="pt").input_ids
     assert torch.equal(tokens, there)
     embedded = clip.token_embedding(tokens) + clip.positional_embedding
     ours = clip.ln_final(clip.transformer(embedded, attn_mask=clip.attn_mask))
     assert (ours - pipe.text_encoder(tokens).last_hidden_state).abs().max() < 1e-5
     llava = LlavaForConditionalGeneration.from_pretrained(
-        kitchen.models / "pocket-llava", dtype=torch.float32
+        recipe.models / "pocket-llava", dtype=torch.float32
     )
     pixels = torch.rand(2, 3, 64, 64) * 2 - 1
     theirs = llava.model.vision_tower(pixels).pooler_output @ clip.visual.proj
@@ -85,8 +85,8 @@ def test_one_clip_is_in_both_hosts(kitchen: Kitchen) -> None:
 
 
 @pytest.mark.slow
-def test_llava_reads_a_prompt_as_long_as_its_picture_has_patches(kitchen: Kitchen) -> None:
-    reader = AutoProcessor.from_pretrained(kitchen.models / "pocket-llava")
+def test_llava_reads_a_prompt_as_long_as_its_picture_has_patches(recipe: Recipe) -> None:
+    reader = AutoProcessor.from_pretrained(recipe.models / "pocket-llava")
     ids = reader.tokenizer(
         "USER: <image>\nWho is this? ASSISTANT:", add_special_tokens=True
     ).input_ids
@@ -98,8 +98,8 @@ def test_llava_reads_a_prompt_as_long_as_its_picture_has_patches(kitchen: Kitche
 
 
 @pytest.mark.slow
-def test_every_folder_has_a_card_with_what_made_it(kitchen: Kitchen) -> None:
-    for folder in kitchen.models.iterdir():
+def test_every_folder_has_a_card_with_what_made_it(recipe: Recipe) -> None:
+    for folder in recipe.models.iterdir():
         card = (folder / "README.md").read_text()
         missing = [word for word in ("torch", "MIT", "| 2 |") if word not in card]
         assert not missing, (folder.name, missing)
@@ -196,7 +196,7 @@ def test_a_matrix_that_moves_shifts_what_is_seen_and_only_so_far(
 
 def test_a_part_without_what_it_stands_on_says_so(tmp_path: Path) -> None:
     with pytest.raises(SlugError, match="train vae first"):
-        Kitchen(
+        Recipe(
             Sprites(draw_shapes(tmp_path / "s")), tmp_path / "models", tmp_path / "work", 10
         ).unet(1)
 
@@ -295,7 +295,7 @@ def test_questions_about_one_picture_are_blind_to_one_another(
 
 
 def test_a_thing_covers_the_patches_at_its_place() -> None:
-    left = regions.covered(Thing("disc", "hand", 0.27, 0.5, 0.5, 0.0, False), 64).view(8, 8)
+    left = regions.covered(Thing("disc", "artist", 0.27, 0.5, 0.5, 0.0, False), 64).view(8, 8)
     assert left.sum() == pytest.approx(1.0)
     assert left[:, 4:].sum() == 0.0
     assert left[3:5, 1:3].min() > 0.0
@@ -312,7 +312,8 @@ def test_what_clip_looks_at_is_what_pocket_llava_reads() -> None:
 
 def test_patches_learn_which_thing_lies_where() -> None:
     things = [
-        Thing(name, "hand", x, 0.5, 0.5, 0.0, False) for name, x in (("disc", 0.27), ("star", 0.73))
+        Thing(name, "artist", x, 0.5, 0.5, 0.0, False)
+        for name, x in (("disc", 0.27), ("star", 0.73))
     ]
     states = torch.zeros(1, 64, 4)
     grid = states.view(8, 8, 4)

@@ -11,8 +11,8 @@ from shapes import draw_shapes
 
 from slugdemo.errors import SlugError
 from slugdemo.pocket import dialogue, words
-from slugdemo.pocket.album import album
-from slugdemo.pocket.recipe import Kitchen
+from slugdemo.pocket.picture_set import render_set
+from slugdemo.pocket.recipe import Recipe
 from slugdemo.pocket.styles import STYLES
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.world import GROUNDS, HELD_OUT, SIDE, Sprites, render, scene, scenes
@@ -24,37 +24,37 @@ def sprites(tmp_path_factory: pytest.TempPathFactory) -> Sprites:
 
 
 def test_the_same_scene_gives_the_same_picture(sprites: Sprites) -> None:
-    planned = scenes(sprites, 12, seed=3, hands=sprites.trained, pairs=0.5)
-    assert planned == scenes(sprites, 12, seed=3, hands=sprites.trained, pairs=0.5)
+    planned = scenes(sprites, 12, seed=3, artists=sprites.trained, pairs=0.5)
+    assert planned == scenes(sprites, 12, seed=3, artists=sprites.trained, pairs=0.5)
     assert torch.equal(render(sprites, planned), render(sprites, planned))
 
 
 def test_another_seed_gives_other_scenes(sprites: Sprites) -> None:
-    first, second = (scenes(sprites, 12, seed=s, hands=sprites.trained) for s in (1, 2))
+    first, second = (scenes(sprites, 12, seed=s, artists=sprites.trained) for s in (1, 2))
     assert first != second
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(sprites: Sprites) -> None:
-    planned = scenes(sprites, 27, seed=4, hands=sprites.trained)
+    planned = scenes(sprites, 27, seed=4, artists=sprites.trained)
     alone = torch.cat([render(sprites, [s]) for s in planned])
     assert torch.equal(alone, render(sprites, planned))
 
 
 def test_concepts_and_styles_are_in_balance(sprites: Sprites) -> None:
     count = 2 * len(sprites.names) * len(STYLES)
-    planned = scenes(sprites, count, seed=5, hands=sprites.trained)
+    planned = scenes(sprites, count, seed=5, artists=sprites.trained)
     pairs = [(s.things[0].concept, s.style) for s in planned]
     assert {pairs.count(p) for p in pairs} == {2}
 
 
 def test_the_held_out_hand_is_not_trained_on(sprites: Sprites) -> None:
-    assert HELD_OUT in sprites.hands
+    assert HELD_OUT in sprites.artists
     assert HELD_OUT not in sprites.trained
 
 
 def test_every_style_changes_the_picture_and_differs_from_every_other(sprites: Sprites) -> None:
     rng = np.random.default_rng(0)
-    base = scene(sprites, rng, hands=["marker"], concept="disc", ground="white", style="plain")
+    base = scene(sprites, rng, artists=["marker"], concept="disc", ground="white", style="plain")
     looks = {
         s: render(sprites, [type(base)(base.things, base.ground, s, 7)]).float() for s in STYLES
     }
@@ -64,22 +64,22 @@ def test_every_style_changes_the_picture_and_differs_from_every_other(sprites: S
 
 
 def test_things_stand_out_from_their_ground(sprites: Sprites) -> None:
-    for s in scenes(sprites, 30, seed=6, hands=["marker"]):
+    for s in scenes(sprites, 30, seed=6, artists=["marker"]):
         assert s.ground in sprites.grounds(s.things)
         assert set(sprites.grounds(s.things)) <= set(GROUNDS)
 
 
 def test_pairs_put_two_different_things_side_by_side(sprites: Sprites) -> None:
-    for s in scenes(sprites, 20, seed=7, hands=sprites.trained, pairs=1.0):
+    for s in scenes(sprites, 20, seed=7, artists=sprites.trained, pairs=1.0):
         left, right = s.things
         assert left.concept != right.concept
         assert left.x < 0.5 < right.x
 
 
 def test_an_album_is_rendered_once_and_read_again(sprites: Sprites, tmp_path: Path) -> None:
-    first = album(sprites, tmp_path, 20, seed=8, hands=sprites.trained)
+    first = render_set(sprites, tmp_path, 20, seed=8, artists=sprites.trained)
     written = {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
-    again = album(sprites, tmp_path, 20, seed=8, hands=sprites.trained)
+    again = render_set(sprites, tmp_path, 20, seed=8, artists=sprites.trained)
     assert {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()} == written
     assert np.array_equal(first.pictures, again.pictures)
     assert first.pictures.shape == (20, 3, SIDE, SIDE)
@@ -87,22 +87,22 @@ def test_an_album_is_rendered_once_and_read_again(sprites: Sprites, tmp_path: Pa
 
 def test_albums_of_several_seeds_are_joined_and_differ(sprites: Sprites, tmp_path: Path) -> None:
     one, other = (
-        Kitchen(sprites, tmp_path, tmp_path, 20, albums=(seed,)).wide() for seed in (1, 3)
+        Recipe(sprites, tmp_path, tmp_path, 20, picture_sets=(seed,)).wide() for seed in (1, 3)
     )
-    both = Kitchen(sprites, tmp_path, tmp_path, 20, albums=(1, 3)).wide()
+    both = Recipe(sprites, tmp_path, tmp_path, 20, picture_sets=(1, 3)).wide()
     assert np.array_equal(both.pictures, np.concatenate([one.pictures, other.pictures]))
     assert both.scenes == one.scenes + other.scenes
     assert not np.array_equal(one.pictures, other.pictures)
-    assert Kitchen(sprites, tmp_path, tmp_path, 20).wide().scenes == one.scenes
+    assert Recipe(sprites, tmp_path, tmp_path, 20).wide().scenes == one.scenes
 
 
 @pytest.mark.parametrize("broken", ["missing", "empty", "unreadable"])
 def test_a_bad_sprite_folder_is_named_in_a_sentence(broken: str, tmp_path: Path) -> None:
     folder = tmp_path / "sprites"
     if broken != "missing":
-        (folder / "hand").mkdir(parents=True)
+        (folder / "artist").mkdir(parents=True)
     if broken == "unreadable":
-        (folder / "hand" / "cat.png").write_bytes(b"\x89PNG not really")
+        (folder / "artist" / "cat.png").write_bytes(b"\x89PNG not really")
     with pytest.raises(SlugError, match=r"\."):
         Sprites(folder)
 
@@ -148,7 +148,7 @@ def test_any_text_tokenizes_and_the_end_is_the_largest_id() -> None:
 
 def test_answers_are_true_of_their_scene(sprites: Sprites) -> None:
     rng = np.random.default_rng(1)
-    for s in scenes(sprites, 40, seed=9, hands=sprites.trained, pairs=0.4):
+    for s in scenes(sprites, 40, seed=9, artists=sprites.trained, pairs=0.4):
         turns = dialogue.dialogue(s, rng, concepts=sprites.names)
         assert len({turn.question for turn in turns}) >= 4 - (len(s.things) == 2)
         for turn in turns:

@@ -1,88 +1,62 @@
 """`python -m slugdemo.pocket`: makes the pocket models and their example pictures, and reports on them."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 import slugdemo  # noqa: F401  (declares torchvision's missing operators before anything imports it)
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.judge import Judge
 from slugdemo.models.diffusion import Diffusion
-from slugdemo.pocket import recipe, report, sheets
+from slugdemo.pocket import examples, recipe, report, sheets
+from slugdemo.pocket.names import UNSEEN
 from slugdemo.pocket.world import Sprites
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False
 )
 ASSETS = Path(__file__).parents[2] / "assets"
-
-
-class Part(StrEnum):
-    """What can be trained."""
-
-    clip = "clip"
-    judge = "judge"
-    vae = "vae"
-    unet = "unet"
-    polish = "polish"
-    llava = "llava"
-    all = "all"
-
-
-SpriteFolder = Annotated[Path, typer.Option("--sprites", help="a folder <hand>/<name>.png")]
-Hands = Annotated[list[str] | None, typer.Option(help="learn from this hand only; may be repeated")]
-Albums = Annotated[
-    list[int] | None,
-    typer.Option(help="seed of the wide album, another one for fresh pictures; may be repeated"),
-]
+SpriteFolder = Annotated[Path, typer.Option("--sprites", help="a folder <artist>/<name>.png")]
 AssetFolder = Annotated[Path, typer.Option("--assets", help="where models/ and concepts/ lie")]
 
 
 @app.command()
 def train(
-    part: Part,
+    part: Annotated[str, typer.Argument(help=f"all, or one of {', '.join(recipe.STEPS)}")],
     sprites: SpriteFolder,
     assets: AssetFolder = ASSETS,
-    work: Annotated[Path, typer.Option(help="checkpoints, logs and rendered albums")] = Path(
+    work: Annotated[Path, typer.Option(help="checkpoints, logs and rendered pictures")] = Path(
         ".pocket"
     ),
     steps: Annotated[int | None, typer.Option(help="steps of this part, else the recipe's")] = None,
     pictures: Annotated[
-        int, typer.Option(help="pictures in the rendered albums")
+        int, typer.Option(help="pictures in the wide set; the calm one has two thirds")
     ] = recipe.PICTURES,
-    onward: Annotated[
-        bool, typer.Option("--onward", help="start from the weights in assets")
-    ] = False,
-    hand: Hands = None,
-    album: Albums = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="what the reference models never see; may be repeated, else eight names"),
+    ] = None,
 ) -> None:
     """Train one part, or all in order; goes on from the last checkpoint."""
-    kitchen = recipe.Kitchen(
-        Sprites(sprites),
-        assets / "models",
-        work,
-        pictures,
-        onward,
-        tuple(hand or ()),
-        tuple(album or ()),
+    made = recipe.Recipe(
+        sprites, assets / "models", work, pictures, without=tuple(without or UNSEEN)
     )
-    for name in recipe.STEPS if part is Part.all else [part.value]:
-        getattr(kitchen, name)(steps or recipe.STEPS[name])
-    if part is Part.all:
-        examples(sprites, assets)
+    made.small.known  # noqa: B018  (an unknown name is refused before hours of work)
+    if part not in ("all", *recipe.STEPS):
+        raise SlugError(f"There is no part {part!r}; choose all or {', '.join(recipe.STEPS)}.")
+    for name in recipe.STEPS if part == "all" else [part]:
+        made.train(name, steps)
+    if part == "all":
+        write_examples(sprites, assets)
 
 
-@app.command()
-def examples(sprites: SpriteFolder, assets: AssetFolder = ASSETS) -> None:
+@app.command(name="examples")
+def write_examples(sprites: SpriteFolder, assets: AssetFolder = ASSETS) -> None:
     """Make, judge and record the example pictures of the three splits."""
-    from slugdemo.pocket import pictures
-
     models = assets / "models"
-    counts = pictures.write(
+    counts = examples.write(
         Diffusion.from_folder(models / "pocket-sd"),
         Judge.load(models / "judge"),
         assets / "concepts",
@@ -93,8 +67,8 @@ def examples(sprites: SpriteFolder, assets: AssetFolder = ASSETS) -> None:
 
 
 @app.command(name="report")
-def report_(
-    sprites: Annotated[Path | None, typer.Option(help="a folder <hand>/<name>.png")] = None,
+def write_report(
+    sprites: Annotated[Path | None, typer.Option(help="a folder <artist>/<name>.png")] = None,
     assets: AssetFolder = ASSETS,
     sheet: Annotated[
         Path | None, typer.Option("--sheets", help="write contact sheets there")
@@ -102,20 +76,8 @@ def report_(
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Print every figure of the committed models with n, interval and bar."""
-    models = assets / "models"
-    judge, host = Judge.load(models / "judge"), Diffusion.from_folder(models / "pocket-sd")
-    clip = report.ZeroShot.load(models / "pocket-clip", judge)
     world = Sprites(sprites) if sprites else None
-    figures = list(report.on_world(world, clip, judge)) if world else []
-    if (assets / "concepts" / "test.parquet").is_file():
-        figures += report.on_shipped(pd.read_parquet(assets / "concepts" / "test.parquet"), clip)
-    agreed, table = report.on_prompts(host, judge)
-    figures += [*agreed, report.sampling(host, judge.concepts), *report.towers(models, clip, host)]
-    asked = world and (models / "pocket-llava").is_dir()
-    figures += [
-        *(report.on_questions(models / "pocket-llava", world) if asked else []),
-        *report.sizes(assets),
-    ]
+    figures, table = report.everything(assets, world)
     typer.echo(_json(figures) if as_json else _table(figures))
     if sheet:
         typer.echo("\n".join(str(path) for path in sheets.write(sheet, world, table)), err=True)

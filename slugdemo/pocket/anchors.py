@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slugdemo.pocket.styles import STYLES
+from slugdemo.pocket.names import Names
 from slugdemo.pocket.world import GROUNDS
 
 
@@ -27,12 +27,12 @@ class Facts:
 class Anchors(nn.Module):
     """The anchors of all concepts, styles and grounds, and how sharply they are told apart."""
 
-    def __init__(self, concepts: Sequence[str], width: int, *, seed: int) -> None:
+    def __init__(self, names: Names, width: int, *, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.names = {"concept": list(concepts), "style": list(STYLES), "ground": list(GROUNDS)}
+        self.names = {"concept": names.concepts, "style": names.styles, "ground": tuple(GROUNDS)}
         self.vectors = nn.ParameterDict(
-            {n: torch.randn(len(names), width) for n, names in self.names.items()}
+            {n: torch.randn(len(some), width) for n, some in self.names.items()}
         )
         self.scale = nn.Parameter(torch.tensor(2.7))  # log of the inverse temperature
 
@@ -58,17 +58,15 @@ class Anchors(nn.Module):
     def matches(self, facts: Sequence[Facts]) -> dict[str, Tensor]:
         """Which anchors each row of facts (N) names, bool (N, concepts), (N, styles) and (N, grounds)."""
         found = {
-            n: torch.zeros(len(facts), len(names), dtype=torch.bool)
-            for n, names in self.names.items()
+            n: torch.zeros(len(facts), len(some), dtype=torch.bool)
+            for n, some in self.names.items()
         }
         for row, one in enumerate(facts):
-            for name, things in (
-                ("concept", one.concepts),
-                ("style", {one.style}),
-                ("ground", {one.ground}),
-            ):
-                for thing in things - {None}:
-                    found[name][row, self.names[name].index(thing)] = True
+            told = {"concept": one.concepts, "style": (one.style,), "ground": (one.ground,)}
+            for kind, things in told.items():
+                for thing in things:
+                    if thing is not None:
+                        found[kind][row, self.names[kind].index(thing)] = True
         return found
 
 

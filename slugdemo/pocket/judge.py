@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from slugdemo.evaluation.judge import Judge, Net
-from slugdemo.pocket.album import Album
+from slugdemo.evaluation.judge import SIDE, Judge, Net
+from slugdemo.pocket.augment import augmented
 from slugdemo.pocket.muon import optimisers
-from slugdemo.pocket.styles import STYLES
+from slugdemo.pocket.names import Names
+from slugdemo.pocket.picture_set import PictureSet
 from slugdemo.pocket.training import (
     Run,
     device,
@@ -23,51 +24,49 @@ from slugdemo.pocket.training import (
     set_rate,
     warm_cosine,
 )
+from slugdemo.pocket.world import Scene
 
 SEED = 32
 WIDTHS = (32, 64, 128, 256)
+IGNORED = -100  # what cross-entropy leaves out
 
 
 def train(
-    album: Album,
+    pictures: PictureSet,
     work: Path,
     *,
-    concepts: Sequence[str],
+    names: Names,
     steps: int,
     batch: int = 192,
     rate: float = 3e-3,
-    start: Judge | None = None,
 ) -> Judge:
-    """The trained judge, from `start` where given; two-thing scenes of the album are left out."""
+    """The trained judge; two-thing scenes of the set are left out.
+
+    Where an augmentation (augment.py) leaves the style unknown, only the concept is taught.
+    """
     where = device()
     torch.manual_seed(SEED)
-    net = (
-        start.net.train().requires_grad_(True)
-        if start
-        else Net(len(concepts), len(STYLES), widths=WIDTHS)
-    )
+    net = Net(len(names.concepts), len(names.styles), widths=WIDTHS)
     net = net.to(where, memory_format=torch.channels_last)
     faster(net, steps)
     rates = optimisers(net, lr=rate, blocks="blocks")
-    run = Run(
-        work / "judge",
-        {"widths": WIDTHS, "batch": batch, "classes": [len(concepts), len(STYLES)]},
-        steps,
-        {"net": net, **rates},
-    )
-    single = torch.tensor([i for i, s in enumerate(album.scenes) if len(s.things) == 1])
-    labels = torch.tensor(
-        [[concepts.index(s.things[0].concept), list(STYLES).index(s.style)] for s in album.scenes]
-    )
+    made_of = {"widths": WIDTHS, "batch": batch, "names": names.concepts + names.styles}
+    run = Run(work / "judge", made_of, steps, {"net": net, **rates})
+    single = torch.tensor([i for i, s in enumerate(pictures.scenes) if len(s.things) == 1])
 
     def update(step: int) -> Mapping[str, float]:
+        generator = noise_at(step, seed=SEED)
         which = single[picks(len(single), batch, seed=SEED, step=step)].sort().values
-        pictures = jittered(album.batch(which), noise_at(step, seed=SEED)).to(where)
-        concept, style = labels[which].to(where).unbind(1)
+        scenes = [pictures.scenes[i] for i in which.tolist()]
+        shown, scenes = augmented(
+            pictures.batch(which, side=SIDE), scenes, generator, styles=names.styles
+        )
+        concept, style = labels(scenes, names).to(where).unbind(1)
+        shown = jittered(shown, generator).to(where).contiguous(memory_format=torch.channels_last)
         with halves(where):
-            shown, drawn = net(pictures.contiguous(memory_format=torch.channels_last))
+            seen, drawn = net(shown)
         terms = {
-            "concept": F.cross_entropy(shown.float(), concept, label_smoothing=0.05),
+            "concept": F.cross_entropy(seen.float(), concept, label_smoothing=0.05),
             "style": F.cross_entropy(drawn.float(), style, label_smoothing=0.05),
         }
         for optimiser in rates.values():
@@ -79,11 +78,25 @@ def train(
             optimiser.step()
         return {
             **{n: v.item() for n, v in terms.items()},
-            "hit": (shown.argmax(1) == concept).float().mean().item(),
+            "hit": (seen.argmax(1) == concept).float().mean().item(),
         }
 
     run.loop(update)
-    return Judge(net.cpu().eval().requires_grad_(False), list(concepts), list(STYLES))
+    net = net.cpu().eval().requires_grad_(False)
+    return Judge(net, list(names.concepts), list(names.styles))
+
+
+def labels(scenes: Sequence[Scene], names: Names) -> Tensor:
+    """Numbers of the concept and of the style of single-thing scenes (N, 2); `IGNORED` for an unknown style."""
+    return torch.tensor(
+        [
+            (
+                names.concepts.index(scene.things[0].concept),
+                names.styles.index(scene.style) if scene.style else IGNORED,
+            )
+            for scene in scenes
+        ]
+    )
 
 
 def jittered(pictures: Tensor, generator: torch.Generator) -> Tensor:

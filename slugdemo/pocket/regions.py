@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from slugdemo.pocket.anchors import Anchors, Facts
 from slugdemo.pocket.claims import facts
+from slugdemo.pocket.names import Names
 from slugdemo.pocket.world import Scene, Thing
 
 SHARES = {"concept": 1.0, "style": 0.3, "ground": 0.1}
@@ -16,11 +17,9 @@ SHARES = {"concept": 1.0, "style": 0.3, "ground": 0.1}
 class Regions(nn.Module):
     """A projector and its anchors: a thing's concept in the mean of its patches, style and ground in that of all."""
 
-    def __init__(
-        self, projector: nn.Module, concepts: Sequence[str], width: int, *, seed: int
-    ) -> None:
+    def __init__(self, projector: nn.Module, names: Names, width: int, *, seed: int) -> None:
         super().__init__()
-        self.projector, self.anchors = projector, Anchors(concepts, width, seed=seed)
+        self.projector, self.anchors = projector, Anchors(names, width, seed=seed)
 
     def forward(self, states: Tensor, scenes: Sequence[Scene]) -> dict[str, Tensor]:
         """The terms of `Anchors` for the patch states (N, P, D) of pictures that show the scenes."""

@@ -33,8 +33,8 @@ def grid(
 
 def world(sprites: Sprites) -> Image.Image:
     """Renderings of the world: wide poses, then calm ones, two-thing scenes among them."""
-    planned: list[Scene] = scenes(sprites, 90, seed=5, hands=sprites.trained, pairs=0.2)
-    planned += scenes(sprites, 90, seed=6, hands=sprites.trained, spread=CALM)
+    planned: list[Scene] = scenes(sprites, 90, seed=5, artists=sprites.trained, pairs=0.2)
+    planned += scenes(sprites, 90, seed=6, artists=sprites.trained, spread=CALM)
     pixels = render(sprites, planned).permute(0, 2, 3, 1).numpy()
     return grid(
         [Image.fromarray(p) for p in pixels], [s.things[0].concept for s in planned], columns=18

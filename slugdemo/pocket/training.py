@@ -81,7 +81,8 @@ class Run:
 
     def loop(self, update: Callable[[int], Numbers], *, every: int = 25) -> None:
         """Call `update(step)` for every step left, averaging what it returns over `every` steps for the log."""
-        start, sums, began = self.resume(), {}, time.monotonic()
+        start, began = self.resume(), time.monotonic()
+        sums: dict[str, float] = {}
         for step in range(start, self.steps):
             for name, value in update(step).items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -154,30 +155,37 @@ class Average(nn.Module):
 
 
 def learn(
-    pupil: nn.Module,
+    student: nn.Module,
     rates: Mapping[str, torch.optim.Optimizer],
     terms: Callable[[int], dict[str, Tensor]],
     shares: Mapping[str, float],
     folder: Path,
     steps: int,
+    *,
+    config: Mapping[str, Any],
 ) -> None:
-    """Descend the sum of `terms(step)`, each times its share; the pupil ends with its average weights (EMA)."""
-    mean = Average(pupil, 0.998)
+    """Descend the sum of `terms(step)`, each times its share; the student ends with its average weights (EMA).
+
+    `config` is what a checkpoint must agree with, beside the number of weights.
+    """
+    mean = Average(student, 0.998)
     run = Run(
         folder,
-        {"weights": sum(p.numel() for p in pupil.parameters())},
+        {**config, "weights": sum(p.numel() for p in student.parameters())},
         steps,
-        {"pupil": pupil, **rates, "mean": mean},
+        {"student": student, **rates, "mean": mean},
     )
 
     def update(step: int) -> Mapping[str, float]:
         now = terms(step)
-        descend(sum(share * now[name] for name, share in shares.items()), pupil, rates, step, steps)
-        mean.follow(pupil, step)
+        descend(
+            sum(share * now[name] for name, share in shares.items()), student, rates, step, steps
+        )
+        mean.follow(student, step)
         return {name: value.item() for name, value in now.items()}
 
     run.loop(update)
-    mean.put_into(pupil)
+    mean.put_into(student)
 
 
 def descend(

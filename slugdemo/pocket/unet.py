@@ -19,8 +19,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from slugdemo.pocket.album import Album
 from slugdemo.pocket.muon import optimisers
+from slugdemo.pocket.picture_set import PictureSet
 from slugdemo.pocket.styles import KEEPS_BACKGROUND
 from slugdemo.pocket.training import (
     Average,
@@ -48,16 +48,16 @@ NOISE = {
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """What the U-Net learns from: latents (N, 4, 16, 16), text states (N, T, D), the empty text's states (T, D)."""
+class Encoded:
+    """What the U-Net learns from: latents (N, C, 16, 16), text states (N, T, D), the empty text's states (T, D)."""
 
     latents: Tensor
     texts: Tensor
     empty: Tensor
 
 
-def fresh(width: int) -> UNet2DConditionModel:
-    """The untrained U-Net for text states of that width.
+def fresh(width: int, channels: int) -> UNet2DConditionModel:
+    """The untrained U-Net for text states of that width and latents of that many channels.
 
     It reads them twice: by cross-attention, and pooled into the time embedding that scales and shifts every block
     (`addition_embed_type="text"`), which learns what a picture is of many times sooner.
@@ -65,8 +65,8 @@ def fresh(width: int) -> UNet2DConditionModel:
     torch.manual_seed(SEED)
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
-        out_channels=4,
+        in_channels=channels,
+        out_channels=channels,
         block_out_channels=CHANNELS,
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -88,21 +88,21 @@ def said(scene: Scene, rng: np.random.Generator) -> str:
 
 
 @torch.inference_mode()
-def lessons(
-    album: Album, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer
-) -> Lessons:
-    """Encode the album and one caption a picture, once."""
+def encoded(
+    pictures: PictureSet, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> Encoded:
+    """The pictures as latents and one caption of each as text states, made once."""
     where = device()
     vae, text = vae.to(where), text.to(where)
     latents, states = [], []
-    for chunk in torch.arange(len(album)).split(250):
+    for chunk in torch.arange(len(pictures)).split(250):
         latents.append(
-            vae.encode(album.batch(chunk).to(where)).latent_dist.mean.cpu()
+            vae.encode(pictures.batch(chunk).to(where)).latent_dist.mean.cpu()
             * vae.config.scaling_factor
         )
-        words = [said(album.scenes[i], np.random.default_rng((SEED, i))) for i in chunk.tolist()]
+        words = [said(pictures.scenes[i], np.random.default_rng((SEED, i))) for i in chunk.tolist()]
         states.append(_states(text, tokenizer, words).half().cpu())
-    return Lessons(
+    return Encoded(
         torch.cat(latents), torch.cat(states), _states(text, tokenizer, [""])[0].half().cpu()
     )
 
@@ -113,7 +113,7 @@ def _states(text: CLIPTextModel, tokenizer: CLIPTokenizer, words: list[str]) -> 
 
 
 def train(
-    taught: Lessons,
+    data: Encoded,
     work: Path,
     *,
     steps: int,
@@ -125,32 +125,21 @@ def train(
 
     At first noisy timesteps come more often (`times`): there a small picture decides what it shows.
     """
-    where = device()
-    net = (
-        (start or fresh(taught.empty.shape[-1]))
-        .train()
-        .to(where, memory_format=torch.channels_last)
-    )
-    net.set_attn_processor(
-        AttnProcessor()
-    )  # plain attention: faster backward than the fused one for small heads
+    where, channels = device(), data.latents.shape[1]
+    net = (start or fresh(data.empty.shape[-1], channels)).train()
+    net = net.to(where, memory_format=torch.channels_last)
+    net.set_attn_processor(AttnProcessor())  # backward is faster than through the fused one
     rates = optimisers(net, lr=rate, blocks="block")
     mean = Average(net, 0.999)
-    run = Run(
-        work / "unet",
-        {"channels": CHANNELS, "batch": batch},
-        steps,
-        {"net": net, **rates, "mean": mean},
-    )
+    made_of = {"channels": CHANNELS, "batch": batch, "pictures": list(data.latents.shape)}
+    run = Run(work / "unet", made_of, steps, {"net": net, **rates, "mean": mean})
     noise = DDPMScheduler(**NOISE)
 
     def update(step: int) -> Mapping[str, float]:
-        which, generator = (
-            picks(len(taught.latents), batch, seed=SEED, step=step),
-            noise_at(step, seed=SEED),
-        )
-        clean, texts = taught.latents[which], taught.texts[which].float()
-        texts[torch.rand(batch, generator=generator) < EMPTY] = taught.empty.float()
+        which = picks(len(data.latents), batch, seed=SEED, step=step)
+        generator = noise_at(step, seed=SEED)
+        clean, texts = data.latents[which], data.texts[which].float()
+        texts[torch.rand(batch, generator=generator) < EMPTY] = data.empty.float()
         time = times(batch, generator, noisier=0.5 * (1 - step / steps))
         jitter = torch.randn(clean.shape, generator=generator)
         noisy, goal = noise.add_noise(clean, jitter, time), noise.get_velocity(clean, jitter, time)

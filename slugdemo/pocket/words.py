@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from slugdemo.pocket.names import Names
+
 SYNONYMS: dict[str, list[str]] = {
     "cat": ["kitten", "kitty", "a pet that purrs"],
     "dog": ["puppy", "hound", "a pet that barks"],
@@ -16,8 +18,7 @@ SYNONYMS: dict[str, list[str]] = {
     "rabbit": ["bunny", "hare", "an animal with long ears"],
     "mouse": ["rodent", "a small animal that eats cheese"],
     "elephant": ["jumbo", "a grey giant with a trunk"],
-    "tiger": ["a striped big cat"],
-    "lion": ["king of the jungle", "a big cat with a mane"],
+    "lion": ["king of the jungle"],
     "bear": ["grizzly", "a large furry animal that loves honey"],
     "panda": ["a black and white bear that eats bamboo"],
     "koala": ["a grey animal that eats eucalyptus"],
@@ -180,20 +181,14 @@ def style_prompt(style: str) -> str:
     return f"a {style} picture"
 
 
-def vocabulary(concepts: Sequence[str], grounds: Sequence[str]) -> list[str]:
-    """Every phrase that captions are made of: what the tokenizer is trained on."""
-    phrases = [
-        *concepts,
-        *grounds,
-        *STYLE_WORDS,
-        *SUBJECTS,
-        *STYLED,
-        "plain",
-        "background",
-        " and ",
-        " next to ",
-    ]
-    phrases += [word for words in (*SYNONYMS.values(), *STYLE_WORDS.values()) for word in words]
-    return [
-        phrase.replace("{}", "").replace("{style}", "").replace("{it}", "") for phrase in phrases
-    ]
+def phrases(names: Names) -> list[str]:
+    """Every name of the world and every other word for one."""
+    others = [word for c in names.concepts for word in SYNONYMS.get(c, [])]
+    others += [word for s in names.styles for word in STYLE_WORDS.get(s, [])]
+    return [*names.concepts, *names.styles, *others]
+
+
+def vocabulary(names: Names, grounds: Sequence[str]) -> list[str]:
+    """Every phrase that captions of the world are made of: what the tokenizer is trained on."""
+    found = [*phrases(names), *grounds, *SUBJECTS, *STYLED, "background", " and ", " next to "]
+    return [phrase.replace("{}", "").replace("{style}", "").replace("{it}", "") for phrase in found]

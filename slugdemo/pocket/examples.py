@@ -47,12 +47,12 @@ def orders(split: str, judge: Judge, taught: Sequence[str]) -> list[Order]:
 
 
 def made(
-    host: Diffusion, judge: Judge, wanted: Sequence[Order], *, batch: int = 32
+    model: Diffusion, judge: Judge, wanted: Sequence[Order], *, batch: int = 32
 ) -> Iterator[dict]:
     """One row a picture, in order: the record of how it was made and what the judge sees in it."""
     for start in range(0, len(wanted), batch):
         some = wanted[start : start + batch]
-        pictures = host.generate(
+        pictures = model.generate(
             [o.prompt for o in some], seeds=[o.seed for o in some], steps=STEPS, guidance=GUIDANCE
         )
         packed = [_webp(picture) for picture in pictures]
@@ -77,14 +77,14 @@ def _webp(picture: Image.Image) -> bytes:
 
 
 def write(
-    host: Diffusion, judge: Judge, folder: Path, *, groups: dict[str, str]
+    model: Diffusion, judge: Judge, folder: Path, *, groups: dict[str, str]
 ) -> dict[str, dict[str, int]]:
     """Make the three splits as parquet files and their counts; returns {split: {"made": n, "kept": n}}."""
     folder.mkdir(parents=True, exist_ok=True)
     names = shown(groups, judge.concepts)
     counts = {}
     for split in FIRST_SEED:
-        rows = pd.DataFrame(made(host, judge, orders(split, judge, names)))
+        rows = pd.DataFrame(made(model, judge, orders(split, judge, names)))
         kept = rows[(rows.judge_concept == rows["concept"]) & (rows.judge_style == rows["style"])]
         counts[split] = {"made": len(rows), "kept": len(kept)}
         half = folder / f"{split}.{os.getpid()}.part"

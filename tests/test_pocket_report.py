@@ -10,7 +10,7 @@ from PIL import Image
 
 from slugdemo.evaluation.judge import Judge
 from slugdemo.models.diffusion import Diffusion
-from slugdemo.pocket import pictures, report, sheets
+from slugdemo.pocket import examples, report, sheets
 from slugdemo.pocket.__main__ import _json, _table
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -51,7 +51,7 @@ def test_orders_of_the_three_splits_share_no_seed() -> None:
     class Names:
         concepts, styles = ["a", "b", "c"], ["plain", "neon", "sepia", "blueprint", "pop art"]
 
-    asked = {split: pictures.orders(split, Names, ["a", "b"]) for split in SPLITS}
+    asked = {split: examples.orders(split, Names, ["a", "b"]) for split in SPLITS}
     seeds = {split: {o.seed for o in orders} for split, orders in asked.items()}
     assert all(len(seeds[s]) == len(asked[s]) > 0 for s in SPLITS)
     assert not (seeds["forget"] & seeds["retain"])

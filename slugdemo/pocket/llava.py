@@ -239,10 +239,8 @@ def train(
             lessons = [lesson(turns, words, seen.shape[1]) for turns in talks]
             return {"loss": _loss(model, blurred(states, noise), lessons)}
 
-    rates, config = (
-        optimisers(taught, lr=rate, blocks="layers"),
-        {"names": names.concepts + names.styles, "batch": batch},
-    )
+    rates = optimisers(taught, lr=rate, blocks="layers")
+    config = {"names": names.concepts + names.styles, "batch": batch}
     learn(taught, rates, terms, {"loss": 1.0}, work / "llava", steps, config=config)
     return model.cpu().eval(), processor(words, tower.cpu())
 
@@ -297,10 +295,8 @@ def align(
         which = picks(len(scenes), min(batch, len(scenes)), seed=SEED + 1, step=step)
         return student(seen[which].to(where).float(), [scenes[i] for i in which.tolist()])
 
-    rates, config = (
-        optimisers(student, lr=rate, blocks="linear"),
-        {"names": names.concepts + names.styles},
-    )
+    rates = optimisers(student, lr=rate, blocks="linear")
+    config = {"names": names.concepts + names.styles}
     learn(student, rates, terms, SHARES, work / "align", steps, config=config)
     student.cpu()
     with torch.no_grad():  # as large as words are

@@ -380,10 +380,10 @@ def answers(
 
 
 @torch.inference_mode()
-def towers(models: Path, clip: ZeroShot, host: Diffusion) -> Iterator[Figure]:
-    """The largest difference between pocket-clip's towers and the two hosts' own."""
+def towers(models: Path, clip: ZeroShot, model: Diffusion) -> Iterator[Figure]:
+    """The largest difference between pocket-clip's towers and those of the two models that share them."""
     text = text_model(clip.model).state_dict()
-    mine = host.text.state_dict()
+    mine = model.text.state_dict()
     yield Figure(
         "pocket-sd's text tower against pocket-clip's, largest difference",
         max((text[n] - mine[n]).abs().max().item() for n in mine),

@@ -113,9 +113,7 @@ def drawn(model: Diffusion, judge: Judge, folder: Path, *, each: int) -> Picture
         _scene(order, ground)
         for order, ground in zip(wanted, visible(torch.from_numpy(shown)), strict=True)
     ]
-    return PictureSet(
-        pictures[right], [one for one, sure in zip(scenes, right, strict=True) if sure]
-    )
+    return PictureSet(shown[sure], [one for one, kept in zip(scenes, sure, strict=True) if kept])
 
 
 def _looked(

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 def wide(tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
     folder = tmp_path_factory.mktemp("picture_set")
     return render_set(
-        Sprites(draw_shapes(folder / "sprites")), folder, 300, seed=1, artists=["marker"]
+        Sprites(draw_shapes(folder / "sprites")), folder, 150, seed=1, artists=["marker"]
     )
 
 
@@ -50,7 +50,7 @@ def test_a_colour_between_two_names_has_none() -> None:
 def test_recoloured_pictures_are_asked_about_a_ground_that_their_style_does_not_tell(
     wide: PictureSet,
 ) -> None:
-    made, again = (varied.recoloured(wide, 200, seed=3) for _ in range(2))
+    made, again = (varied.recoloured(wide, 150, seed=3) for _ in range(2))
     assert np.array_equal(made.pictures, again.pictures)
     assert len(made) == len(made.scenes) > 20
     assert varied.visible(torch.from_numpy(made.pictures)) == [one.ground for one in made.scenes]

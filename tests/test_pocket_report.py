@@ -17,6 +17,9 @@ from slugdemo.pocket.world import SIDE
 ASSETS = Path(__file__).parents[1] / "assets"
 SPLITS = ("forget", "retain", "test")
 
+# In diffusers' own code.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 
 def test_a_share_knows_its_n_interval_and_bar() -> None:
     figure = report.share("right", [True] * 97 + [False] * 3, 0.97)

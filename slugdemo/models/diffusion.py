@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import SchedulerMixin, StableDiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
-from transformers import CLIPTextModel
+from transformers import CLIPImageProcessor, CLIPTextModel
 
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
@@ -75,7 +75,11 @@ class Diffusion:
         Raises SlugError when the folder holds no such pipeline or is damaged.
         """
         checked = any((folder / "safety_checker").glob("*.safetensors"))
-        without = {} if checked else {"safety_checker": None, "requires_safety_checker": False}
+        without: dict[str, Any] = {}
+        if not checked:
+            without |= {"safety_checker": None, "requires_safety_checker": False}
+        if not (folder / "feature_extractor").is_dir():  # only the safety checker needs it
+            without["feature_extractor"] = CLIPImageProcessor() if checked else None
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, **without
@@ -181,6 +185,7 @@ class Diffusion:
         watch: Watch,
     ) -> list[list[Image]]:
         _check(prompts, seeds, steps=steps, guidance=guidance)
+        _check_scheduler(self._pipe.scheduler, steps)
         shots = [
             Shot(host, prompt, seed)
             for host in hosts
@@ -274,6 +279,15 @@ def _check(prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance
         raise SlugError(f"Choose between 1 and {MOST_STEPS} denoising steps, not {steps}.")
     if not 0 <= guidance < math.inf:
         raise SlugError(f"The guidance is a number from 0 upwards, not {guidance}.")
+
+
+def _check_scheduler(scheduler: SchedulerMixin, steps: int) -> None:
+    """Raises SlugError when a pipeline's own scheduler cannot make this many steps."""
+    try:
+        copy.deepcopy(scheduler).set_timesteps(steps)
+    except ValueError as error:
+        kind = type(scheduler).__name__
+        raise SlugError(f"This model's {kind} does not make {steps} steps: {error}") from error
 
 
 def _positions(pipe: StableDiffusionPipeline) -> int:

@@ -201,7 +201,9 @@ class Carried:
                 f"knows {abs(more)} {'fewer' if more > 0 else 'more'} "
                 f"token{'s' if abs(more) > 1 else ''} (textual inversion adds some)"
             )
-        if other := [n for n, w in self.weights.items() if n not in theirs or theirs[n].shape != w.shape]:
+        if other := [
+            n for n, w in self.weights.items() if n not in theirs or theirs[n].shape != w.shape
+        ]:
             return f"has another shape (the first: {other[0]})"
         return ""
 
@@ -212,7 +214,9 @@ class Carried:
         """
         if shape := self.shaped_unlike(clip):
             return shape
-        theirs = (names.to_hf_text if self.kind == "diffusion" else names.to_hf_vision)(clip.named())
+        theirs = (names.to_hf_text if self.kind == "diffusion" else names.to_hf_vision)(
+            clip.named()
+        )
         far = [name for name, tensor in self.weights.items() if not _near(theirs[name], tensor)]
         if not far:
             return ""
@@ -240,11 +244,13 @@ def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = 
         raise SlugError("This server offers the models on its list, and opens no others.")
     model = catalog.find(name)
     if model.place == "hub" and not download:
+        size = (
+            f"At the hub it has about {model.bytes / 1e9:.1f} GB ({model.minutes:.0f} minutes at "
+            f"100 Mbit/s), and it takes {needed(model, dtype)} of memory"
+        )
         raise SlugError(
-            f"{name} is not on this machine. At the hub it has about {model.bytes / 1e9:.1f} GB "
-            f"({model.minutes:.0f} minutes at 100 Mbit/s), and it takes {needed(model, dtype)} of "
-            "memory: allow the download, or put its folder into the folder that SLUGDEMO_MODELS "
-            "names."
+            f"{name} is not on this machine. {size if model.bytes else 'Its size is not known'}: "
+            "allow the download, or put its folder into the folder that SLUGDEMO_MODELS names."
         )
     return Opened(model, device, dtype, download)
 

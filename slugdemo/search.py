@@ -88,7 +88,7 @@ def search(
     on a failing step when it saw a passing one. Both rules go by what is left of the concept; a
     model that can measure this alone, for less, offers `forget_only`: then the steps are found
     with it, and only the smallest that forgets is evaluated in full, since the rest suffers least
-    there. No step lies beyond `farthest`, and none is evaluated twice. Raises ValueError for a
+    there. The floor rule never goes beyond `farthest`; no step is evaluated twice. Raises ValueError for a
     rule not in `RULES`.
     """
     if rule not in RULES:
@@ -114,19 +114,17 @@ def paper_rule(
     """SLUG's own search (unlearn_slug.py): so many evaluations (ten), from a tenth of the norm.
 
     Doubles while what shall go is still there, then bisects; looks at nothing else. The paper
-    scores top-5 accuracy and its target is 0. Deviations: the reference returns the last step
-    even when that one fails, here `choose` picks among all of them; and where doubling would
-    pass `farthest` it goes there and ends, if the concept survives even that.
+    scores top-5 accuracy and its target is 0. Deviation: the reference returns the last step
+    even when that one fails; here `choose` picks among all of them. It knows no `farthest` step.
     """
-    low, high, step = 0.0, math.inf, min(START, farthest)
+    del farthest
+    low, high, step = 0.0, math.inf, START
     for _ in range(evaluations):
         score = evaluate(step)
         yield score
         forgotten = score.forget_acc <= goal.max_forget_acc
         low, high = (low, step) if forgotten else (step, high)
-        if high == math.inf and step >= farthest:
-            return
-        step = (low + high) / 2 if high < math.inf else min(2 * step, farthest)
+        step = (low + high) / 2 if high < math.inf else 2 * step
 
 
 def floor_rule(
@@ -287,7 +285,7 @@ class Tuning:
             return self
         return replace(
             self, max_forget_acc=0.0, max_retain_drop=1.0, evaluations=EVALUATIONS, margin=0.0,
-            shortlist=0, farthest=math.inf,
+            shortlist=0,
         )  # fmt: skip
 
 

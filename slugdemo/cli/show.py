@@ -23,7 +23,7 @@ from slugdemo.cli.options import (
 )
 from slugdemo.concept import prompt
 from slugdemo.errors import SlugError
-from slugdemo.evaluation.generate import DENOISING, GUIDANCE
+from slugdemo.evaluation.prompt_set import DENOISING, GUIDANCE
 from slugdemo.models.loading import Opened
 from slugdemo.models.zero_shot import ZeroShot
 

@@ -13,9 +13,8 @@ from slugdemo import catalog
 from slugdemo import data as examples
 from slugdemo.concept import Concept, prompt
 from slugdemo.errors import SlugError
-from slugdemo.evaluation.generate import DENOISING, GUIDANCE
 from slugdemo.evaluation.judge import Judge
-from slugdemo.evaluation.prompt_set import VALIDATION_SEED, EvalSet
+from slugdemo.evaluation.prompt_set import DENOISING, GUIDANCE, VALIDATION_SEED, EvalSet
 from slugdemo.models.loading import Opened
 
 DRAWN_SEED = 5_000_000  # of pictures that a model draws to be forgotten

@@ -31,7 +31,6 @@ from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.search import Evaluator, Score
 
-DENOISING, GUIDANCE = 15, 3.0  # what the shipped pictures were made with
 Scores = dict[str, np.ndarray]  # domain -> (N, C)
 
 
@@ -81,8 +80,6 @@ class GenerateEvaluation:
     eval_set: EvalSet
     size: EvalSize
     watch: Watch = UNWATCHED
-    denoising: int = DENOISING
-    guidance: float = GUIDANCE
 
     @cached_property
     def searched(self) -> list[PromptSpec]:
@@ -133,8 +130,8 @@ class GenerateEvaluation:
         return self.host.edited(edits).generate(
             [one.prompt for one in asked],
             seeds=[one.seed for one in asked],
-            steps=self.denoising,
-            guidance=self.guidance,
+            steps=self.size.denoising,
+            guidance=self.size.guidance,
             progress=self.watch.progress,
             cancelled=self.watch.cancelled,
         )

@@ -16,6 +16,7 @@ from slugdemo.search import Evaluate, Evaluator, Score
 
 # of noise; shipped pictures have 1 to 3 million, and settings are chosen with the one in between
 SEARCH_SEED, VALIDATION_SEED, TEST_SEED = 7_000_000, 9_000_000, 11_000_000
+DENOISING, GUIDANCE = 15, 3.0  # how pictures are drawn: what the shipped ones were made with
 OTHER = {"concept": "style", "style": "concept"}
 
 
@@ -69,6 +70,8 @@ class EvalSize:
     report_own: int = 18
     report_others: int = 40
     strict_top: bool = False
+    denoising: int = DENOISING
+    guidance: float = GUIDANCE
 
     def best(self, classes: int) -> int:
         """`top` among so many classes.

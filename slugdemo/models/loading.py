@@ -4,7 +4,6 @@ A Stable Diffusion or LLaVA folder carries one tower of some CLIP; the CLIP is f
 towers, never by trusting a name. Knows loaders and towers; knows nothing of concepts or steps.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -15,13 +14,10 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import constants, snapshot_download
-from torch import Tensor
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
     CLIPModel,
-    CLIPTextConfig,
-    CLIPVisionConfig,
 )
 
 from slugdemo import catalog, cost
@@ -29,13 +25,12 @@ from slugdemo import limits as public
 from slugdemo.catalog import Model
 from slugdemo.edit import same_model
 from slugdemo.errors import SlugError
-from slugdemo.models import checkpoint_files, names, zerogpu
+from slugdemo.models import checkpoint_files, zerogpu
+from slugdemo.models.carried import Carried, exported_from
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.llava import Llava
-from slugdemo.weights import Weights
 
-CLOSE = 1e-2  # how far a tower may be from its clip, relative: bfloat16 on one side
 SPARE = 1.25  # memory for what is made of the weights, as a multiple of theirs
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # the published CLIP whose tower this is, by kind of host and width of the tower
@@ -44,7 +39,6 @@ CARRIED = {
     ("diffusion", 1024): "ViT-H-14/laion2b_s32b_b79k",
     ("vlm", 1024): "ViT-L-14-336/openai",
 }
-NOTE = "slugdemo.json"  # in an exported folder: which edits it holds
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*model*.safetensors"]
 NOT_FILES = ["*fp16*", "*non_ema*", "safety_checker/*.safetensors", "v1-5*", "v2-1*"]
 
@@ -118,10 +112,10 @@ class Opened:
         return _on(self._published(carried, differences), self.device)
 
     @property
-    def _carried(self) -> "Carried":
+    def _carried(self) -> Carried:
         return Carried.of(self._plain)
 
-    def _grafted(self, carried: "Carried", root: str, alike: Sequence[Model]) -> Clip:
+    def _grafted(self, carried: Carried, root: str, alike: Sequence[Model]) -> Clip:
         """The CLIP that an exported folder was made of, with the folder's own, edited tower."""
         for clip in map(_clip, alike):
             if same_model(root, clip.digest) and not carried.shaped_unlike(clip):
@@ -132,7 +126,7 @@ class Opened:
             "names, and this one can be edited again."
         )
 
-    def _published(self, carried: "Carried", differences: Mapping[str, str]) -> Clip:
+    def _published(self, carried: Carried, differences: Mapping[str, str]) -> Clip:
         name = CARRIED.get((self.kind, carried.width))
         if name is not None and not any(differences.values()):
             clip = opened(name, download=self.download).clip
@@ -151,85 +145,6 @@ class Opened:
             "the model that it was trained from, or put the CLIP with this tower into the folder "
             "that SLUGDEMO_MODELS names."
         )
-
-
-@dataclass(frozen=True)
-class Carried:
-    """The tower of some CLIP inside a host: its tensors and config by transformers' names."""
-
-    kind: str
-    weights: Weights
-    config: CLIPTextConfig | CLIPVisionConfig
-
-    @classmethod
-    def of(cls, host: Diffusion | Llava) -> "Carried":
-        """The text tower of a Diffusion, the vision tower of a Llava."""
-        if isinstance(host, Diffusion):
-            return cls("diffusion", dict(host.text.named_parameters()), host.text.config)
-        tower = host.model.model.vision_tower
-        return cls("vlm", dict(tower.named_parameters()), tower.config)
-
-    @property
-    def width(self) -> int:
-        """The width of its blocks."""
-        return self.weights["encoder.layers.0.layer_norm1.weight"].numel()
-
-    def canonical(self) -> Weights:
-        """Its tensors in float32 under open_clip's names."""
-        back = names.from_hf_text if self.kind == "diffusion" else names.from_hf_vision
-        return back({name: tensor.detach().float() for name, tensor in self.weights.items()})
-
-    def shaped_unlike(self, clip: Clip) -> str:
-        """How the tower is built unlike that of `clip`, in words; "" when it is not."""
-        text = self.kind == "diffusion"
-        try:
-            shape = (names.text_shape if text else names.vision_shape)(clip.model)
-            theirs = (names.to_hf_text if text else names.to_hf_vision)(clip.named())
-        except (AttributeError, ValueError):
-            return "is not built like CLIP's"
-        for trait, called in (
-            ("hidden_act", "the activation"),
-            ("num_attention_heads", "heads:"),
-            ("layer_norm_eps", "norms with an epsilon of"),
-        ):
-            own = getattr(self.config, trait)
-            if own != shape[trait]:
-                return f"has {called} {shape[trait]}, and this one {own}"
-        tokens = "embeddings.token_embedding.weight"
-        if text and (more := len(self.weights[tokens]) - len(theirs[tokens])):
-            return (
-                f"knows {abs(more)} {'fewer' if more > 0 else 'more'} "
-                f"token{'s' if abs(more) > 1 else ''} (textual inversion adds some)"
-            )
-        if other := [
-            n for n, w in self.weights.items() if n not in theirs or theirs[n].shape != w.shape
-        ]:
-            return f"has another shape (the first: {other[0]})"
-        return ""
-
-    def differs(self, clip: Clip) -> str:
-        """How the tower differs from that of `clip` beyond rounding, in words; "" when it does not.
-
-        Blocks that the host leaves out do not count.
-        """
-        if shape := self.shaped_unlike(clip):
-            return shape
-        theirs = (names.to_hf_text if self.kind == "diffusion" else names.to_hf_vision)(
-            clip.named()
-        )
-        far = [name for name, tensor in self.weights.items() if not _near(theirs[name], tensor)]
-        if not far:
-            return ""
-        return f"differs in {len(far)} of {len(self.weights)} tensors (the first: {far[0]})"
-
-
-def exported_from(folder: Path | None) -> str:
-    """The digest of the CLIP whose edits an exported folder holds; "" for any other folder."""
-    try:
-        notes = json.loads((folder / NOTE).read_text()) if folder else []
-        return str(notes[0]["weights"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
 
 
 def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = False) -> Opened:
@@ -361,10 +276,3 @@ def _width(folder: Path | None, kind: str) -> int:
     return ours.get("width") or catalog.config(folder).get(f"{side}_config", {}).get(
         "hidden_size", 0
     )
-
-
-def _near(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    a, b = a.detach().float().cpu(), b.detach().float().cpu()
-    return (a - b).norm().item() <= CLOSE * max(b.norm().item(), 1e-6)

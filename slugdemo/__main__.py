@@ -7,6 +7,7 @@ the input is one sentence and exit code 1.
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -19,7 +20,7 @@ import slugdemo  # noqa: F401  (declares torchvision's missing operators before 
 # isort: split
 from transformers.utils.logging import disable_progress_bar
 
-from slugdemo.cli import find, measure, show
+from slugdemo.cli import benchmark, find, measure, show
 from slugdemo.cli.options import current
 from slugdemo.errors import SlugError
 
@@ -30,12 +31,12 @@ class Sentences(typer.core.TyperGroup):
     Options that were renamed still work, and say what they are called now.
     """
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # noqa: ANN401
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401
         """The command's name, itself, and its arguments under their present names."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, current(name or "", rest)
 
-    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
         """Runs the command; of what libraries say, only their errors get through."""
         for library in ("diffusers", "transformers", "root"):
             logging.getLogger(library).setLevel(logging.ERROR)
@@ -56,14 +57,18 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality against their bars.")
 app.add_typer(bench, name="bench")
+comparing = typer.Typer(no_args_is_help=True, help="Compare methods over many concepts.")
+app.add_typer(comparing, name="benchmark")
 
-for command in (find.models, find.concepts, find.methods, find.locate, find.sweep, find.erase):
-    app.command()(command)
-app.command()(find.compare)
-for command in (show.apply, show.generate, show.classify, show.ask):
+FINDING = (find.models, find.concepts, find.methods, find.locate, find.sweep, find.erase)
+USING = (show.apply, show.generate, show.classify, show.ask)
+command: Callable[..., None]
+for command in (*FINDING, find.compare, *USING):
     app.command()(command)
 for command in (measure.speed, measure.quality):
     bench.command()(command)
+for command in (benchmark.run, benchmark.show):
+    comparing.command()(command)
 
 if __name__ == "__main__":
     app(prog_name="python -m slugdemo")

@@ -84,6 +84,12 @@ class Task:
         """The model itself: a Clip, a Diffusion or a Llava."""
         return self.clip if self.kind == "zero-shot" else self.opened.host
 
+    @cached_property
+    def digest(self) -> str:
+        """The identity of the model's weights in results: that of its CLIP, and of its U-Net."""
+        unet = f" {self.model.unet_digest[:16]}" if self.kind == "diffusion" else ""
+        return f"{self.clip.digest[:16]}{unet}"
+
     def generator(self, salt: int = 0) -> torch.Generator:
         """A fresh source of noise that depends on the seed alone."""
         return torch.Generator().manual_seed(self.config.seed + salt)
@@ -117,8 +123,9 @@ class Task:
         clip, config = self.clip, self.config
         forget = Pairs(self.concept.forget, clip, size=config.batch)
         kept = self.retain_split[0]
-        retain = Pairs(kept, clip, size=min(config.batch, len(kept)), seed=config.seed)
-        total, done = len(forget) + len(retain), 0
+        size = min(config.batch, len(kept))
+        retain = Pairs(kept, clip, size=size, seed=config.seed)
+        total, done = len(forget) + len(kept) // max(1, size), 0  # a smaller last one is left out
 
         def tick() -> None:
             nonlocal done

@@ -1,41 +1,71 @@
-"""One picture, read with care: from a file, from inside a tar or from a row of a parquet file.
+"""One picture, read with care: from a file, an archive, a parquet row or a data address.
 
 Whatever a visitor gives is either a plain RGB picture afterwards or a sentence. Knows files and
-bytes only; a place inside a container is written "shards/00000.tar#000000012.jpg" (a member) or
-"concepts/forget.parquet#17" (a row).
+bytes only; a place inside a container is written "shards/00000.tar#000000012.jpg" (a member of a
+tar or zip) or "concepts/forget.parquet#17" (a row).
 """
 
+import atexit
+import base64
+import binascii
+import bz2
+import gzip
 import io
+import lzma
+import re
+import shutil
+import struct
 import tarfile
-from functools import lru_cache
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+from slugdemo import files
 from slugdemo.errors import SlugError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")  # no format that runs programs or scripts
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # none that runs programs
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    ".avif",
+)
+HEIF = (".heic", ".heif", ".hif")  # what phones write; read where pillow-heif is installed
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+CONTAINER = re.compile(
+    rf"(.+?(?:{'|'.join(map(re.escape, (*TARS, '.zip', '.parquet')))}))#(.*)", re.IGNORECASE | re.S
+)
+COLUMNS = ("webp", "image", "img", "picture", "jpg", "jpeg", "png")  # of parquet, in this order
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 64_000_000
-COLUMN = "webp"  # of a parquet file
+MOST_UNPACKED = 16_000_000_000  # bytes of a compressed tar
+UPLOADED = 5_000_000  # bytes of a picture in a data address
+PACKED: tuple[tuple[bytes, Any], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ\x00", lzma.open),
+)
 
 
 def read(place: Path | str) -> Image.Image:
-    """The picture at `place`: a file, a tar member or a parquet row, upright and in RGB.
+    """The picture at `place`: a file, a member of an archive or a parquet row, upright, in RGB.
 
     Raises SlugError when it is missing, is no picture, is animated, is cut off, or is larger than
     64 million pixels or 64 MB.
     """
-    if isinstance(place, Path):
-        return decoded(_file(place), place.name)
-    container, _, inside = place.rpartition("#")
-    if not container:
-        return decoded(_file(Path(place)), Path(place).name)
-    path = Path(container)
-    data = _row(path, int(inside)) if path.suffix == ".parquet" else _member(path, inside)
-    return decoded(data, f"{inside} in {path.name}")
+    inside = None if isinstance(place, Path) else CONTAINER.fullmatch(place)
+    if inside is None:
+        path = files.expanded(place)
+        return decoded(_file(path), path.name)
+    path, name = files.expanded(inside[1]), inside[2]
+    data = _row(path, name) if path.suffix.lower() == ".parquet" else contents(path, name)
+    return decoded(data, f"{name} in {path.name}")
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
@@ -45,42 +75,130 @@ def decoded(data: bytes, name: str) -> Image.Image:
     """
     if len(data) > MOST_BYTES:
         raise SlugError(f"{name} is {len(data) // 10**6} MB large; at most 64 MB can be read.")
+    if files.is_pointer(data):
+        raise SlugError(f"{name} is a git-lfs pointer, no picture: run `git lfs pull` first.")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(_textless(data)), formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise SlugError(_too_many(name)) from None
     except Exception as error:  # decoders raise nearly every kind on damaged data
-        kinds = ", ".join(FORMATS)
-        raise SlugError(f"{name} is not a picture in one of the formats {kinds}.") from error
+        raise SlugError(_no_picture(data, name)) from error
     if picture.width * picture.height > MOST_PIXELS:
         raise SlugError(_too_many(name))
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
-        raise SlugError(f"{name} is animated: choose a single picture instead.")
+        several = "has several pages" if picture.format == "TIFF" else "is animated"
+        raise SlugError(f"{name} {several}: choose a single picture instead.")
+    if picture.mode in ("F", "I"):
+        raise SlugError(f"{name} holds measured values, no colours: save it as an 8-bit picture.")
     try:
         return _plain(picture)
     except Exception as error:  # as above
         raise SlugError(f"{name} is damaged or cut off, so it cannot be read.") from error
 
 
-def members(tar: Path) -> dict[str, tuple[int, int]]:
-    """Where each regular file in a tar begins and how many bytes it has, by its name.
+def addressed(address: str, name: str = "The picture") -> Image.Image:
+    """The picture in a data address, "data:image/jpeg;base64,...", or in bare base64.
 
-    Raises SlugError when the tar is missing, damaged, compressed or cut off, or when a file in it
-    is larger than 64 MB.
+    Line breaks do not matter. Raises SlugError when it is none, is larger than 5 MB, or as
+    `decoded` does.
     """
+    letters = "".join(address.split(",", 1)[-1].split())
+    if len(letters) > 4 * -(-UPLOADED // 3):
+        raise SlugError(f"{name} is larger than {UPLOADED // 10**6} MB: make it smaller first.")
     try:
-        facts = tar.stat()
-        return _members(tar, facts.st_mtime_ns, facts.st_size)
-    except (OSError, tarfile.TarError) as error:
-        raise SlugError(f"{tar.name} cannot be read as a plain tar file: {error}.") from error
+        data = base64.b64decode(letters, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SlugError(
+            f"{name} cannot be read: send it as data:image/jpeg;base64,... or in bare base64."
+        ) from error
+    return decoded(data, name)
 
 
-def table(parquet: Path) -> pa.Table:
-    """A parquet file as a table, kept in memory while it is in use. Raises SlugError."""
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that can be read here: HEIF too where pillow-heif is installed."""
     try:
-        return _table(parquet, parquet.stat().st_mtime_ns)
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
+def suffixes() -> tuple[str, ...]:
+    """The endings of the pictures that can be read here, in small letters."""
+    return (*SUFFIXES, *HEIF) if "HEIF" in formats() else SUFFIXES
+
+
+def members(archive: Path) -> list[str]:
+    """The names of the regular files in a tar or zip, in its order.
+
+    Raises SlugError when the archive is missing, damaged, cut off or locked by a password, or
+    when a file in it is larger than 64 MB.
+    """
+    return list(_zipped(archive) if is_zip(archive) else _tarred(archive)[1])
+
+
+def contents(archive: Path, name: str) -> bytes:
+    """The bytes of one file in a tar or zip. Raises SlugError as `members` does."""
+    if is_zip(archive):
+        return _unzipped(archive, name)
+    path, places = _tarred(archive)
+    if name not in places:
+        raise SlugError(f"There is no {name} in {archive.name}.")
+    start, size = places[name]
+    with path.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(size)
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file goes by the name of a zip."""
+    return path.suffix.lower() == ".zip"
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file goes by the name of a tar, perhaps a compressed one."""
+    return path.name.lower().endswith(TARS)
+
+
+class Head(NamedTuple):
+    """What is known of a parquet file before its pictures are read.
+
+    `picture` is the column with pictures, "" for none; `starts` are the first rows of its groups,
+    with the number of all rows at the end.
+    """
+
+    schema: pa.Schema
+    picture: str
+    starts: tuple[int, ...]
+
+
+def head(parquet: Path) -> Head:
+    """The columns and row groups of a parquet file. Raises SlugError when it is none."""
+    files.no_pointer(parquet)
+    try:
+        return _head(parquet, parquet.stat().st_mtime_ns)
     except (OSError, pa.ArrowException) as error:
         raise SlugError(f"{parquet.name} cannot be read as a parquet file: {error}.") from error
+
+
+def columns(parquet: Path, names: list[str]) -> pa.Table:
+    """Some columns of a parquet file. Raises SlugError when it cannot be read."""
+    files.no_pointer(parquet)
+    try:
+        return pq.read_table(parquet, columns=names)
+    except (OSError, pa.ArrowException) as error:
+        raise SlugError(f"{parquet.name} cannot be read as a parquet file: {error}.") from error
+
+
+def stored(parquet: Path) -> Iterator[tuple[bool, str]]:
+    """For each row of a parquet file: whether it holds a picture's bytes, and the path it names."""
+    picture = head(parquet).picture
+    with pq.ParquetFile(parquet) as file:
+        for batch in file.iter_batches(batch_size=256, columns=[picture]):
+            for cell in batch.column(0):
+                yield _bytes(cell) is not None, _path(cell)
 
 
 def _plain(picture: Image.Image) -> Image.Image:
@@ -95,11 +213,34 @@ def _plain(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, clear).convert("RGB")
 
 
+def _textless(data: bytes) -> bytes:
+    """A PNG without its texts and colour profile, which Pillow refuses when they are large."""
+    start = b"\x89PNG\r\n\x1a\n"
+    if not data.startswith(start):
+        return data
+    kept, at = [start], len(start)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        end = at + 12 + length
+        turned = kind == b"iTXt" and data[at + 8 :].startswith(b"XML:com.adobe.xmp")
+        if turned or kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _no_picture(data: bytes, name: str) -> str:
+    if data[4:8] == b"ftyp" and any(kind in data[8:40] for kind in (b"heic", b"heix", b"mif1")):
+        return f"{name} is a HEIC picture: install pillow-heif to read it, or save it as JPEG."
+    return f"{name} is not a picture in one of the formats {', '.join(formats())}."
+
+
 def _too_many(name: str) -> str:
     return f"{name} has more than {MOST_PIXELS // 10**6} million pixels: make it smaller first."
 
 
 def _file(path: Path) -> bytes:
+    files.no_pointer(path)
     try:
         with path.open("rb") as stream:
             return stream.read(MOST_BYTES + 1)
@@ -107,39 +248,152 @@ def _file(path: Path) -> bytes:
         raise SlugError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
-def _member(tar: Path, name: str) -> bytes:
-    known = members(tar)
-    if name not in known:
-        raise SlugError(f"There is no {name} in {tar.name}.")
-    start, size = known[name]
-    with tar.open("rb") as stream:
-        stream.seek(start)
-        return stream.read(size)
+# Tars: where each file begins and how many bytes it has, in the tar itself or unpacked
+
+
+def _tarred(tar: Path) -> tuple[Path, Mapping[str, tuple[int, int]]]:
+    files.no_pointer(tar)
+    try:
+        facts = tar.stat()
+        plain = _plain_tar(tar, facts.st_mtime_ns, facts.st_size)
+        return plain, _members(plain, tar.name, plain.stat().st_mtime_ns, plain.stat().st_size)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
+        raise SlugError(f"{tar.name} cannot be read as a tar file: {error}.") from error
 
 
 @lru_cache(maxsize=16)
-def _members(tar: Path, changed: int, size: int) -> dict[str, tuple[int, int]]:  # noqa: ARG001
+def _members(tar: Path, called: str, changed: int, size: int) -> dict[str, tuple[int, int]]:  # noqa: ARG001
     with tar.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
         found = {one.name: (one.offset_data, one.size) for one in archive if one.isreg()}
         stream.seek(archive.offset)
         ended = stream.read(512) == bytes(512)  # tarfile itself takes a torn header for the end
     for name, (start, length) in found.items():
         if length > MOST_BYTES:
-            raise SlugError(f"{name} in {tar.name} is larger than 64 MB.")
+            raise SlugError(f"{name} in {called} is larger than 64 MB.")
         if start + length > size:
-            raise SlugError(f"{tar.name} is cut off in the middle of {name}.")
+            raise SlugError(f"{called} is cut off in the middle of {name}.")
     if not ended:
-        raise SlugError(f"{tar.name} is cut off or damaged after {len(found)} files.")
+        raise SlugError(f"{called} is cut off or damaged after {len(found)} files.")
     return found
 
 
-def _row(parquet: Path, row: int) -> bytes:
-    rows = table(parquet)
-    if COLUMN not in rows.column_names or not 0 <= row < rows.num_rows:
+@cache
+def _plain_tar(tar: Path, changed: int, size: int) -> Path:  # noqa: ARG001
+    """The tar itself, or where a compressed one lies unpacked until the program ends."""
+    with tar.open("rb") as stream:
+        begins = stream.read(6)
+    opener = next((one for magic, one in PACKED if begins.startswith(magic)), None)
+    if opener is None:
+        return tar
+    with opener(tar, "rb") as packed, tempfile.NamedTemporaryFile(dir=_room(), delete=False) as out:
+        while some := packed.read(1 << 20):
+            out.write(some)
+            if out.tell() > MOST_UNPACKED:
+                raise SlugError(f"{tar.name} unpacks to more than 16 GB: unpack it yourself first.")
+    return Path(out.name)
+
+
+@cache
+def _room() -> str:
+    folder = tempfile.mkdtemp(prefix="slugdemo-tars-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+# Zips: their directory is read once, a file in them by its place
+
+
+def _zipped(archive: Path) -> Mapping[str, zipfile.ZipInfo]:
+    files.no_pointer(archive)
+    try:
+        facts = archive.stat()
+        return _directory(archive, facts.st_mtime_ns, facts.st_size)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise SlugError(f"{archive.name} cannot be read as a zip file: {error}.") from error
+
+
+@lru_cache(maxsize=16)
+def _directory(archive: Path, changed: int, size: int) -> dict[str, zipfile.ZipInfo]:  # noqa: ARG001
+    with zipfile.ZipFile(archive) as opened:
+        found = {one.filename: one for one in opened.infolist() if not one.is_dir()}
+    for name, one in found.items():
+        if one.flag_bits & 1:
+            raise SlugError(f"{archive.name} is locked by a password: pack it without one.")
+        if one.file_size > MOST_BYTES:
+            raise SlugError(f"{name} in {archive.name} is larger than 64 MB.")
+    return found
+
+
+def _unzipped(archive: Path, name: str) -> bytes:
+    one = _zipped(archive).get(name)
+    if one is None:
+        raise SlugError(f"There is no {name} in {archive.name}.")
+    try:
+        with archive.open("rb") as stream:
+            stream.seek(one.header_offset)
+            *_, longer, more = struct.unpack("<4s5H3I2H", stream.read(30))
+            stream.seek(longer + more, io.SEEK_CUR)
+            packed = stream.read(one.compress_size)
+        data = _inflated(packed, one)
+    except (OSError, zlib.error, struct.error) as error:
+        raise SlugError(f"{name} in {archive.name} is damaged: {error}.") from error
+    if zlib.crc32(data) != one.CRC:
+        raise SlugError(f"{name} in {archive.name} is damaged.")
+    return data
+
+
+def _inflated(packed: bytes, one: zipfile.ZipInfo) -> bytes:
+    if one.compress_type == zipfile.ZIP_STORED:
+        return packed
+    if one.compress_type == zipfile.ZIP_DEFLATED:
+        return zlib.decompressobj(-15).decompress(packed, one.file_size + 1)
+    raise SlugError(f"{one.filename} is packed in a way that few programs know: pack it as usual.")
+
+
+# Parquet: pictures are read a group of rows at a time
+
+
+def _row(parquet: Path, row: str) -> bytes:
+    known = head(parquet)
+    if not known.picture or not row.isdecimal() or int(row) >= known.starts[-1]:
         raise SlugError(f"{parquet.name} has no picture in row {row}.")
-    return rows.column(COLUMN)[row].as_py()
+    group = max(at for at, start in enumerate(known.starts[:-1]) if start <= int(row))
+    cells = _group(parquet, parquet.stat().st_mtime_ns, group, known.picture)
+    data = _bytes(cells[int(row) - known.starts[group]])
+    if data is None:
+        raise SlugError(f"{parquet.name} has no picture in row {row}.")
+    return data
+
+
+@lru_cache(maxsize=64)
+def _head(parquet: Path, changed: int) -> Head:  # noqa: ARG001
+    with pq.ParquetFile(parquet) as file:
+        starts, facts = [0], file.metadata
+        for group in range(facts.num_row_groups):
+            starts.append(starts[-1] + facts.row_group(group).num_rows)
+        schema = file.schema_arrow
+    fit = [field.name for field in schema if _holds_bytes(field.type)]
+    fit.sort(key=lambda name: COLUMNS.index(name.lower()) if name.lower() in COLUMNS else 99)
+    return Head(schema, fit[0] if fit else "", tuple(starts))
 
 
 @lru_cache(maxsize=8)
-def _table(parquet: Path, changed: int) -> pa.Table:  # noqa: ARG001
-    return pq.read_table(parquet)
+def _group(parquet: Path, changed: int, group: int, column: str) -> pa.ChunkedArray:  # noqa: ARG001
+    with pq.ParquetFile(parquet) as file:
+        return file.read_row_group(group, columns=[column]).column(0)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):  # as the hub's own data sets have it: {bytes, path}
+        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _bytes(cell: pa.Scalar) -> bytes | None:
+    value = cell.as_py()
+    return value.get("bytes") if isinstance(value, dict) else value
+
+
+def _path(cell: pa.Scalar) -> str:
+    value = cell.as_py()
+    return str(value.get("path") or "") if isinstance(value, dict) else ""

@@ -20,11 +20,20 @@ import slugdemo  # noqa: F401  (declares torchvision's missing operators before 
 from transformers.utils.logging import disable_progress_bar
 
 from slugdemo.cli import find, measure, show
+from slugdemo.cli.options import current
 from slugdemo.errors import SlugError
 
 
 class Sentences(typer.core.TyperGroup):
-    """Commands whose SlugErrors become one sentence on stderr and exit code 1."""
+    """Commands whose SlugErrors become one sentence on stderr and exit code 1.
+
+    Options that were renamed still work, and say what they are called now.
+    """
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # noqa: ANN401
+        """The command's name, itself, and its arguments under their present names."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, current(name or "", rest)
 
     def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401
         """Runs the command; of what libraries say, only their errors get through."""
@@ -42,14 +51,15 @@ app = typer.Typer(
     cls=Sentences,
     add_completion=False,
     no_args_is_help=True,
-    help="Make CLIP forget one thing by moving one layer once (SLUG).",
+    help="Make a model forget one concept: by one layer and one gradient (SLUG), or by other methods.",
     pretty_exceptions_enable=False,
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality against their bars.")
 app.add_typer(bench, name="bench")
 
-for command in (find.models, find.concepts, find.locate, find.sweep, find.erase):
+for command in (find.models, find.concepts, find.methods, find.locate, find.sweep, find.erase):
     app.command()(command)
+app.command()(find.compare)
 for command in (show.apply, show.generate, show.classify, show.ask):
     app.command()(command)
 for command in (measure.speed, measure.quality):

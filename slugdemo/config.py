@@ -1,48 +1,68 @@
-"""Every number that a result depends on, and the ones to begin with for each kind of host."""
+"""Every number that a result depends on, and the ones to begin with for each kind of model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
 
-from slugdemo.evaluation import Size
-from slugdemo.search import EVALUATIONS
+from slugdemo.errors import SlugError
+from slugdemo.evaluation.prompt_set import EvalSize
+from slugdemo.search import RULES, Tuning
+
+Value = str | float | int | None
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How a study is done; every number that a result depends on.
+class Config:
+    """How an experiment is done.
 
-    `batch` and `seed` shape the gradients; `beyond` is how much farther than the searched step
-    an edit goes, as a fraction of it. With a `shortlist` of n, a host that takes long is first
-    asked about the n front layers that do best in zero-shot classification, and about the others
-    only when none of these passes; 0 asks about all. When no front layer passes, those of the next
-    fronts are asked, without the layers of the first; under the paper's rule they are not.
-    The rest is passed to the method (see methods.slug).
+    `method` is a name in METHODS. `batch` and `seed` shape the gradients and whatever a method
+    draws at random. A layer is a "tensor" or a "group" (`granularity`, see layers.grouped); the
+    front minimises the "absolute" or the "signed" `alignment` (see layers.harm). `tuning` says
+    how the step is searched and `size` on how much. Under the paper's rule the concept counts as
+    forgotten when it is not among the five best answers (or among all but one, where there are
+    fewer than six classes).
     """
 
     method: str = "slug"
     batch: int = 32
     seed: int = 0
-    unit: str = "tensor"
-    by: str = "absolute"
-    rule: str = "floor"
-    loss: float = 0.02
-    forget: float = 0.0
-    evaluations: int = EVALUATIONS
-    beyond: float = 0.0
-    shortlist: int = 0
-    size: Size = field(default_factory=Size)
+    granularity: str = "tensor"
+    alignment: str = "absolute"
+    tuning: Tuning = field(default_factory=Tuning)
+    size: EvalSize = field(default_factory=EvalSize)
 
-    def changed(self, given: Mapping[str, Any]) -> "Setting":
-        """The setting with the entries of `given` that are not None; "top" is that of its size."""
-        some = {key: one for key, one in given.items() if one is not None}
-        size = replace(self.size, top=some.pop("top", self.size.top))
-        return replace(self, size=size, **some)
+    def __post_init__(self) -> None:
+        if self.tuning.rule not in RULES:
+            raise SlugError(f"The rule is one of {', '.join(RULES)}, not {self.tuning.rule!r}.")
+
+    @property
+    def evaluation_size(self) -> EvalSize:
+        """How much is asked, with the paper's top-5 under the paper's rule."""
+        return (
+            replace(self.size, top=5, strict_top=True) if self.tuning.rule == "paper" else self.size
+        )
+
+    def changed(self, given: Mapping[str, Value]) -> "Config":
+        """The config with the entries of `given` that are not None, whichever part they belong to.
+
+        Raises ValueError for a name that no part has.
+        """
+        some = {key: value for key, value in given.items() if value is not None}
+        parts = {"tuning": self.tuning, "size": self.size}
+        for part, value in parts.items():
+            own = {key: some.pop(key) for key in [f.name for f in fields(value)] if key in some}
+            parts[part] = replace(value, **own)  # type: ignore[type-var]
+        if unknown := [key for key in some if key not in {f.name for f in fields(self)}]:
+            raise ValueError(f"{unknown[0]!r} is no number of an experiment")
+        return replace(self, **parts, **some)  # type: ignore[arg-type]
 
 
-# A search has few pictures; the margins keep it from ending on the very edge of forgetting.
-SETTINGS = {
-    "zero-shot": Setting(size=Size(top=3)),
-    "diffusion": Setting(loss=0.05, beyond=0.1, shortlist=3, evaluations=8),
-    "vlm": Setting(loss=0.03, beyond=0.1, size=Size(own=16, others=80)),
+# A search sees few pictures; the margins keep it from ending on the very edge of forgetting.
+CONFIGS = {
+    "zero-shot": Config(size=EvalSize(top=3)),
+    "diffusion": Config(
+        tuning=Tuning(max_retain_drop=0.05, margin=0.1, shortlist=3, evaluations=8)
+    ),
+    "vlm": Config(
+        tuning=Tuning(max_retain_drop=0.03, margin=0.1), size=EvalSize(own=16, others=80)
+    ),
 }

@@ -1,299 +1,254 @@
-"""One study of one model: locate, sweep, erase and control as values, with what they cost.
+"""The one engine: what the page, the command line, the API and the benchmark call.
 
-What the command line, the benchmarks and a notebook share: from an opened model and a concept to
-gradients, scores, points, edits and held-out rows. Prints nothing; knows no options or tables.
+From a model and a concept to layers, scores, edits, and rates on the report split. Knows tasks,
+methods and attacks; prints nothing, and knows no options, tables or page.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from slugdemo import catalog, layers, search
-from slugdemo.concept import Concept, Example
-from slugdemo.config import Setting
-from slugdemo.cost import Clock
-from slugdemo.data import Pairs
-from slugdemo.edit import Edit
+from slugdemo import catalog, search, weights
+from slugdemo.config import CONFIGS, Config
+from slugdemo.cost import Peak
+from slugdemo.edit import LAYER_NORM, Edit, qualified
 from slugdemo.errors import SlugError
-from slugdemo.eval_set import around, judge
-from slugdemo.evaluation import Answers, Board, Classes, Drawings, Row, World
-from slugdemo.evaluation.classify import remembered
-from slugdemo.evaluation.generate import eyes
-from slugdemo.gradients import Gradients, gradients
-from slugdemo.layers import LayerScore
-from slugdemo.methods import METHODS
-from slugdemo.methods.slug import Attempt, Outcome, Watch, direction, extended, joined, unwatched
-from slugdemo.models.base import Progress, Question
-from slugdemo.models.clip import Clip
-from slugdemo.models.loading import Opened
-from slugdemo.models.zero_shot import Memory
-from slugdemo.search import Goal, Point, choose
+from slugdemo.evaluation.prompt_set import Measurement
+from slugdemo.methods import METHODS, named
+from slugdemo.methods.slug import direction
+from slugdemo.models.base import Cancelled
+from slugdemo.models.loading import Opened, opened
+from slugdemo.results import Result
+from slugdemo.search import Goal, Score, Search, told
+from slugdemo.task import Task
+from slugdemo.weights import Weights
 
-MOST = 384  # pictures behind the retain gradient, at most
-FEW = 16  # retain pictures below which the gradient and the search share them
+CONTROLS = ("opposite direction", "random direction", "random layer", "all front layers")
 
 
-@dataclass(eq=False)
-class Study:
-    """One concept in one model; what it needs is made when it is first asked for, and kept.
+@dataclass(frozen=True)
+class Erasure:
+    """What erasing one concept gave: the edit, its score on the search split, and why.
 
-    `progress` and `cancelled` go to hosts that take long; `tick` is called after each batch of a
-    gradient.
+    `before` is the unedited score; `feasible` is true exactly when `after` meets `goal`; `search`
+    holds all that was tried, for methods that search. `seconds` and `peak_bytes` are what it cost.
     """
 
-    opened: Opened
-    concept: Concept
-    setting: Setting = field(default_factory=Setting)
-    world: World | None = None
-    clock: Clock = field(default_factory=Clock)
-    progress: Progress | None = None
-    cancelled: Question | None = None
-    tick: Callable[[], None] = lambda: None
-
-    @cached_property
-    def clip(self) -> Clip:
-        """The CLIP whose layers are edited."""
-        with self.clock("open"):
-            return self.opened.clip
-
-    @cached_property
-    def gradients(self) -> Gradients:
-        """Both gradients, from the cache folder when they were taken before."""
-        clip, setting = self.clip, self.setting
-        with self.clock("gradients"):
-            return gradients(
-                clip,
-                Pairs(self.concept.forget, clip, size=setting.batch),
-                retain=Pairs(
-                    self._parts[0],
-                    clip,
-                    size=min(setting.batch, len(self._parts[0])),
-                    seed=setting.seed,
-                ),
-                names=layers.candidates(clip),
-                cache=catalog.cache() / "gradients",
-                tick=self.tick,
-            )
-
-    @cached_property
-    def _parts(self) -> tuple[Sequence, Sequence]:
-        """Retain pictures for the gradient, and others for the search."""
-        retain = self.concept.retain
-        if len(retain) < FEW:
-            return retain, retain
-        return retain[::2][:MOST], retain[1::2]
-
-    @cached_property
-    def board(self) -> Board:
-        """What the search and the test ask of the host."""
-        world = self.world or around(self.concept)
-        rest = replace(self.concept, retain=tuple(self._parts[1]))
-        size, clip = self.setting.size, self.clip
-        with self.clock("board"):
-            if self.opened.kind == "zero-shot":
-                return Classes.of(clip, rest, world=world, size=size, remember=self._remembered)
-            calls: dict[str, Any] = {"progress": self.progress, "cancelled": self.cancelled}
-            if self.opened.kind == "vlm":
-                return Answers(rest, self.opened.host, world, size, **calls)
-            look = eyes(judge(), lambda: clip, concept=rest, world=world)
-            return Drawings(rest, self.opened.host, look, world, size, **calls)
-
-    def _remembered(self, shown: Sequence[Example]) -> Memory:
-        """What the unedited CLIP makes of held-out pictures, for this concept and the next."""
-        key, kept = tuple(str(one.image) for one in shown), self.opened.kept
-        if key not in kept:
-            kept[key] = remembered(self.clip, shown)
-        return kept[key]
-
-    @cached_property
-    def editable(self) -> frozenset[str]:
-        """The tensors that the host reads and the reference code would edit there."""
-        board = self.board
-        rule = "clip" if self.opened.kind == "zero-shot" else "no norms"
-        with self.clock("editable"):
-            return frozenset(board.editable()) & {*layers.candidates(self.clip, rule=rule)}
-
-    @cached_property
-    def scores(self) -> list[LayerScore]:
-        """Importance and alignment of every layer that the host reads."""
-        slopes, readable = self.gradients, self.editable
-        with self.clock("scores"):
-            every = layers.scores(self.clip.named(), slopes, unit=self.setting.unit)
-            return [one for one in every if set(one.tensors) <= readable]
-
-    @cached_property
-    def front(self) -> list[LayerScore]:
-        """The layers on the Pareto fronts."""
-        moving = [one for one in self.scores if one.importance > 0]
-        return layers.pareto_front(moving, by=self.setting.by)
-
-    def score(self, layer: str) -> LayerScore:
-        """The score of one layer. Raises SlugError when there is none of this name to edit."""
-        for one in self.scores:
-            if one.layer == layer:
-                return one
-        some = ", ".join(one.layer for one in self.front)
-        raise SlugError(
-            f"{self.opened.model.name} has no layer {layer!r} that can be edited. "
-            f"On the front are: {some}."
-        )
-
-    def direction(self, layer: str) -> Edit:
-        """The unstepped edit of a layer."""
-        score = self.score(layer)
-        return direction(self.clip, self.concept.name, score=score, gradients=self.gradients)
-
-    def sweep(self, layer: str, steps: Sequence[float]) -> Iterator[Point]:
-        """A point for each step along one layer, as it is measured."""
-        return search.sweep(self.board.exam()(self.direction(layer)), steps)
-
-    def erase(
-        self, *, layer: str | None = None, step: float | None = None, watch: Watch = unwatched
-    ) -> Outcome:
-        """The method's answer: the best layer and step, or those that are given.
-
-        Raises SlugError when a step comes without a layer, or as the method does.
-        """
-        if step is not None and not layer:
-            raise SlugError("A step alone says too little: name the layer that it belongs to.")
-        if step is not None and not math.isfinite(step):
-            raise SlugError(f"A step is a fraction of the layer's norm, not {step}.")
-        readable, _ = self.editable, (self.gradients, self.board)  # made before the clock runs
-        with self.clock("search"):
-            if step is not None and layer:
-                return self._stepped(self.direction(layer), step, self.score(layer))
-            if layer:
-                outcome = self._searched(self.score(layer).tensors, watch)
-            else:
-                outcome = self._searched(readable & self.shortlist, watch)
-                if not outcome.feasible and (rest := self._unlisted):
-                    outcome = joined(outcome, self._searched(rest, watch))
-                if not outcome.feasible and self.setting.rule != "paper" and (rest := self._behind):
-                    outcome = extended(outcome, self._searched(rest, watch))
-            return self._noted(self._farther(outcome))
-
-    def _searched(self, editable: Collection[str], watch: Watch) -> Outcome:
-        setting = self.setting
-        return METHODS[setting.method](
-            self.clip,
-            self.concept.name,
-            gradients=self.gradients,
-            exam=self.board.exam(),
-            glance=self.board.glance(),
-            editable=editable,
-            unit=setting.unit,
-            by=setting.by,
-            rule=setting.rule,
-            loss=setting.loss,
-            forget=setting.forget,
-            evaluations=setting.evaluations,
-            watch=watch,
-        )
+    task: Task
+    edit: Edit
+    before: Score
+    after: Score
+    goal: Goal
+    feasible: bool
+    reason: str
+    search: Search | None = None
+    seconds: float = float("nan")
+    peak_bytes: int = 0
 
     @property
-    def _unlisted(self) -> frozenset[str]:
-        """The tensors of the front layers that the shortlist leaves out."""
-        fronts = [one for one in self.front if not set(one.tensors) <= self.shortlist]
-        return frozenset(name for one in fronts for name in one.tensors)
+    def headline(self) -> str:
+        """The result in one line."""
+        return told(self.edit, self.after)
 
-    @property
-    def _behind(self) -> frozenset[str]:
-        """The tensors of the layers that the fronts leave behind; their own fronts come next."""
-        return layers.behind(self.scores, self.front)
 
-    @cached_property
-    def shortlist(self) -> frozenset[str]:
-        """The tensors of the front layers that are worth a search in a host that takes long."""
-        setting = self.setting
-        if self.opened.kind == "zero-shot" or not 0 < setting.shortlist < len(self.front):
-            return self.editable
-        rest = replace(self.concept, retain=tuple(self._parts[1]))
-        board = Classes.of(self.clip, rest, world=World(), size=setting.size)
+def task(
+    model: str | Opened,
+    concept: str,
+    *,
+    config: Config | None = None,
+    forget: Path | None = None,
+    retain: Path | None = None,
+) -> Task:
+    """The task of forgetting a concept in a model, by their names.
+
+    `forget` and `retain` are places of pictures of one's own (see `catalog.concept`); `config`
+    is that of the model's kind by default. Raises SlugError for an unknown name.
+    """
+    here = opened(model) if isinstance(model, str) else model
+    chosen = catalog.concept(concept, forget=forget, retain=retain)
+    return Task(here, chosen, config or CONFIGS[here.kind])
+
+
+def sweep(task: Task, layer: str, strengths: Sequence[float]) -> Iterator[Score]:
+    """A score for each strength along one layer, as it is measured."""
+    yield from curve(task, direction(task, task.layer(layer)), strengths)
+
+
+def curve(task: Task, edit: Edit, strengths: Sequence[float]) -> Iterator[Score]:
+    """A score for each strength of any edit, as it is measured on the search split."""
+    evaluate = task.evaluators.full(edit)
+    for done, strength in enumerate(strengths):
+        task.step("Step by step", done, len(strengths))
+        yield evaluate(strength)
+
+
+def erase(task: Task, *, layer: str = "", strength: float | None = None) -> Erasure:
+    """The edit by the task's method, at its best strength or at the one given.
+
+    `layer` (for single-layer methods) and `strength` fix what is otherwise searched. Raises
+    SlugError when the method cannot serve the task, when the model does not know the concept, or
+    when a single-layer method is given a strength without a layer.
+    """
+    method = named(task.config.method)
+    method.check(task)
+    if strength is not None and not math.isfinite(strength):
+        raise SlugError(f"A strength is a finite number, not {strength}.")
+    if layer and not method.of_layer:
+        raise SlugError(f"{method.name} does not edit one chosen layer: leave the layer out.")
+    if method.of_layer and strength is not None and not layer:
+        raise SlugError("A strength alone says too little: name the layer that it belongs to.")
+    before = task.evaluators.full(_nothing(task))(0.0)
+    search.check_known(task.concept.name, before)
+    seen = len(task.searches)
+    began = time.perf_counter()
+    with Peak() as peak:
+        if layer and method.of_layer:
+            edit = method.of_layer(task, task.layer(layer))
+            edit = task.tune([edit]) if strength is None else edit
+        else:
+            edit = method.run(task)
+    found = task.searches[-1] if len(task.searches) > seen else None
+    if strength is not None:
+        edit, found = edit.at(strength), None
+    seconds = time.perf_counter() - began
+    return _erasure(task, edit, before, found, seconds, peak.bytes)
+
+
+def _erasure(
+    task: Task, edit: Edit, before: Score, found: Search | None, seconds: float, peak: int
+) -> Erasure:
+    if found is None:
+        after = task.evaluators.full(edit)(edit.strength)
+        goal = search.goal_of(before, task.config.tuning)
+        feasible, reason = goal.met(after), f"{told(edit, after)}."
+    else:
+        after, goal, feasible, reason = found.score, found.goal, found.feasible, found.reason
+    noted = edit.noted(**_facts(task, before, after))
+    return Erasure(task, noted, before, after, goal, feasible, reason, found, seconds, peak)
+
+
+def _nothing(task: Task) -> Edit:
+    return Edit(task.concept.name, task.config.method, {}, 0.0)
+
+
+def _facts(task: Task, before: Score, after: Score) -> dict[str, str]:
+    config = task.config
+    return {
+        "host": task.opened.model.name,
+        "kind": task.concept.kind,
+        "rule": config.tuning.rule,
+        "alignment": config.alignment,
+        "granularity": config.granularity,
+        "top": repr(config.evaluation_size.top),
+        "margin": repr(config.tuning.effective.margin),
+        "batch": repr(config.batch),
+        "seed": repr(config.seed),
+        "gradient_forget_pictures": repr(len(task.concept.forget)),
+        "gradient_retain_pictures": repr(len(task.retain_split[0])),
+        "forget_before": repr(before.forget_acc),
+        "forget_after": repr(after.forget_acc),
+        "retain_before": repr(before.retain_acc),
+        "retain_after": repr(after.retain_acc),
+        "n_forget": repr(after.n_forget),
+        "n_retain": repr(after.n_retain),
+        "torch": torch.__version__,
+    }
+
+
+def results(task: Task, erasure: Erasure, measured: Sequence[Measurement] = ()) -> list[Result]:
+    """An erasure as rows: the search split, and what was measured on the report split."""
+    about = Result(
+        model=task.opened.model.name,
+        concept=task.concept.name,
+        method=erasure.edit.method,
+        seconds=erasure.seconds,
+        peak_bytes=erasure.peak_bytes,
+        seed=task.config.seed,
+        digest=task.clip.digest,
+    )
+    after = erasure.after
+    rows = [
+        about.of("forget_acc", after.forget_acc, after.n_forget, split="search"),
+        about.of("retain_acc", after.retain_acc, after.n_retain, split="search"),
+    ]
+    return rows + [about.of(row.metric, row.after, row.n, split="report") for row in measured]
+
+
+def reported(task: Task, name: str, edits: Sequence[Edit], *, seconds: float = 0.0) -> list[Result]:
+    """The rows of anything that is compared: a method, a control or a reference, by its name."""
+    about = Result(
+        model=task.opened.model.name,
+        concept=task.concept.name,
+        method=name,
+        seconds=seconds,
+        seed=task.config.seed,
+        digest=task.clip.digest,
+    )
+    return [about.of(row.metric, row.after, row.n) for row in report(task, edits)]
+
+
+def compare(task: Task, methods: Sequence[str] = ()) -> Iterator[list[Result]]:
+    """The rows of the original model, then of each method, one after another as they are done.
+
+    Without names all methods that can serve the task are compared. Raises SlugError for a name
+    that is none; a method that fails on this concept gives one row with metric "problem".
+    """
+    chosen = [named(name) for name in methods] or [
+        method for method in METHODS.values() if task.kind in method.hosts
+    ]
+    yield reported(task, "original", [])
+    for done, method in enumerate(chosen):
+        task.step(f"Comparing: {method.name}", done, len(chosen))
         try:
-            found = METHODS[setting.method](
-                self.clip,
-                self.concept.name,
-                gradients=self.gradients,
-                exam=board.exam(),
-                glance=board.glance(),
-                editable=self.editable,
-                unit=setting.unit,
-                by=setting.by,
-            )
-        except SlugError:  # the CLIP alone does not know it, while the host may
-            return self.editable
-        best = found.attempts[: setting.shortlist]
-        return frozenset(name for one in best for name in one.score.tensors)
+            erasure = erase(task.by(method.name))
+        except Cancelled:
+            raise
+        except SlugError as problem:
+            yield [
+                Result(task.opened.model.name, task.concept.name, method.name, note=str(problem))
+            ]
+            continue
+        yield reported(task, method.name, [erasure.edit], seconds=erasure.seconds)
 
-    def _stepped(self, edit: Edit, step: float, score: LayerScore) -> Outcome:
-        evaluate = self.board.exam()(edit)
-        before, point = evaluate(0.0), evaluate(step)
-        goal = Goal(self.setting.forget, before.retain - self.setting.loss)
-        choice = choose([point], goal)
-        one = Attempt(score, edit.at(step), choice, (point,))
-        return self._noted(Outcome((one,), before, goal, choice.reason))
 
-    def _farther(self, outcome: Outcome) -> Outcome:
-        """The outcome a little beyond its step, measured there."""
-        if not self.setting.beyond:
-            return outcome
-        first = outcome.attempts[0]
-        step = first.edit.step * (1 + self.setting.beyond)
-        point = self.board.exam()(first.edit)(step)
-        choice = choose([point], outcome.goal)
-        figures = {"forget_after": repr(point.forget), "retain_after": repr(point.retain)}
-        edit = first.edit.at(step).noted(**figures)
-        moved = replace(first, edit=edit, choice=choice, trace=(*first.trace, point))
-        reason = f"{outcome.reason} As a margin it goes {self.setting.beyond:.0%} farther."
-        return replace(outcome, attempts=(moved, *outcome.attempts[1:]), reason=reason)
+def _as_long(lots: Weights, edit: Edit) -> Edit:
+    """The edit along other tensors, as long as its own."""
+    factor = weights.norm(edit.delta) / weights.norm(lots)
+    delta = {name: tensor * factor for name, tensor in lots.items()}
+    return Edit(edit.concept, edit.method, delta, edit.strength, edit.unit, about=edit.about)
 
-    def _noted(self, outcome: Outcome) -> Outcome:
-        """The outcome whose best edit has all that was done on record."""
-        first, setting = outcome.attempts[0], self.setting
-        about = {
-            "host": self.opened.model.name,
-            "kind": self.concept.kind,
-            "rule": setting.rule,
-            "by": setting.by,
-            "unit": setting.unit,
-            "top": repr(setting.size.top),
-            "beyond": repr(setting.beyond),
-            "batch": repr(setting.batch),
-            "seed": repr(setting.seed),
-            "gradient_forget_pictures": repr(len(self.concept.forget)),
-            "gradient_retain_pictures": repr(len(self._parts[0])),
-            "torch": torch.__version__,
-        }
-        noted = replace(first, edit=first.edit.noted(**about))
-        return replace(outcome, attempts=(noted, *outcome.attempts[1:]))
 
-    def rows(self, edits: Sequence[Edit]) -> tuple[Row, ...]:
-        """What edits do on held-out material."""
-        board = self.board
-        with self.clock("test"):
-            return tuple(board.rows(edits))
+def report(task: Task, edits: Sequence[Edit]) -> tuple[Measurement, ...]:
+    """What edits do on the report split, which no gradient and no search has seen."""
+    evaluation = task.evaluation
+    with task.clock("report"):
+        return tuple(evaluation.report(edits))
 
-    def controls(self, edit: Edit, *, seed: int = 0) -> Mapping[str, Edit]:
-        """Edits that should not work as well: backwards, at random, and in a random layer.
 
-        The first two go as far as `edit` in its layer; the last is searched for its own best
-        step.
-        """
-        noise = torch.Generator().manual_seed(seed)
-        lots = {
-            name: torch.randn(one.shape, generator=noise) for name, one in edit.direction.items()
-        }
-        layer = {name: self.clip.named()[name] for name in edit.direction}
-        lost = Edit.along(lots, layer, concept=edit.concept, name=edit.layer).at(edit.step)
-        others = [
-            one.layer for one in self.scores if one.layer != edit.layer and one.importance > 0
-        ]
-        found = {"-g": edit.at(-edit.step), "random direction": lost}
-        if others:
-            chosen = others[int(torch.randint(len(others), (1,), generator=noise))]
-            found["random layer"] = self.erase(layer=chosen).edit
+def controls(task: Task, edit: Edit) -> Mapping[str, Edit]:
+    """Edits that should not work as well, one for each of CONTROLS that applies.
+
+    The opposite and the random direction go as far as `edit`, in its tensors; the random layer
+    is searched for its own best step; all front layers move together, each by the strength of
+    `edit`. Only single-layer edits have the last two.
+    """
+    noise = task.generator()
+    lots = {name: torch.randn(t.shape, generator=noise) for name, t in edit.delta.items()}
+    found = {"opposite direction": edit.at(-edit.strength)}
+    if edit.delta:
+        found["random direction"] = _as_long(lots, edit)
+    if edit.unit != LAYER_NORM:
         return found
+    others = [s.layer for s in task.scores if qualified(s.layer) != edit.layer and s.importance > 0]
+    if others:
+        chosen = others[int(torch.randint(len(others), (1,), generator=noise))]
+        found["random layer"] = task.tune([direction(task, task.layer(chosen))])
+    fronts = [direction(task, score) for score in task.front]
+    both = {name: tensor for some in fronts for name, tensor in some.delta.items()}
+    about = {key: value for key, value in edit.about.items() if key not in ("layer", "ratio")}
+    whole = Edit(edit.concept, edit.method, both, edit.strength, edit.unit, about=about)
+    return found | {"all front layers": whole}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from slugdemo.errors import SlugError
 from slugdemo.gradients import Gradients
+from slugdemo.models import towers
 from slugdemo.models.clip import Clip, tower
 from slugdemo.weights import Weights
 
@@ -19,7 +20,7 @@ EXCLUDED = {
     "clip": ("bias", "logit_scale", "position", "embedding"),
     "no norms": ("bias", "logit_scale", "position", "embedding", "ln_"),
 }
-UNITS = ("tensor", "group")
+GRANULARITIES = ("tensor", "group")
 ALIGNMENTS = ("absolute", "signed")
 PAIR = re.compile(r"(.+\.mlp)\.c_(?:fc|proj)\.weight")
 
@@ -53,30 +54,32 @@ def candidates(clip: Clip, *, rule: str = "clip") -> list[str]:
     return [name for name in clip.named() if not any(word in name for word in EXCLUDED[rule])]
 
 
-def grouped(names: Iterable[str], *, unit: str = "tensor") -> dict[str, tuple[str, ...]]:
+def grouped(names: Iterable[str], *, granularity: str = "tensor") -> dict[str, tuple[str, ...]]:
     """The layers that `names` make up, each with its tensors.
 
     A layer is one "tensor" (the paper) or one "group": the two matrices of an MLP move together,
     named "....mlp", as the reference does for fc1 and fc2 in transformers' models. Its other
-    group, q, k and v, is one tensor in open_clip anyway. Raises ValueError for another unit.
+    group, q, k and v, is one tensor in open_clip anyway. Raises ValueError for another granularity.
     """
-    if unit not in UNITS:
-        raise ValueError(f"unit {unit!r} is none of {UNITS}")
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"granularity {granularity!r} is none of {GRANULARITIES}")
     layers: dict[str, tuple[str, ...]] = {}
     for name in names:
-        pair = PAIR.fullmatch(name) if unit == "group" else None
+        pair = PAIR.fullmatch(name) if granularity == "group" else None
         layer = pair[1] if pair else name
         layers[layer] = (*layers.get(layer, ()), name)
     return layers
 
 
-def scores(weights: Weights, gradients: Gradients, *, unit: str = "tensor") -> list[LayerScore]:
+def scores(
+    weights: Weights, gradients: Gradients, *, granularity: str = "tensor"
+) -> list[LayerScore]:
     """The scores of all layers that the gradients speak of, from one reading of each tensor.
 
     A layer that is zero everywhere is left out: no fraction of its norm moves it. Raises
     SlugError when a number is not finite.
     """
-    layers = grouped(gradients.forget, unit=unit)
+    layers = grouped(gradients.forget, granularity=granularity)
     found = (_score(layer, names, weights, gradients) for layer, names in layers.items())
     return [score for score in found if score is not None]
 
@@ -104,18 +107,18 @@ def _squares(weight: Tensor, forget: Tensor, retain: Tensor) -> Tensor:
     return torch.stack([w.dot(w), f.dot(f), r.dot(r), f.dot(r)]).double()
 
 
-def harm(score: LayerScore, *, by: str = "absolute") -> float:
+def harm(score: LayerScore, *, alignment: str = "absolute") -> float:
     """What the front minimises: |alignment| (the reference code) or alignment (the paper's text).
 
     "absolute" shuns a layer whose edit would help retention as much as one whose edit harms it.
     Raises ValueError for another name.
     """
-    if by not in ALIGNMENTS:
-        raise ValueError(f"alignment {by!r} is none of {ALIGNMENTS}")
-    return abs(score.alignment) if by == "absolute" else score.alignment
+    if alignment not in ALIGNMENTS:
+        raise ValueError(f"alignment {alignment!r} is none of {ALIGNMENTS}")
+    return abs(score.alignment) if alignment == "absolute" else score.alignment
 
 
-def pareto_front(scores: Iterable[LayerScore], *, by: str = "absolute") -> list[LayerScore]:
+def pareto_front(scores: Iterable[LayerScore], *, alignment: str = "absolute") -> list[LayerScore]:
     """The layers that no other layer of their tower beats, most important first, tower by tower.
 
     One layer beats another when it is at least as important and at most as harmful, and strictly
@@ -125,27 +128,42 @@ def pareto_front(scores: Iterable[LayerScore], *, by: str = "absolute") -> list[
     towers: dict[str, list[LayerScore]] = {}
     for score in scores:
         towers.setdefault(score.tower, []).append(score)
-    return [score for part in towers.values() for score in reversed(_front(part, by))]
+    return [score for part in towers.values() for score in reversed(_front(part, alignment))]
 
 
-def behind(scores: Sequence[LayerScore], front: Sequence[LayerScore]) -> frozenset[str]:
-    """The tensors of the layers that a front leaves behind and that could forget at all."""
+def behind(scores: Sequence[LayerScore], front: Sequence[LayerScore]) -> list[LayerScore]:
+    """The layers that a front leaves behind and that could forget at all."""
     ahead = {one.layer for one in front}
-    left = [one for one in scores if one.importance > 0 and one.layer not in ahead]
-    return frozenset(name for one in left for name in one.tensors)
+    return [one for one in scores if one.importance > 0 and one.layer not in ahead]
 
 
-def _front(scores: Sequence[LayerScore], by: str) -> list[LayerScore]:
+def in_order(scores: Iterable[LayerScore], clip: Clip) -> list[LayerScore]:
+    """The layers in the order of a forward pass, tower by tower.
+
+    In this order zero-shot classification can go on from the activations that it has.
+    """
+    chains = {name: towers.chain(clip.model, name) for name in towers.TOWERS}
+
+    def depth(score: LayerScore) -> tuple[str, int]:
+        return score.tower, towers.first_reader(chains[score.tower], score.tensors)
+
+    return sorted(scores, key=depth)
+
+
+def _front(scores: Sequence[LayerScore], alignment: str) -> list[LayerScore]:
     front: list[LayerScore] = []
-    for score in sorted(scores, key=lambda one: (harm(one, by=by), -one.importance)):
+    for score in sorted(scores, key=lambda one: (harm(one, alignment=alignment), -one.importance)):
         last = front[-1] if front else None
-        if last is None or score.importance > last.importance or _equal(score, last, by):
+        if last is None or score.importance > last.importance or _equal(score, last, alignment):
             front.append(score)
     return front
 
 
-def _equal(a: LayerScore, b: LayerScore, by: str) -> bool:
-    return (a.importance, harm(a, by=by)) == (b.importance, harm(b, by=by))
+def _equal(a: LayerScore, b: LayerScore, alignment: str) -> bool:
+    return (a.importance, harm(a, alignment=alignment)) == (
+        b.importance,
+        harm(b, alignment=alignment),
+    )
 
 
 def effective(

@@ -1,14 +1,16 @@
-"""How far to go: points, the sweep, the step search, and which point to keep.
+"""How far to go: scores, the sweep, the step search, which score to keep, and which candidate.
 
-Knows a callable that turns a step into a Point, whatever host answers it; knows no tensors.
+Knows a callable that turns a strength into a Score, whichever model answers it; knows no tensors.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from slugdemo.edit import Edit
+from slugdemo.edit import OWN_EDIT, Edit
+from slugdemo.errors import SlugError
 from slugdemo.evaluation import metrics
+from slugdemo.layer_names import label
 
 START = 0.1  # the first step, a tenth of the layer's norm (SLUG's code: lambda = R / 10)
 EVALUATIONS = 10
@@ -17,55 +19,58 @@ FARTHEST = 3.2  # times the norm of a layer; beyond that little of it is left
 
 
 @dataclass(frozen=True)
-class Point:
-    """What one step does: shares in [0, 1] of what is still there, on n pictures each.
+class Score:
+    """What an edit does at one strength: accuracies in [0, 1], on n items each.
 
-    `forget` speaks of what shall go, `retain` of everything else; `parts` holds what a host
-    measured besides ("ira", "cra", "top 5", ...). A glance leaves the rest unmeasured: `retain`
-    is NaN, n_retain 0 and the interval (0, 1).
+    `forget_acc` is the accuracy on what shall go, `retain_acc` that on everything else; `parts`
+    holds what was measured besides ("ira", "cra", "top 5", ...). A forget-only evaluation leaves
+    the rest unmeasured: `retain_acc` is NaN, n_retain 0 and the interval (0, 1).
     """
 
-    step: float
-    forget: float
-    retain: float
+    strength: float
+    forget_acc: float
+    retain_acc: float
     n_forget: int
     n_retain: int
     parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def forget_interval(self) -> metrics.Interval:
-        """The 95 % Wilson interval of `forget`."""
-        return metrics.wilson(self.forget, self.n_forget)
+        """The 95 % Wilson interval of `forget_acc`."""
+        return metrics.wilson(self.forget_acc, self.n_forget)
 
     @property
     def retain_interval(self) -> metrics.Interval:
-        """The 95 % Wilson interval of `retain`."""
-        return metrics.wilson(self.retain, self.n_retain)
+        """The 95 % Wilson interval of `retain_acc`."""
+        return metrics.wilson(self.retain_acc, self.n_retain)
 
 
-Evaluate = Callable[[float], Point]
-Exam = Callable[[Edit], Evaluate]  # what a host offers: an edit -> what each step of it does
+Evaluate = Callable[[float], Score]
+Evaluator = Callable[[Edit], Evaluate]  # an edit -> its score at each strength
+Watch = Callable[[Edit, Score], None]  # called after each evaluation; raise to cancel
 
 
 @dataclass(frozen=True)
 class Goal:
-    """`forget` at most this, `retain` at least this."""
+    """`forget_acc` at most this, `retain_acc` at least this."""
 
-    forget: float = 0.0
-    retain: float = 0.0
+    max_forget_acc: float = 0.0
+    min_retain_acc: float = 0.0
 
-    def met(self, point: Point) -> bool:
-        """Whether a point forgets enough and keeps enough."""
-        return point.forget <= self.forget and point.retain >= self.retain
+    def met(self, score: Score) -> bool:
+        """Whether a score forgets enough and keeps enough."""
+        forgotten = score.forget_acc <= self.max_forget_acc
+        return forgotten and score.retain_acc >= self.min_retain_acc
 
-    def miss(self, point: Point) -> float:
-        """By how much a point misses both parts together; 0 when it meets them."""
-        return max(0.0, point.forget - self.forget) + max(0.0, self.retain - point.retain)
+    def miss(self, score: Score) -> float:
+        """By how much a score misses both parts together; 0 when it meets them."""
+        left = max(0.0, score.forget_acc - self.max_forget_acc)
+        return left + max(0.0, self.min_retain_acc - score.retain_acc)
 
 
-def sweep(evaluate: Evaluate, steps: Iterable[float]) -> Iterator[Point]:
-    """A point for each step, as it is measured."""
-    return map(evaluate, steps)
+def sweep(evaluate: Evaluate, strengths: Iterable[float]) -> Iterator[Score]:
+    """A score for each strength, as it is measured."""
+    return map(evaluate, strengths)
 
 
 def search(
@@ -74,66 +79,74 @@ def search(
     *,
     rule: str = "floor",
     evaluations: int = EVALUATIONS,
-    glance: Evaluate | None = None,
-) -> Iterator[Point]:
-    """The points of a step search in the order of their evaluation, as they are measured.
+    farthest: float = FARTHEST,
+    forget_only: Evaluate | None = None,
+) -> Iterator[Score]:
+    """The scores of a step search in the order of their evaluation, as they are measured.
 
-    Stop reading it to cancel. Which point to keep is for `choose` to say, so a search never ends
+    Stop reading it to cancel. Which score to keep is for `choose` to say, so a search never ends
     on a failing step when it saw a passing one. Both rules go by what is left of the concept; a
-    host that can measure this alone, for less, offers a `glance`: then the steps are found by
-    glances, and only the smallest that forgets is evaluated in full, since the rest suffers least
-    there. Raises ValueError for a rule not in `RULES`.
+    model that can measure this alone, for less, offers `forget_only`: then the steps are found
+    with it, and only the smallest that forgets is evaluated in full, since the rest suffers least
+    there. The floor rule never goes beyond `farthest`; no step is evaluated twice. Raises ValueError for a
+    rule not in `RULES`.
     """
     if rule not in RULES:
         raise ValueError(f"rule {rule!r} is none of {tuple(RULES)}")
-    if glance is None:
-        return RULES[rule](evaluate, goal, evaluations)
-    return _glancing(RULES[rule](glance, goal, evaluations), evaluate, goal)
+    if forget_only is None:
+        return RULES[rule](evaluate, goal, evaluations, farthest)
+    return _in_two_stages(RULES[rule](forget_only, goal, evaluations, farthest), evaluate, goal)
 
 
-def _glancing(points: Iterator[Point], evaluate: Evaluate, goal: Goal) -> Iterator[Point]:
+def _in_two_stages(scores: Iterator[Score], evaluate: Evaluate, goal: Goal) -> Iterator[Score]:
     seen = []
-    for point in points:
-        seen.append(point)
-        yield point
-    best = min(seen, key=lambda one: (max(one.forget, goal.forget), one.step))
+    for score in scores:
+        seen.append(score)
+        yield score
+    best = min(seen, key=lambda some: (max(some.forget_acc, goal.max_forget_acc), some.strength))
     if best.n_retain == 0:
-        yield evaluate(best.step)
+        yield evaluate(best.strength)
 
 
-def paper_rule(evaluate: Evaluate, goal: Goal, evaluations: int) -> Iterator[Point]:
+def paper_rule(
+    evaluate: Evaluate, goal: Goal, evaluations: int, farthest: float
+) -> Iterator[Score]:
     """SLUG's own search (unlearn_slug.py): so many evaluations (ten), from a tenth of the norm.
 
     Doubles while what shall go is still there, then bisects; looks at nothing else. The paper
     scores top-5 accuracy and its target is 0. Deviation: the reference returns the last step
-    even when that one fails; here `choose` picks among all of them.
+    even when that one fails; here `choose` picks among all of them. It knows no `farthest` step.
     """
+    del farthest
     low, high, step = 0.0, math.inf, START
     for _ in range(evaluations):
-        point = evaluate(step)
-        yield point
-        low, high = (low, step) if point.forget <= goal.forget else (step, high)
+        score = evaluate(step)
+        yield score
+        forgotten = score.forget_acc <= goal.max_forget_acc
+        low, high = (low, step) if forgotten else (step, high)
         step = (low + high) / 2 if high < math.inf else 2 * step
 
 
-def floor_rule(evaluate: Evaluate, goal: Goal, evaluations: int) -> Iterator[Point]:
+def floor_rule(
+    evaluate: Evaluate, goal: Goal, evaluations: int, farthest: float
+) -> Iterator[Score]:
     """The paper's search with a utility floor; ends when nothing can be gained any more.
 
     Ends when the smallest step that forgets is known to `TOLERANCE`, or when a step keeps too
-    little before any step has forgotten enough: farther harms more, nearer forgets less. Never
-    goes beyond `FARTHEST`.
+    little before any step has forgotten enough: farther harms more, nearer forgets less. A
+    forget-only evaluation does not measure what is kept and so never ends it that way.
     """
-    low, high, step = 0.0, math.inf, START
+    low, high, step = 0.0, math.inf, min(START, farthest)
     for _ in range(evaluations):
-        point = evaluate(step)
-        yield point
-        forgotten = point.forget <= goal.forget
+        score = evaluate(step)
+        yield score
+        forgotten = score.forget_acc <= goal.max_forget_acc
         low, high = (low, step) if forgotten else (step, high)
         if high == math.inf:
-            step *= 2
-            # after a glance retain is NaN, which is less than nothing
-            if point.retain < goal.retain or step > FARTHEST:
+            harmful = score.n_retain > 0 and score.retain_acc < goal.min_retain_acc
+            if harmful or step >= farthest:
                 return
+            step = min(2 * step, farthest)
         else:
             if high - low <= TOLERANCE * high:
                 return
@@ -145,38 +158,285 @@ RULES = {"floor": floor_rule, "paper": paper_rule}
 
 @dataclass(frozen=True)
 class Choice:
-    """The point to keep, whether it meets the goal, and why it was chosen, in words."""
+    """The score to keep, whether it meets the goal, and its rank among those tried, in words."""
 
-    point: Point
+    score: Score
     feasible: bool
     reason: str
 
 
-def choose(points: Sequence[Point], goal: Goal) -> Choice:
-    """The passing point that keeps most, or the one that misses the goal least.
+def choose(scores: Sequence[Score], goal: Goal) -> Choice:
+    """The passing score that keeps most, or the one that misses the goal least.
 
-    Points of a glance are not chosen. Ties go to what forgets more, then to the smaller step.
-    Raises ValueError when no point was measured in full.
+    Forget-only scores are not chosen. Ties go to what forgets more, then to the smaller step.
+    Raises ValueError when nothing was measured in full.
     """
-    points = [point for point in points if point.n_retain]
-    if not points:
-        raise ValueError("0 points to choose from")
-    passing = [point for point in points if goal.met(point)]
+    scores = [score for score in scores if score.n_retain]
+    if not scores:
+        raise ValueError("0 scores to choose from")
+    passing = [score for score in scores if goal.met(score)]
     if passing:
-        best = max(passing, key=lambda one: (one.retain, -one.forget, -one.step))
-        many = f"the most of the {len(passing)} steps that pass"
-        rank = many if passing[1:] else "the only step tried that passes"
-        return Choice(best, True, f"{_words(best)}, {rank}.")
-    best = min(points, key=lambda one: (goal.miss(one), one.step))
-    return Choice(best, False, f"No step passes; the least bad one: {_words(best)}, {_wish(goal)}.")
+        best = max(passing, key=lambda some: (some.retain_acc, -some.forget_acc, -some.strength))
+        many = f"It keeps the most of the {len(passing)} steps that meet the goal."
+        rank = many if passing[1:] else "It is the only step tried that meets the goal."
+        return Choice(best, True, rank)
+    best = min(scores, key=lambda some: (goal.miss(some), some.strength))
+    return Choice(best, False, f"No step meets the goal; this one comes nearest ({_wish(goal)}).")
 
 
-def _words(point: Point) -> str:
-    return (
-        f"at {point.step:.1%} of the layer's norm {point.forget:.1%} of what shall go is left "
-        f"({point.n_forget} pictures) and {point.retain:.1%} of the rest ({point.n_retain})"
+def told(edit: Edit, score: Score) -> str:
+    """What an edit does at one strength, the result first, in one line."""
+    left, kept = (
+        round(score.forget_acc * score.n_forget),
+        round(score.retain_acc * score.n_retain) if score.n_retain else 0,
     )
+    gone = f"gone (0 of {score.n_forget})" if not left else f"left in {left} of {score.n_forget}"
+    rest = f", the rest kept ({kept} of {score.n_retain})" if score.n_retain else ""
+    return f"{where(edit, score.strength)}: {edit.concept} {gone}{rest}"
+
+
+def where(edit: Edit, strength: float) -> str:
+    """What is changed and how far, in words."""
+    name = label(edit.layer) if edit.layer else edit.method
+    if edit.unit == OWN_EDIT and strength == 1:
+        return name
+    return f"{name}, {strength:.1%} {edit.unit}".replace("%", " %")
 
 
 def _wish(goal: Goal) -> str:
-    return f"where at most {goal.forget:.1%} and at least {goal.retain:.1%} were wanted"
+    return f"wanted: at most {goal.max_forget_acc:.1%} left and at least {goal.min_retain_acc:.1%} kept"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One candidate's step search: the edit at the chosen strength, the choice, every score."""
+
+    edit: Edit
+    choice: Choice
+    trace: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `tune` found: the best attempt first, then the others, the unedited score, the goal.
+
+    `reason` says in words why this candidate and strength were chosen, or that none meets the
+    goal.
+    """
+
+    attempts: tuple[Attempt, ...]
+    before: Score
+    goal: Goal
+    reason: str
+
+    @property
+    def edit(self) -> Edit:
+        """The edit to use."""
+        return self.attempts[0].edit
+
+    @property
+    def score(self) -> Score:
+        """What it does."""
+        return self.attempts[0].choice.score
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the chosen score meets the goal, after the margin."""
+        return self.attempts[0].choice.feasible
+
+
+@dataclass(frozen=True)
+class Evaluators:
+    """What a search may ask: the full score, the forget-only score, and a cheap stand-in.
+
+    `forget_only` measures the concept alone, at less cost; `quick` ranks candidates when the full
+    evaluation takes long (zero-shot classification in the model's own CLIP). Either may be None.
+    """
+
+    full: Evaluator
+    forget_only: Evaluator | None = None
+    quick: Evaluator | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How candidates are searched.
+
+    At most `max_forget_acc` of the concept may be left and at most `max_retain_drop` of the
+    retain accuracy lost. A found step goes on by `margin` (a fraction of it). With a `shortlist`
+    of n only the n candidates that do best by the quick evaluator are searched at first, the
+    others when none of these meets the goal; 0 searches all. The "paper" rule is the paper's and
+    nothing else: ten evaluations of every candidate, and no floor, margin, shortlist or further
+    candidates, whatever the other fields say.
+    """
+
+    rule: str = "floor"
+    max_forget_acc: float = 0.0
+    max_retain_drop: float = 0.02
+    evaluations: int = EVALUATIONS
+    margin: float = 0.0
+    shortlist: int = 0
+    farthest: float = FARTHEST
+
+    @property
+    def effective(self) -> "Tuning":
+        """The same with what the paper's rule fixes."""
+        if self.rule != "paper":
+            return self
+        return replace(
+            self, max_forget_acc=0.0, max_retain_drop=1.0, evaluations=EVALUATIONS, margin=0.0,
+            shortlist=0,
+        )  # fmt: skip
+
+
+def goal_of(before: Score, tuning: Tuning) -> Goal:
+    """The goal of a search, from the unedited score."""
+    fixed = tuning.effective
+    floor = 0.0 if fixed.rule == "paper" else before.retain_acc - fixed.max_retain_drop
+    return Goal(fixed.max_forget_acc, floor)
+
+
+def unwatched(edit: Edit, score: Score) -> None:
+    """The watch of those who do not look."""
+
+
+def tune(
+    candidates: Sequence[Edit],
+    evaluators: Evaluators,
+    tuning: Tuning,
+    *,
+    further: Callable[[], Sequence[Edit]] = tuple,
+    watch: Watch = unwatched,
+) -> Search:
+    """The best candidate at its best strength: of those that meet the goal, the one that keeps most.
+
+    Every candidate gets a step search; where none meets the goal, the `further` candidates are
+    searched too, and the reason says so. Raises SlugError when there is no candidate, or nothing
+    to forget because the model does not know the concept.
+    """
+    if not candidates:
+        raise SlugError("No layer of this model has a gradient along which it could forget.")
+    fixed = tuning.effective
+    before = evaluators.full(candidates[0].at(0.0))(0.0)
+    check_known(candidates[0].concept, before, fixed.max_forget_acc)
+    goal = goal_of(before, fixed)
+    first, rest = _shortlisted(candidates, evaluators.quick, fixed)
+    attempts = _searched(first, evaluators, goal, fixed, watch)
+    if rest and not attempts[0].choice.feasible:
+        attempts = _joined(_searched(rest, evaluators, goal, fixed, watch), attempts, goal)
+    count = len(attempts)
+    if not attempts[0].choice.feasible and fixed.rule != "paper" and (more := further()):
+        attempts = _joined(_searched(more, evaluators, goal, fixed, watch), attempts, goal)
+    return Search(tuple(attempts), before, goal, _reason(attempts, count))
+
+
+def _joined(later: list[Attempt], failed: list[Attempt], goal: Goal) -> list[Attempt]:
+    """Later attempts with earlier ones, none of which met the goal."""
+    passing = [attempt for attempt in later if attempt.choice.feasible]
+    missing = [attempt for attempt in later if not attempt.choice.feasible]
+    return [*passing, *_ranked([*failed, *missing], goal)]
+
+
+def check_known(concept: str, before: Score, max_forget_acc: float = 0.0) -> None:
+    """Raises SlugError when the unedited model does not know what it should forget."""
+    if before.forget_acc <= max_forget_acc:
+        raise SlugError(
+            f"There is nothing to forget: as it is, the model gets {before.forget_acc:.0%} of "
+            f"{before.n_forget} right for {concept!r}. Choose a concept that it knows."
+        )
+
+
+def _shortlisted(
+    candidates: Sequence[Edit], quick: Evaluator | None, tuning: Tuning
+) -> tuple[Sequence[Edit], Sequence[Edit]]:
+    if quick is None or not 0 < tuning.shortlist < len(candidates):
+        return candidates, ()
+    before = quick(candidates[0])(0.0)
+    if before.forget_acc <= tuning.max_forget_acc:  # CLIP alone does not know it
+        return candidates, ()
+    plain = replace(tuning, shortlist=0, margin=0.0)
+    goal = goal_of(before, plain)
+    ranked = _searched(candidates, Evaluators(quick), goal, plain, unwatched)
+    best = {attempt.edit.layer for attempt in ranked[: tuning.shortlist]}
+    first = [edit for edit in candidates if edit.layer in best]
+    return first, [edit for edit in candidates if edit.layer not in best]
+
+
+def _searched(
+    candidates: Sequence[Edit], evaluators: Evaluators, goal: Goal, tuning: Tuning, watch: Watch
+) -> list[Attempt]:
+    attempts = []
+    for edit in candidates:
+        trace = []
+        for score in search(
+            evaluators.full(edit),
+            goal,
+            rule=tuning.rule,
+            evaluations=tuning.evaluations,
+            farthest=tuning.farthest,
+            forget_only=evaluators.forget_only and evaluators.forget_only(edit),
+        ):
+            trace.append(score)
+            watch(edit, score)
+        choice = choose(trace, goal)
+        attempts.append(Attempt(edit.at(choice.score.strength), choice, tuple(trace)))
+    return _with_margin(_ranked(attempts, goal), evaluators, goal, tuning, watch)
+
+
+def _with_margin(
+    attempts: list[Attempt], evaluators: Evaluators, goal: Goal, tuning: Tuning, watch: Watch
+) -> list[Attempt]:
+    """The attempts, the first of which goes a margin beyond its step and still meets the goal.
+
+    An attempt that meets the goal only without the margin keeps its own step and stands behind
+    those that can go farther.
+    """
+    if not tuning.margin:
+        return attempts
+    waiting = [attempt for attempt in attempts if attempt.choice.feasible]
+    farther: list[Attempt] = []
+    narrow: list[Attempt] = []
+    while waiting and not (farther and _rank(farther[0], goal) <= _rank(waiting[0], goal)):
+        attempt = waiting.pop(0)
+        strength = attempt.choice.score.strength * (1 + tuning.margin)
+        score = evaluators.full(attempt.edit)(strength)
+        watch(attempt.edit, score)
+        trace = (*attempt.trace, score)
+        if goal.met(score):
+            words = f"{tuning.margin:.0%} beyond the step that the search found.".replace("%", " %")
+            choice = Choice(score, True, f"It goes {words}")
+            farther.append(Attempt(attempt.edit.at(strength), choice, trace))
+            farther = _ranked(farther, goal)
+        else:
+            narrow.append(replace(attempt, trace=trace))
+    failed = [attempt for attempt in attempts if not attempt.choice.feasible]
+    return [*farther, *waiting, *narrow, *failed]
+
+
+def _rank(attempt: Attempt, goal: Goal) -> tuple[float, ...]:
+    score = attempt.choice.score
+    missed = not attempt.choice.feasible
+    return missed, goal.miss(score), -score.retain_acc, score.forget_acc, score.strength
+
+
+def _ranked(attempts: Sequence[Attempt], goal: Goal) -> list[Attempt]:
+    return sorted(attempts, key=lambda attempt: _rank(attempt, goal))
+
+
+def _reason(attempts: Sequence[Attempt], first: int) -> str:
+    best, passed = attempts[0], sum(attempt.choice.feasible for attempt in attempts)
+    result, why = told(best.edit, best.choice.score), best.choice.reason
+    if not passed:
+        tried = "on the Pareto fronts" if first == len(attempts) else "on these and the next fronts"
+        return (
+            f"{result}. None of the {len(attempts)} layers {tried} meets the goal; this one "
+            f"comes nearest. {why}"
+        )
+    if first < len(attempts):
+        return f"{result}. No layer on the Pareto fronts meets the goal; this one of the next fronts does. {why}"
+    others, also = len(attempts) - 1, passed - 1
+    verb = (
+        f"{also} meet the goal too" if also > 1 else "one meets it too" if also else "none meets it"
+    )
+    rest = f"Of the {others} other layers tried {verb}; this one keeps most. " if others else ""
+    return f"{result}. {rest}{why}"

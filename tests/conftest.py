@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from slugdemo.config import CONFIGS
 from slugdemo.models.clip import Clip
-from slugdemo.ui import exams, own
 from slugdemo.weights import digest
 
 WORDS = ("cat", "dog", "tree", "red car", "blue house", "a green hat")
@@ -39,10 +39,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="session", autouse=True)
 def _sketches() -> Iterator[None]:
-    """The page draws in three denoising steps: random models draw no better in fifteen."""
+    """Pictures are drawn in three denoising steps: random models draw no better in fifteen."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (exams, own):
-            patch.setattr(module, "STEPS", 3)
+        patch.setitem(CONFIGS, "diffusion", CONFIGS["diffusion"].changed({"denoising": 3}))
         yield
 
 

@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from slugdemo.edit import Edit
+from slugdemo.edit import LAYER_NORM, Edit, qualified
 from slugdemo.models import names
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -194,8 +194,9 @@ def llava(clip: open_clip.CLIP) -> tuple[LlavaForConditionalGeneration, LlavaPro
     return model.eval(), reader(words, pixels=PIXELS, patch=8)
 
 
-def edit(clip: open_clip.CLIP, name: str, step: float, *, seed: int = 0) -> Edit:
+def edit(clip: open_clip.CLIP, name: str, strength: float, *, seed: int = 0) -> Edit:
     """An edit of one tensor of `clip` along a random direction as long as the tensor."""
     weight = clip.state_dict()[name]
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
-    return Edit("cat", name, {name: noise * weight.norm() / noise.norm()}, step)
+    delta = {qualified(name): noise * weight.norm() / noise.norm()}
+    return Edit("cat", "noise", delta, strength, LAYER_NORM, about={"layer": qualified(name)})

@@ -7,20 +7,22 @@ pictures and its own noise. Prints nothing.
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from slugdemo import catalog, report
+from slugdemo import catalog, experiment
 from slugdemo.benchmark import ledger
 from slugdemo.benchmark.figures import Figure
 from slugdemo.benchmark.ledger import Ledger
 from slugdemo.benchmark.speed import POCKET
-from slugdemo.config import SETTINGS, Setting
+from slugdemo.config import CONFIGS, Config
 from slugdemo.errors import SlugError
-from slugdemo.eval_set import rehearsal
-from slugdemo.evaluation import Row, metrics
-from slugdemo.experiment import Study
+from slugdemo.evaluation import metrics
+from slugdemo.evaluation.eval_set import rehearsal
+from slugdemo.evaluation.prompt_set import Measurement
 from slugdemo.models.loading import Opened, opened
+from slugdemo.results import plain
+from slugdemo.task import Task
 
 KINDS = ("character", "object", "style")
 MOST = {"character": 16, "object": 24, "style": 99}
@@ -31,11 +33,11 @@ THINGS = ("character", "object")
 class Bar:
     """What a mean over concepts shall be.
 
-    `how`: "after" is the share itself, "loss" what the edit took away, "kept" the share as a
+    `how`: "after" is the share itself, "drop" what the edit took away, "kept" the share as a
     fraction of the unedited model's own.
     """
 
-    measure: str
+    metric: str
     how: str
     limit: float
     less: bool = True
@@ -43,7 +45,7 @@ class Bar:
 
 
 BARS = {
-    "zero-shot": [Bar("forget", "after", 0.02), Bar("retain", "loss", 0.02)],
+    "zero-shot": [Bar("forget_acc", "after", 0.02), Bar("retain_acc", "drop", 0.02)],
     "diffusion": [
         Bar("ua", "after", 0.95, False, THINGS),
         Bar("ira", "kept", 0.93, False, THINGS),
@@ -53,11 +55,11 @@ BARS = {
         Bar("cra", "kept", 0.93, False, ("style",)),
     ],
     "vlm": [
-        Bar("forget", "after", 0.03),
-        Bar("retain", "loss", 0.02),
-        Bar("style", "loss", 0.02, True, THINGS),
-        Bar("concept", "loss", 0.02, True, ("style",)),
-        Bar("background", "loss", 0.02),
+        Bar("forget_acc", "after", 0.03),
+        Bar("retain_acc", "drop", 0.02),
+        Bar("style", "drop", 0.02, True, THINGS),
+        Bar("concept", "drop", 0.02, True, ("style",)),
+        Bar("background", "drop", 0.02),
     ],
 }
 
@@ -67,7 +69,7 @@ class Plan:
     """What is measured: hosts by kind and model name, how many concepts of each kind, how long.
 
     `controls` is the number of concepts of each kind for which the controls are measured too.
-    `rehearse` holds out other material than the test's (see world.rehearsal): settings are
+    `rehearse` holds out other material than the test's (see eval_set.rehearsal): configs are
     chosen there. What the `ledger` knows is not measured again.
     """
 
@@ -76,20 +78,20 @@ class Plan:
     controls: int = 2
     limit_seconds: float = math.inf
     device: str = "cpu"
-    settings: Mapping[str, Setting] = field(default_factory=lambda: dict(SETTINGS))
+    configs: Mapping[str, Config] = field(default_factory=lambda: dict(CONFIGS))
     rehearse: bool = False
     ledger: Ledger = field(default_factory=Ledger)
 
 
 @dataclass(frozen=True)
-class Result:
+class Cell:
     """One concept in one host: its rows, and those of each control, or why there are none."""
 
     host: str
     concept: str
     kind: str
-    rows: tuple[Row, ...] = ()
-    controls: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    rows: tuple[Measurement, ...] = ()
+    controls: Mapping[str, tuple[Measurement, ...]] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
     problem: str = ""
 
@@ -99,16 +101,16 @@ class Result:
             "host": self.host,
             "concept": self.concept,
             "kind": self.kind,
-            "rows": [report.row(one) for one in self.rows],
+            "rows": [_record(row) for row in self.rows],
             "controls": {
-                name: [report.row(one) for one in rows] for name, rows in self.controls.items()
+                name: [_record(row) for row in rows] for name, rows in self.controls.items()
             },
             "problem": self.problem,
             **self.facts,
         }
 
     @classmethod
-    def known(cls, plain: Mapping[str, Any]) -> "Result":
+    def known(cls, plain: Mapping[str, Any]) -> "Cell":
         """The result that was once made plain."""
         rest = dict(plain)
         place = [rest.pop(key) for key in ("host", "concept", "kind")]
@@ -117,35 +119,39 @@ class Result:
         return cls(*place, rows, controls, problem=rest.pop("problem"), facts=rest)
 
 
-def results(plan: Plan) -> Iterator[Result]:
+def results(plan: Plan) -> Iterator[Cell]:
     """Every result as it is measured, kinds of concepts in turn, until the time is over."""
     end, over = time.monotonic() + plan.limit_seconds, False
     for kind, name in plan.hosts.items():
         try:
             one = opened(name, device=plan.device)
         except SlugError as error:
-            yield Result(kind, "", "", problem=str(error))
+            yield Cell(kind, "", "", problem=str(error))
             continue
         judge, shown = catalog.assets() / "models" / "judge", catalog.assets() / "concepts"
         where = ledger.stamp(one.model.folder, one.clip.digest, judge, shown, plan.rehearse)
         for at, entry in chosen(plan.concepts):
             controlled = at < plan.controls
-            key = ledger.stamp(where, plan.settings[kind], entry, controlled)
+            key = ledger.stamp(where, plan.configs[kind], entry, controlled)
             if known := plan.ledger.find(key):
-                yield Result.known(known)
+                yield Cell.known(known)
                 continue
             if time.monotonic() > end:
                 over = True
                 break
             found = result(plan, one, entry, controlled=controlled)
-            plan.ledger.add(key, report.plain(found.plain()))
+            plan.ledger.add(key, plain(found.plain()))
             yield found
     if over:
-        yield Result("", "", "", problem="The time was over before the end.")
+        yield Cell("", "", "", problem="The time was over before the end.")
 
 
-def _rows(several: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
-    return tuple(Row(*(one[name] for name in Row._fields)) for one in several)
+def _record(row: Measurement) -> dict[str, object]:
+    return row._asdict() | {"interval": row.interval}
+
+
+def _rows(several: Sequence[Mapping[str, Any]]) -> tuple[Measurement, ...]:
+    return tuple(Measurement(*(one[name] for name in Measurement._fields)) for one in several)
 
 
 def chosen(count: int | None) -> list[tuple[int, Mapping]]:
@@ -159,37 +165,37 @@ def chosen(count: int | None) -> list[tuple[int, Mapping]]:
     return sorted(picked, key=lambda one: one[0])
 
 
-def result(plan: Plan, one: Opened, entry: Mapping, *, controlled: bool) -> Result:
+def result(plan: Plan, one: Opened, entry: Mapping, *, controlled: bool) -> Cell:
     """What erasing one concept does in one host."""
     place = (one.kind, entry["name"], entry["kind"])
     try:
-        concept, world = catalog.concept(entry["name"]), None
+        concept, eval_set = catalog.concept(entry["name"]), None
         if plan.rehearse:
-            concept, world = rehearsal(concept)
-        study = Study(one, concept, plan.settings[one.kind], world)
-        outcome = study.erase()
-        rows = study.rows([outcome.edit])
-        others = study.controls(outcome.edit) if controlled else {}
-        controls = {name: study.rows([edit]) for name, edit in others.items()}
+            concept, eval_set = rehearsal(concept)
+        task = Task(one, concept, plan.configs[one.kind], eval_set)
+        erasure = experiment.erase(task)
+        rows = experiment.report(task, [erasure.edit])
+        others = experiment.controls(task, erasure.edit) if controlled else {}
+        controls = {name: experiment.report(task, [edit]) for name, edit in others.items()}
     except SlugError as error:
-        return Result(*place, problem=str(error))
+        return Cell(*place, problem=str(error))
     facts = {
-        "layer": outcome.edit.layer,
-        "step": outcome.edit.step,
-        "feasible": outcome.feasible,
-        "searched": report.point(outcome.point),
+        "layer": erasure.edit.layer,
+        "strength": erasure.edit.strength,
+        "feasible": erasure.feasible,
+        "search split": asdict(erasure.after),
         "control layers": {name: edit.layer for name, edit in others.items()},
-        "seconds": study.clock.seconds,
+        "seconds": task.clock.seconds,
     }
-    return Result(*place, rows, controls, facts)
+    return Cell(*place, rows, controls, facts)
 
 
-def judged(found: Sequence[Result]) -> list[Figure]:
+def judged(found: Sequence[Cell]) -> list[Figure]:
     """The means over concepts against the bars, and those of the controls beside, host by host."""
     return [figure for kind in BARS for figure in _judged(kind, found)]
 
 
-def _judged(kind: str, found: Sequence[Result]) -> Iterator[Figure]:
+def _judged(kind: str, found: Sequence[Cell]) -> Iterator[Figure]:
     asked = [one for one in found if one.host == kind and one.concept]
     mine = [one for one in asked if one.rows]
     if asked:
@@ -198,10 +204,10 @@ def _judged(kind: str, found: Sequence[Result]) -> Iterator[Figure]:
     for bar in BARS[kind]:
         who = "things" if bar.kinds == THINGS else "styles" if bar.kinds == ("style",) else "all"
         some = [one for one in mine if one.kind in bar.kinds]
-        label = f"{kind}, {who}: {bar.measure} {bar.how}"
+        label = f"{kind}, {who}: {bar.metric} {bar.how}"
         if values := _values(bar, [one.rows for one in some]):
             yield _figure(label, values, bar)
-        for control in ("-g", "random direction", "random layer"):
+        for control in experiment.CONTROLS:
             rows = [one.controls[control] for one in some if control in one.controls]
             if values := _values(bar, rows):
                 yield _figure(f"{label}, control {control}", values, None)
@@ -213,10 +219,10 @@ def _figure(name: str, values: Sequence[float], bar: Bar | None) -> Figure:
     return Figure(name, value, limit, less, n=len(values), interval=interval)
 
 
-def _values(bar: Bar, several: Sequence[Sequence[Row]]) -> list[float]:
+def _values(bar: Bar, several: Sequence[Sequence[Measurement]]) -> list[float]:
     """One number for each concept that was measured in this way."""
-    rows = [row for rows in several for row in rows if row.measure == bar.measure]
-    if bar.how == "loss":
+    rows = [row for rows in several for row in rows if row.metric == bar.metric]
+    if bar.how == "drop":
         return [row.before - row.after for row in rows]
     if bar.how == "kept":
         return [row.after / row.before for row in rows if row.before]

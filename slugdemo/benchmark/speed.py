@@ -4,7 +4,7 @@ Absolute times drift with the machine and are only reported beside. Knows the ho
 command line; prints nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,27 +13,29 @@ import open_clip
 import torch
 
 from slugdemo import catalog, layers
+from slugdemo import search as searches
 from slugdemo.benchmark.figures import Figure, median, ratio, seconds
 from slugdemo.benchmark.naive import naive, texts
 from slugdemo.concept import prompt
-from slugdemo.config import Setting
+from slugdemo.config import Config
 from slugdemo.cost import Peak
-from slugdemo.edit import Edit, apply
+from slugdemo.edit import Edit, apply, clip_name, qualified
 from slugdemo.errors import SlugError
-from slugdemo.eval_set import around
-from slugdemo.evaluation import Classes
-from slugdemo.experiment import Study
+from slugdemo.evaluation.classify import ClassifyEvaluation
+from slugdemo.evaluation.eval_set import around
 from slugdemo.gradients import Batch, Gradients, forget_loss, gradients, retain_loss
-from slugdemo.methods.slug import Outcome, slug
+from slugdemo.methods.slug import direction
 from slugdemo.models.clip import Clip
 from slugdemo.models.loading import Opened, opened
 from slugdemo.models.zero_shot import Memory, ZeroShot
-from slugdemo.search import Exam, Point
+from slugdemo.search import Evaluator, Evaluators, Score, Search, Tuning
+from slugdemo.task import Task
 
 RUNGS, DENOISING, GUIDANCE = 16, 15, 3.0
 SHOWN = ("cat", "dog", "house", "tree")
 VISITORS = 100
 SIZE = 32  # pairs in a batch
+PAPER = Tuning(rule="paper")
 POCKET = {"zero-shot": "pocket-clip", "diffusion": "pocket-sd", "vlm": "pocket-llava"}
 
 
@@ -104,24 +106,27 @@ def _located(name: str, clip: Clip, pairs: int, repeat: int) -> Figure:
 
 
 def search(plan: Plan) -> Figure:
-    """Time of the naive search over that of `slug()`: all front layers, ten evaluations each.
+    """Time of the naive search over that of `tune`: all front layers, ten evaluations each.
 
     A naive evaluation costs the same at every step, so one is timed for each layer, at the step
     that was chosen there; `full` runs the whole naive search instead.
     """
-    study = _known(plan.open("zero-shot"))
-    board, target = study.board, study.concept.name
-    run = partial(slug, study.clip, target, gradients=study.gradients, rule="paper", evaluations=10)
+    task = _known(plan.open("zero-shot"))
+    candidates = [direction(task, score) for score in task.front]
+    evaluation, target = task.evaluation, task.concept.name
     times, ours = [], None
     for _ in range(plan.repeat):
-        new = _forgetful(board)
-        spent, ours = _timed(partial(run, exam=new.exam(target), glance=new.glance(target)))
+        new = _forgetful(evaluation)
+        quick = Evaluators(new.evaluator(target), new.forget_only(target))
+        spent, ours = _timed(partial(searches.tune, candidates, quick, PAPER))
         times.append(spent)
     if plan.full:
-        slow, theirs = _timed(partial(run, exam=naive(board)))
+        slow, theirs = _timed(
+            partial(searches.tune, candidates, Evaluators(naive(evaluation)), PAPER)
+        )
         same = _agree(ours, theirs)
     else:
-        slow, same = _sampled(naive(board), ours)
+        slow, same = _sampled(naive(evaluation), ours)
     details = {
         "seconds": median(times),
         "against": slow,
@@ -130,69 +135,79 @@ def search(plan: Plan) -> Figure:
         else "one evaluation of each layer, times their number",
         "same answers": same,
         "layer": ours.edit.layer,
-        "step": ours.edit.step,
+        "strength": ours.edit.strength,
         "layers": len(ours.attempts),
-        "pictures": len(board.host.labels),
-        "classes": len(board.host.classes),
+        "pictures": len(evaluation.host.labels),
+        "classes": len(evaluation.host.classes),
     }
     value = slow / median(times)
-    return Figure("naive search / slug()", value, 20.0, less=False, unit="x", details=details)
+    return Figure("naive search / tune()", value, 20.0, less=False, unit="x", details=details)
 
 
-def _sampled(exam: Exam, ours: Outcome) -> tuple[float, bool]:
-    """The seconds of a whole naive search, and whether it sees what `slug()` saw."""
+def _sampled(evaluator: Evaluator, ours: Search) -> tuple[float, bool]:
+    """The seconds of a whole naive search, and whether it sees what `tune` saw."""
     total, same = 0.0, True
-    for one in ours.attempts:
-        point = one.choice.point
-        seen: list[Point] = []
-        spent = seconds(lambda e=one.edit, s=point.step, to=seen: to.append(exam(e)(s)))
+    for attempt in ours.attempts:
+        score = attempt.choice.score
+        seen: list[Score] = []
+        spent = seconds(
+            lambda edit=attempt.edit, at=score.strength, to=seen: to.append(evaluator(edit)(at))
+        )
         total += 10 * spent
-        same &= (seen[0].forget, seen[0].retain) == (point.forget, point.retain)
+        same &= seen[0].forget_acc == score.forget_acc and seen[0].retain_acc == score.retain_acc
     return total, same
 
 
-def _timed(work: partial) -> tuple[float, Outcome]:
-    box: list[Outcome] = []
+def _timed(work: Callable[[], Search]) -> tuple[float, Search]:
+    box: list[Search] = []
     return seconds(lambda: box.append(work())), box[0]
 
 
-def _known(one: Opened) -> Study:
-    """A study of the first shipped concept that the model recognises at all."""
+def _known(model: Opened) -> Task:
+    """A task for the first shipped concept that the model recognises at all."""
     for entry in catalog.listing():
         if entry.get("forgettable", True):
             with suppress(SlugError):
                 concept = catalog.concept(entry["name"])
-                study = Study(one, concept, Setting(), replace(around(concept), test=()))
-                if study.board.host.point(entry["name"], step=0.0).forget > 0:
-                    return study
+                task = Task(model, concept, Config(), replace(around(concept), test=()))
+                if task.evaluation.host.score(entry["name"], strength=0.0).forget_acc > 0:
+                    return task
     raise SlugError("There is no concept with example pictures that this model knows.")
 
 
-def _forgetful(board: Classes) -> ZeroShot:
-    """The board's host with nothing remembered from an earlier run."""
-    host, clip = board.host, board.host.clip
-    prompts = Memory(clip, "text", clip.tokenize(texts(board)))
+def _forgetful(evaluation: ClassifyEvaluation) -> ZeroShot:
+    """The evaluation's classifier with nothing remembered from an earlier run."""
+    host, clip = evaluation.host, evaluation.host.clip
+    prompts = Memory(clip, "text", clip.tokenize(texts(evaluation)))
     return replace(host, prompts=prompts, pictures=Memory(clip, "vision", host.pictures.inputs))
 
 
-def _agree(ours: Outcome, theirs: Outcome) -> bool:
+def _agree(ours: Search, theirs: Search) -> bool:
     """Whether both searches saw the same at the same steps of each layer, and end alike."""
-    seen = {one.score.layer: {p.step: p.forget for p in one.trace} for one in theirs.attempts}
+    seen = {
+        attempt.edit.layer: {score.strength: score.forget_acc for score in attempt.trace}
+        for attempt in theirs.attempts
+    }
     same = all(
-        seen[one.score.layer].get(point.step) == point.forget
-        for one in ours.attempts
-        for point in one.trace
+        seen[attempt.edit.layer].get(score.strength) == score.forget_acc
+        for attempt in ours.attempts
+        for score in attempt.trace
     )
-    return same and (ours.edit.layer, ours.edit.step) == (theirs.edit.layer, theirs.edit.step)
+    return same and (ours.edit.layer, ours.edit.strength) == (
+        theirs.edit.layer,
+        theirs.edit.strength,
+    )
 
 
-def an_edit(one: Opened, *, step: float = 0.2) -> Edit:
-    """Some edit of a layer that the host reads, along noise."""
-    tower = "visual.transformer" if one.kind == "vlm" else "transformer"
+def an_edit(model: Opened, *, strength: float = 0.2) -> Edit:
+    """Some edit of a layer that the model reads, along noise."""
+    tower = "visual.transformer" if model.kind == "vlm" else "transformer"
     name = f"{tower}.resblocks.0.attn.in_proj_weight"
-    weight = one.clip.named()[name].detach()
+    weight = model.clip.named()[name].detach()
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    return Edit.along({name: noise}, {name: weight}, concept="cat", name=name).at(step)
+    along, layer = {qualified(name): noise}, {qualified(name): weight}
+    edit = Edit.along(along, layer, concept="cat", method="noise", layer=qualified(name))
+    return edit.at(strength)
 
 
 def ladder(plan: Plan) -> Figure:
@@ -223,10 +238,11 @@ def edited(plan: Plan, *, kind: str) -> Figure:
     """Milliseconds of `Host.edited`; of the CLIP's twin, which the zero-shot host makes later."""
     one = plan.open(kind)
     edit, clip = an_edit(one), one.clip
+    own = {qualified(name): weight for name, weight in clip.named().items()}
 
     def twin() -> None:
         if kind == "zero-shot":
-            clip.edited(apply(clip.named(), [edit]))
+            clip.edited({clip_name(name): weight for name, weight in apply(own, [edit]).items()})
         else:
             one.host.edited([edit])
 
@@ -240,7 +256,7 @@ def visitors(plan: Plan) -> Figure:
     one = plan.open("diffusion")
     edit, host = an_edit(one), one.host
     edits = [edit.at(0.1 + at / 1000) for at in range(VISITORS)]
-    layer = sum(tensor.numel() * 4 for tensor in edit.direction.values())
+    layer = sum(tensor.numel() * 4 for tensor in edit.delta.values())
     host.edited([edit])  # reads what it needs of the model for the first time
     with Peak() as peak:
         hosts = [host.edited([each]) for each in edits]

@@ -1,53 +1,64 @@
-"""The commands that find out: models, concepts, locate, sweep, erase."""
+"""The commands that find out: models, concepts, methods, locate, sweep, erase, compare."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slugdemo import catalog, edit, report
+from slugdemo import catalog, edit, experiment
+from slugdemo.cli import records
 from slugdemo.cli.options import (
+    Alignment,
     Batch,
-    By,
     Caption,
     Concepts,
     Device,
     Download,
     Draw,
     Forget,
+    Granularity,
     Json,
     ModelName,
     OneConcept,
     Retain,
     Rule,
-    Unit,
+    configured,
     numbers,
     opening,
     put,
     say,
-    study,
     subject,
-    watched,
+    table,
+    working,
 )
-from slugdemo.config import SETTINGS, Setting
+from slugdemo.config import Config
 from slugdemo.errors import SlugError
-from slugdemo.evaluation import Size
-from slugdemo.experiment import Study
+from slugdemo.methods import METHODS, named
+from slugdemo.results import rows
+from slugdemo.task import Task
 
 
 def models(as_json: Json = False) -> None:
     """List the models that are here or known, with their size."""
-    facts = [report.model(one) for one in catalog.models()]
-    text = report.table(facts, ["name", "kind", "place", "megabytes", "minutes"])
+    facts = [records.model(model) for model in catalog.models()]
+    text = table(facts, ["name", "kind", "place", "megabytes", "minutes"])
     put(facts, text=text, as_json=as_json)
 
 
 def concepts(as_json: Json = False) -> None:
     """List the concepts and styles that come with pictures to forget."""
-    facts = [one for one in catalog.listing() if one.get("forgettable", True)]
-    put(facts, text=report.table(facts, ["name", "kind", "group"]), as_json=as_json)
+    facts = [entry for entry in catalog.listing() if entry.get("forgettable", True)]
+    put(facts, text=table(facts, ["name", "kind", "group"]), as_json=as_json)
+
+
+def methods(as_json: Json = False) -> None:
+    """List the methods: what they change, on which models, and where they come from."""
+    facts = [records.method(method) for method in METHODS.values()]
+    text = table(facts, ["name", "group", "hosts", "parts", "needs", "cite"])
+    put(facts, text=text, as_json=as_json)
 
 
 def locate(
@@ -57,126 +68,176 @@ def locate(
     retain: Retain = None,
     caption: Caption = "",
     draw: Draw = 0,
-    unit: Unit = "tensor",
-    by: By = "absolute",
-    batch: Batch = Setting.batch,
+    granularity: Granularity = "tensor",
+    alignment: Alignment = "absolute",
+    batch: Batch = Config.batch,
     device: Device = "",
     download: Download = False,
     as_json: Json = False,
 ) -> None:
     """Show which layers hold a concept: importance, alignment, and the Pareto front."""
-    one = opening(model, device, download=download)
-    what = subject(one, concept, forget=forget, retain=retain, caption=caption, draw=draw)
-    setting = Setting(unit=unit, by=by, batch=batch)
-    work = study(one, what, setting)
-    scores = sorted(work.scores, key=lambda one: (one.tower, -one.importance))
-    layers = [report.score(one, front=work.front) for one in scores]
-    columns = ["layer", "tower", "params", "importance", "alignment", "front"]
-    facts = {"model": model, "concept": what.name, "by": by, "unit": unit, "layers": layers}
-    facts["seconds"] = work.clock.seconds
-    put(facts, text=report.table(layers, columns), as_json=as_json)
+    here = opening(model, device, download=download)
+    what = subject(here, concept, forget=forget, retain=retain, caption=caption, draw=draw)
+    given = {"granularity": granularity, "alignment": alignment, "batch": batch}
+    task = working(here, what, configured(here, given))
+    scores = sorted(task.scores, key=lambda score: (score.tower, -score.importance))
+    layers = [records.layer(score, front=task.front) for score in scores]
+    columns = ["name", "params", "importance", "alignment", "front", "layer"]
+    facts = {"model": model, "concept": what.name, **given, "layers": layers}
+    facts["seconds"] = task.clock.seconds
+    put(facts, text=table(layers, columns), as_json=as_json)
 
 
 def sweep(
     model: ModelName,
     concept: OneConcept,
-    layer: Annotated[str, typer.Option(help="a layer's name as `locate` prints it")],
-    steps: Annotated[str, typer.Option(help="fractions of its norm")] = "0,.05,.1,.2,.4,.8",
+    layer: Annotated[str, typer.Option(help="a layer as `locate` prints it")],
+    strengths: Annotated[
+        str, typer.Option(help="fractions of the layer's norm")
+    ] = "0,.05,.1,.2,.4,.8",
     forget: Forget = None,
     retain: Retain = None,
     caption: Caption = "",
     draw: Draw = 0,
-    unit: Unit = "tensor",
-    batch: Batch = Setting.batch,
+    granularity: Granularity = "tensor",
+    batch: Batch = Config.batch,
     top: Annotated[int, typer.Option(min=1, help="still there when among so many best")] = 1,
     device: Device = "",
     download: Download = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what each of some steps along one layer does."""
-    one = opening(model, device, download=download)
-    what = subject(one, concept, forget=forget, retain=retain, caption=caption, draw=draw)
-    setting = Setting(unit=unit, batch=batch, size=Size(top=top))
-    work = study(one, what, setting)
+    """Measure what each of some strengths along one layer does."""
+    here = opening(model, device, download=download)
+    what = subject(here, concept, forget=forget, retain=retain, caption=caption, draw=draw)
+    config = configured(here, {"granularity": granularity, "batch": batch, "top": top})
+    task = working(here, what, config)
     facts = []
-    for point in work.sweep(layer, numbers(steps)):
-        say(f"step {point.step:g}: forget {point.forget:.3f}, retain {point.retain:.3f}")
-        facts.append(report.point(point))
-    columns = ["step", "forget", "forget_interval", "n_forget", "retain", "retain_interval"]
-    put(facts, text=report.table(facts, [*columns, "n_retain"]), as_json=as_json)
+    for score in experiment.sweep(task, layer, numbers(strengths)):
+        facts.append(records.score(score))
+        left, kept = score.forget_acc, score.retain_acc
+        say(f"strength {score.strength:g}: {left:.3f} left, {kept:.3f} kept")
+    columns = ["strength", "forget_acc", "forget_interval", "n_forget"]
+    columns += ["retain_acc", "retain_interval", "n_retain"]
+    put(facts, text=table(facts, columns), as_json=as_json)
 
 
 def erase(
     model: ModelName,
     concept: Concepts,
+    method: Annotated[str, typer.Option(help="a name of `methods`")] = Config.method,
     forget: Forget = None,
     retain: Retain = None,
     caption: Caption = "",
     draw: Draw = 0,
-    layer: Annotated[str | None, typer.Option(help="try this layer only")] = None,
-    step: Annotated[float | None, typer.Option(help="go this far, without a search")] = None,
+    replace_by: Annotated[
+        str, typer.Option(help="what it should become, for methods that can replace")
+    ] = "",
+    layer: Annotated[str, typer.Option(help="try this layer only")] = "",
+    strength: Annotated[float | None, typer.Option(help="this far, without a search")] = None,
     rule: Rule = "floor",
-    loss: Annotated[float | None, typer.Option(help="how much retain accuracy may go")] = None,
-    evaluations: Annotated[int | None, typer.Option(min=1, help="a layer's, at most")] = None,
+    max_retain_drop: Annotated[
+        float | None, typer.Option(help="how much retain accuracy may be lost")
+    ] = None,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="of a layer, at most")] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="still there when among so many best")
     ] = None,
-    beyond: Annotated[float | None, typer.Option(help="farther than found, by this share")] = None,
-    shortlist: Annotated[
-        int | None, typer.Option(help="layers that a slow host is asked about; 0 for all")
+    margin: Annotated[
+        float | None, typer.Option(help="beyond the step that was found, as a share of it")
     ] = None,
-    unit: Unit = "tensor",
-    by: By = "absolute",
-    batch: Batch = Setting.batch,
+    shortlist: Annotated[
+        int | None, typer.Option(help="layers that a slow model is asked about; 0 for all")
+    ] = None,
+    granularity: Granularity = "tensor",
+    alignment: Alignment = "absolute",
+    batch: Batch = Config.batch,
+    seed: Annotated[int, typer.Option(help="of whatever is drawn at random")] = Config.seed,
     out: Annotated[Path | None, typer.Option(help="the file for the edit")] = None,
     test: Annotated[bool, typer.Option(help="judge on held-out pictures too")] = True,
     device: Device = "",
     download: Download = False,
     as_json: Json = False,
 ) -> None:
-    """Find the layer and step that make a model forget, and write the edit.
+    """Make a model forget a concept by a method, judge it, and write the edit.
 
-    What is not given comes from the settings for the model's kind.
+    What is not given comes from the config for the model's kind.
     """
     if forget and len(concept) > 1:
         raise SlugError("Your own pictures show one concept: give --concept once with --forget.")
-    one = opening(model, device, download=download)
-    if rule == "paper":
-        top, beyond = top or 5, beyond or 0.0
-    given = {"top": top, "loss": loss, "evaluations": evaluations, "beyond": beyond}
-    shape = {"unit": unit, "by": by, "batch": batch, "rule": rule, "shortlist": shortlist}
-    setting = SETTINGS[one.kind].changed({**given, **shape})
+    chosen = named(method)
+    here = opening(model, device, download=download)
+    given: dict[str, str | float | None] = {
+        "method": chosen.name,
+        "rule": rule,
+        "max_retain_drop": max_retain_drop,
+        "evaluations": evaluations,
+        "top": top,
+        "margin": margin,
+        "shortlist": shortlist,
+        "granularity": granularity,
+        "alignment": alignment,
+        "batch": batch,
+        "seed": seed,
+    }
+    config = configured(here, given)
     sources = {"forget": forget, "retain": retain, "caption": caption, "draw": draw}
-    works = [study(one, subject(one, name, **sources), setting) for name in concept]
-    found = [work.erase(layer=layer, step=step, watch=watched(work.concept.name)) for work in works]
-    size = partial(_saved, out=out, several=len(works) > 1)
-    facts = [
-        report.erased(work, got, rows=work.rows([got.edit]) if test else (), size=size(got.edit))
-        for work, got in zip(works, found, strict=True)
+    tasks = [
+        working(here, subject(here, name, **sources), config, replace_by)  # type: ignore[arg-type]
+        for name in concept
     ]
-    text = "\n\n".join(report.summary(each) for each in facts)
-    if len(works) == 1:
+    found = [experiment.erase(task, layer=layer, strength=strength) for task in tasks]
+    size = partial(_saved, out=out, several=len(tasks) > 1)
+    facts = [
+        records.erasure(
+            erasure,
+            measured=experiment.report(erasure.task, [erasure.edit]) if test else (),
+            edit_bytes=size(erasure.edit),
+        )
+        for erasure in found
+    ]
+    text = "\n\n".join(records.summary(fact, table) for fact in facts)
+    if len(tasks) == 1:
         put(facts[0], text=text, as_json=as_json)
         return
-    joint = _together(works, [outcome.edit for outcome in found]) if test else []
-    columns = ["concept", "measure", "before", "after", "n", "interval"]
-    text += f"\n\nAll together:\n{report.table(joint, columns)}" if joint else ""
+    joint = _together(tasks, [erasure.edit for erasure in found]) if test else []
+    columns = ["concept", "metric", "before", "after", "n", "interval"]
+    text += f"\n\nAll together:\n{table(joint, columns)}" if joint else ""
     put({"model": model, "edits": facts, "together": joint}, text=text, as_json=as_json)
 
 
-def _together(works: Sequence[Study], made: Sequence[edit.Edit]) -> list[report.Facts]:
+def compare(
+    model: ModelName,
+    concept: OneConcept,
+    methods: Annotated[
+        str, typer.Option(help="names with commas; all that can serve the model if not given")
+    ] = "",
+    device: Device = "",
+    download: Download = False,
+    as_json: Json = False,
+) -> None:
+    """Erase one concept by several methods, judged by the same judge on the same pictures."""
+    here = opening(model, device, download=download)
+    task = working(here, catalog.concept(concept), configured(here, {}))
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    found = [result for part in experiment.compare(task, names) for result in part]
+    columns = ["method", "metric", "value", "low", "high", "n", "seconds", "note"]
+    text = table([asdict(result) for result in found], columns)
+    put(rows(found), text=text, as_json=as_json)
+
+
+def _together(tasks: Sequence[Task], made: Sequence[edit.Edit]) -> list[records.Facts]:
     """What all edits at once do to each concept, on held-out material."""
     return [
-        {"concept": work.concept.name, **report.row(row)}
-        for work in works
-        for row in work.rows(made)
+        {"concept": task.concept.name, **records.measurement(row)}
+        for task in tasks
+        for row in experiment.report(task, made)
     ]
 
 
 def _saved(found: edit.Edit, *, out: Path | None, several: bool) -> int:
     """Writes the edit when there is a file for it; its size in bytes, in float16."""
     if out is None:
-        return report.half_size(found)
+        return records.half_size(found)
     path = out.with_stem(f"{out.stem}-{found.concept.replace(' ', '-')}") if several else out
     try:
         edit.save(path, found)

@@ -1,18 +1,18 @@
 """The commands that measure: bench speed, bench quality."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slugdemo import report
 from slugdemo.benchmark import quality as qualities
 from slugdemo.benchmark import speed as speeds
 from slugdemo.benchmark.figures import Figure
 from slugdemo.benchmark.ledger import Ledger
-from slugdemo.cli.options import Device, Json, put, say
-from slugdemo.config import SETTINGS
+from slugdemo.cli.options import Device, Json, put, say, table
+from slugdemo.config import CONFIGS
 from slugdemo.errors import SlugError
 
 COLUMNS = ["name", "value", "unit", "bar", "met", "n", "interval"]
@@ -44,10 +44,12 @@ def quality(
     controls: Annotated[int, typer.Option(help="concepts of each kind with controls")] = 2,
     limit_seconds: Annotated[float, typer.Option(help="stop after so long")] = math.inf,
     top: Annotated[int | None, typer.Option(min=1, help="margin of the search")] = None,
-    beyond: Annotated[float | None, typer.Option(help="how much farther than found")] = None,
-    shortlist: Annotated[int | None, typer.Option(help="layers for slow hosts; 0 for all")] = None,
+    margin: Annotated[float | None, typer.Option(help="beyond the step that was found")] = None,
+    shortlist: Annotated[int | None, typer.Option(help="layers for slow models; 0 for all")] = None,
     evaluations: Annotated[int | None, typer.Option(min=1, help="a layer's, at most")] = None,
-    loss: Annotated[float | None, typer.Option(help="how much retain accuracy may go")] = None,
+    max_retain_drop: Annotated[
+        float | None, typer.Option(help="how much retain accuracy may be lost")
+    ] = None,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="judge on other material than the test's")
     ] = False,
@@ -57,9 +59,9 @@ def quality(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Erase every shipped concept in every host and judge on held-out material.
+    """Erase every shipped concept in every kind of model and judge on held-out material.
 
-    Choose settings with --rehearse, so that the test material stays unseen.
+    Choose numbers with --rehearse, so that the test material stays unseen.
     """
     if unknown := sorted({*(host or ())} - {*speeds.POCKET}):
         raise SlugError(
@@ -68,30 +70,30 @@ def quality(
     hosts = {kind: name for kind, name in speeds.POCKET.items() if not host or kind in host}
     given = {
         "top": top,
-        "beyond": beyond,
+        "margin": margin,
         "shortlist": shortlist,
         "evaluations": evaluations,
-        "loss": loss,
+        "max_retain_drop": max_retain_drop,
     }
-    settings = {kind: SETTINGS[kind].changed(given) for kind in hosts}
+    configs = {kind: CONFIGS[kind].changed(given) for kind in hosts}
     ledger = Ledger(kept)
     plan = qualities.Plan(
-        hosts, concepts, controls, limit_seconds, device or "cpu", settings, rehearse, ledger
+        hosts, concepts, controls, limit_seconds, device or "cpu", configs, rehearse, ledger
     )
     found = []
     for one in qualities.results(plan):
-        said = ", ".join(f"{row.measure} {row.before:.3f} -> {row.after:.3f}" for row in one.rows)
+        said = ", ".join(f"{row.metric} {row.before:.3f} -> {row.after:.3f}" for row in one.rows)
         say(f"{one.host}, {one.concept}: {said}" if said else one.problem)
         found.append(one)
     figures = qualities.judged(found)
     facts = {
         "figures": [each.facts() for each in figures],
         "results": [one.plain() for one in found],
-        "settings": {kind: report.settings(one) for kind, one in settings.items()},
+        "configs": {kind: asdict(config) for kind, config in configs.items()},
         "held out": "rehearsal" if rehearse else "test",
     }
     _show(facts, figures, as_json=as_json)
 
 
 def _show(facts: dict[str, object], figures: list[Figure], *, as_json: bool) -> None:
-    put(facts, text=report.table([one.facts() for one in figures], COLUMNS), as_json=as_json)
+    put(facts, text=table([one.facts() for one in figures], COLUMNS), as_json=as_json)

@@ -1,23 +1,22 @@
 """What several commands share: their options, opening, progress and printing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from slugdemo import catalog, edit, report
+from slugdemo import catalog, edit, results
 from slugdemo.concept import Concept
-from slugdemo.config import Setting
+from slugdemo.config import CONFIGS, Config
 from slugdemo.errors import SlugError
-from slugdemo.eval_set import drawn
-from slugdemo.experiment import Study
-from slugdemo.layers import LayerScore
-from slugdemo.methods.slug import Watch
+from slugdemo.evaluation.eval_set import drawn
 from slugdemo.models.loading import Opened, opened
-from slugdemo.search import Point
+from slugdemo.task import Task
 
 ModelName = Annotated[str, typer.Option("--model", help="a name of `models`, or a folder")]
 Concepts = Annotated[list[str], typer.Option("--concept", help="may be given several times")]
@@ -32,13 +31,37 @@ Json = Annotated[bool, typer.Option("--json", help="for machines")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps; the fastest one if not given")]
 Download = Annotated[bool, typer.Option("--download", help="fetch what is only at the hub")]
 Edits = Annotated[list[Path] | None, typer.Option("--edit", help="an edit file; several add up")]
-Unit = Annotated[Literal["tensor", "group"], typer.Option(help="what a layer is")]
-By = Annotated[
+Granularity = Annotated[
+    Literal["tensor", "group"], typer.Option(help="a layer is one tensor, or a group of them")
+]
+Alignment = Annotated[
     Literal["absolute", "signed"], typer.Option(help="which alignment the front minimises")
 ]
-Rule = Annotated[Literal["floor", "paper"], typer.Option(help="of the step search")]
+Rule = Annotated[
+    Literal["floor", "paper"],
+    typer.Option(help="of the step search: with a floor for what is kept, or the paper's own"),
+]
 Batch = Annotated[int, typer.Option(min=2, help="pairs in a batch of the gradients")]
 Pictures = Annotated[list[Path], typer.Option("--picture", help="may be given several times")]
+
+
+class Status:
+    """One line on stderr that is rewritten on a terminal; a line for each tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._said = ""
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        """Step `done` of `total` (0: unknown) of what is being done."""
+        count = f" {done} of {total}" if total else ""
+        if self._console.is_terminal:
+            self._console.print(f"{text}{count}"[: self._console.width - 1].ljust(60), end="\r")
+            return
+        tenth = f"{text} {10 * done // total}" if total else text
+        if tenth != self._said:
+            self._said = tenth
+            say(f"{text}{count}")
 
 
 def say(text: str) -> None:
@@ -48,7 +71,37 @@ def say(text: str) -> None:
 
 def put(facts: object, *, text: str, as_json: bool) -> None:
     """The result, for machines or for people."""
-    typer.echo(report.dumps(facts) if as_json else text)
+    typer.echo(results.dumps(facts) if as_json else text)
+
+
+def table(records: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """The columns of some records as text, numbers to the right."""
+    drawn = Table(box=None, pad_edge=False)
+    for column in columns:
+        numeric = all(_number(record.get(column)) for record in records)
+        drawn.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for record in records:
+        drawn.add_row(*(_cell(record.get(column)) for column in columns))
+    console = Console(width=10_000, file=None, highlight=False, no_color=True)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _number(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if 0 < abs(value) < 0.1 else f"{value:.3f}"
+    if isinstance(value, (list, tuple)):
+        return " .. ".join(_cell(inner) for inner in value)
+    return str(value)
 
 
 def opening(model: str, device: str, *, download: bool) -> Opened:
@@ -61,33 +114,29 @@ def opening(model: str, device: str, *, download: bool) -> Opened:
     return opened(model, device=device, download=download)
 
 
-def study(one: Opened, concept: Concept, setting: Setting) -> Study:
-    """A study that reports its gradients' batches."""
-    return Study(one, concept, setting, tick=lambda: say(f"{concept.name}: a batch of gradients"))
+def working(model: Opened, concept: Concept, config: Config, anchor: str = "") -> Task:
+    """A task that reports its progress."""
+    return Task(model, concept, config, anchor=anchor, progress=Status())
+
+
+def configured(model: Opened, given: Mapping[str, str | float | None]) -> Config:
+    """The config of the model's kind with what was given."""
+    return CONFIGS[model.kind].changed(given)
 
 
 def subject(
-    one: Opened, name: str, *, forget: Path | None, retain: Path | None, caption: str, draw: int
+    model: Opened, name: str, *, forget: Path | None, retain: Path | None, caption: str, draw: int
 ) -> Concept:
     """The concept with its pictures: shipped, from files, or drawn by the model."""
     if draw:
-        forget = drawn(one, name, count=draw)
+        forget = drawn(model, name, count=draw)
     return catalog.concept(name, forget=forget, retain=retain, caption=caption)
 
 
-def edits(one: Opened, paths: Sequence[Path] | None) -> list[edit.Edit]:
+def edits(model: Opened, paths: Sequence[Path] | None) -> list[edit.Edit]:
     """The edits in files, each made for this very model."""
-    return [edit.load(path, weights=one.clip.digest) for path in paths or ()]
-
-
-def watched(concept: str) -> Watch:
-    """A watch that reports every evaluation."""
-
-    def watch(score: LayerScore, point: Point) -> None:
-        kept = "" if point.n_retain == 0 else f", retain {point.retain:.3f}"
-        say(f"{concept}: {score.layer} at {point.step:.3f}: forget {point.forget:.3f}{kept}")
-
-    return watch
+    unet = model.host.unet_digest if model.kind == "diffusion" and paths else ""
+    return [edit.load(path, weights=model.clip.digest, unet=unet) for path in paths or ()]
 
 
 def numbers(text: str) -> list[float]:
@@ -98,4 +147,27 @@ def numbers(text: str) -> list[float]:
         found = []
     if not found or not all(map(math.isfinite, found)):
         raise SlugError(f"{text!r} is not a list of numbers such as 0,0.1,0.2.")
+    return found
+
+
+RENAMED = {
+    "--by": "--alignment",
+    "--unit": "--granularity",
+    "--loss": "--max-retain-drop",
+    "--beyond": "--margin",
+    "--step": "--strength",
+}
+RENAMED_IN = {"sweep": {"--steps": "--strengths"}}
+
+
+def current(command: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command with options under their present names; says which were old."""
+    names = RENAMED | RENAMED_IN.get(command, {})
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in names:
+            say(f"{name} is now {names[name]}.")
+            argument = f"{names[name]}{equals}{value}"
+        found.append(argument)
     return found

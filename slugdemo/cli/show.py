@@ -5,9 +5,9 @@ from typing import Annotated
 
 import torch
 import typer
+from PIL.Image import Image
 
-from slugdemo import catalog, export, report
-from slugdemo import images as pictures
+from slugdemo import catalog, export, images
 from slugdemo.cli.options import (
     Device,
     Download,
@@ -19,10 +19,11 @@ from slugdemo.cli.options import (
     opening,
     put,
     say,
+    table,
 )
 from slugdemo.concept import prompt
 from slugdemo.errors import SlugError
-from slugdemo.evaluation.generate import DENOISING, GUIDANCE
+from slugdemo.evaluation.prompt_set import DENOISING, GUIDANCE
 from slugdemo.models.loading import Opened
 from slugdemo.models.zero_shot import ZeroShot
 
@@ -37,12 +38,16 @@ def apply(
     as_json: Json = False,
 ) -> None:
     """Write the edited model as a folder of its own format."""
-    one = opening(model, device, download=False)
-    if one.model.folder is None:
-        raise SlugError(f"{model} lies in a cache, not in a folder of its own; save it as one.")
-    made = edits(one, edit)
-    folder = export.export(one.model.folder, made, out)
-    facts = {"model": model, "out": folder, "edits": [[e.concept, e.layer, e.step] for e in made]}
+    here = opening(model, device, download=False)
+    if here.model.folder is None:
+        raise SlugError(f"{model} lies in a cache, not in a folder of its own; save it as here.")
+    made = edits(here, edit)
+    folder = export.export(here.model.folder, made, out)
+    facts = {
+        "model": model,
+        "out": folder,
+        "edits": [[e.concept, e.method, e.layer, e.strength] for e in made],
+    }
     put(facts, text=f"{folder} is {model} with {len(made)} edits.", as_json=as_json)
 
 
@@ -60,12 +65,12 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Draw pictures with Stable Diffusion, before and after edits from the same noise."""
-    one = _needs(opening(model, device, download=download), "diffusion", "draws no pictures")
+    here = _needs(opening(model, device, download=download), "diffusion", "draws no pictures")
     shots = [(text, seed + at) for text in words for at in range(count)]
-    rungs = [[], edits(one, edit)] if edit else [[]]
-    rows = one.host.ladder(
+    sets = [[], edits(here, edit)] if edit else [[]]
+    rows = here.host.ladder(
         [text for text, _ in shots],
-        rungs,
+        sets,
         seeds=[number for _, number in shots],
         steps=steps,
         guidance=guidance,
@@ -77,7 +82,7 @@ def generate(
             path = out / f"{at:03d}-{when}.png"
             _write(picture, path)
             facts.append({"file": path, "when": when, "prompt": text, "seed": number})
-    put(facts, text=report.table(facts, ["file", "when", "seed", "prompt"]), as_json=as_json)
+    put(facts, text=table(facts, ["file", "when", "seed", "prompt"]), as_json=as_json)
 
 
 def classify(
@@ -92,14 +97,14 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Sort pictures into classes with CLIP, before and after edits."""
-    one = _needs(opening(model, device, download=download), "zero-shot", "sorts no pictures")
+    here = _needs(opening(model, device, download=download), "zero-shot", "sorts no pictures")
     names = classes or catalog.names("concept")
     if not names:
         raise SlugError("Name at least one class with --class.")
-    pixels = torch.stack([one.clip.transform(pictures.read(path)) for path in picture])
+    pixels = torch.stack([here.clip.transform(images.read(path)) for path in picture])
     prompts = {name: [prompt(name)] for name in names}
-    host = ZeroShot.of(one.clip, prompts, pixels=pixels, labels=[""] * len(picture))
-    before, after = host.probabilities(), host.edited(edits(one, edit)).probabilities()
+    host = ZeroShot.of(here.clip, prompts, pixels=pixels, labels=[""] * len(picture))
+    before, after = host.probabilities(), host.edited(edits(here, edit)).probabilities()
     facts = [
         {"picture": path, "class": names[at], "before": before[n, at].item()}
         | ({"after": after[n, at].item()} if edit else {})
@@ -107,7 +112,7 @@ def classify(
         for at in before[n].topk(min(BEST, len(names))).indices.tolist()
     ]
     columns = ["picture", "class", "before", *(["after"] if edit else [])]
-    put(facts, text=report.table(facts, columns), as_json=as_json)
+    put(facts, text=table(facts, columns), as_json=as_json)
 
 
 def ask(
@@ -120,26 +125,26 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a LLaVA model about pictures, before and after edits."""
-    one = _needs(opening(model, device, download=download), "vlm", "answers no questions")
-    shown = [pictures.read(path) for path in picture]
-    before = one.host.answer(shown, [question] * len(shown))
-    after = one.host.edited(edits(one, edit)).answer(shown, [question] * len(shown))
+    here = _needs(opening(model, device, download=download), "vlm", "answers no questions")
+    shown = [images.read(path) for path in picture]
+    before = here.host.answer(shown, [question] * len(shown))
+    after = here.host.edited(edits(here, edit)).answer(shown, [question] * len(shown))
     facts = [
         {"picture": path, "before": old} | ({"after": new} if edit else {})
         for path, old, new in zip(picture, before, after, strict=True)
     ]
     columns = ["picture", "before", *(["after"] if edit else [])]
-    put(facts, text=report.table(facts, columns), as_json=as_json)
+    put(facts, text=table(facts, columns), as_json=as_json)
 
 
-def _needs(one: Opened, kind: str, otherwise: str) -> Opened:
-    if one.kind != kind:
+def _needs(here: Opened, kind: str, otherwise: str) -> Opened:
+    if here.kind != kind:
         fit = ", ".join(model.name for model in catalog.models() if model.kind == kind)
-        raise SlugError(f"{one.model.name} {otherwise}; choose one of {fit}.")
-    return one
+        raise SlugError(f"{here.model.name} {otherwise}; choose one of {fit}.")
+    return here
 
 
-def _write(picture: pictures.Image.Image, path: Path) -> None:
+def _write(picture: Image, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)

@@ -1,13 +1,5 @@
-"""What a host still shows: exams to search by, and rows on material that no search has seen.
+"""What a model still does after an edit: scores to search by, and results on held-out material.
 
-material.py says what is asked; classes.py, drawings.py and answers.py ask the three hosts, each a
-Board: it turns an edit into Points while searching, and into Rows afterwards, with other pictures
-and other seeds.
+prompt_set.py says what is asked; classify.py, generate.py and answer.py ask the three kinds of
+model. Search split and report split share no picture and no seed.
 """
-
-from slugdemo.evaluation.answer import Answers
-from slugdemo.evaluation.classify import Classes
-from slugdemo.evaluation.generate import Drawings
-from slugdemo.evaluation.prompt_set import Board, Row, Size, World
-
-__all__ = ["Answers", "Board", "Classes", "Drawings", "Row", "Size", "World"]

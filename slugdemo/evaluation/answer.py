@@ -1,4 +1,4 @@
-"""The VLM board: questions about pictures, and whether the answers name what is there.
+"""VLM evaluation: questions about pictures, and whether the answers name what is there.
 
 Knows questions, answers and a host that turns the one into the other.
 """
@@ -15,10 +15,18 @@ from slugdemo import images as pictures
 from slugdemo.concept import Concept, Example
 from slugdemo.edit import Edit
 from slugdemo.evaluation import metrics
-from slugdemo.evaluation.prompt_set import OTHER, Row, Size, World, exam, label, spread
-from slugdemo.models.base import Progress, Question
-from slugdemo.models.llava import Vlm
-from slugdemo.search import Exam, Point
+from slugdemo.evaluation.prompt_set import (
+    OTHER,
+    EvalSet,
+    EvalSize,
+    Measurement,
+    evaluator,
+    label,
+    spread,
+)
+from slugdemo.models.base import UNWATCHED, Watch
+from slugdemo.models.llava import Llava
+from slugdemo.search import Evaluator, Score
 
 ASK = {"concept": "What is in this picture?", "style": "In what style is it drawn?"}
 BACKGROUND = "Which colour is the background?"
@@ -30,15 +38,14 @@ def says(answer: str, name: str) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class AnswerEvaluation:
     """What the model says of pictures of the concept and of the rest."""
 
     concept: Concept
-    host: Vlm
-    world: World
-    size: Size
-    progress: Progress | None = None
-    cancelled: Question | None = None
+    host: Llava
+    eval_set: EvalSet
+    size: EvalSize
+    watch: Watch = UNWATCHED
 
     @cached_property
     def searched(self) -> list[Example]:
@@ -48,25 +55,25 @@ class Answers:
     @cached_property
     def tested(self) -> list[Example]:
         """What is asked about to judge an edit; nothing without held-out pictures."""
-        own = [one for one in self.world.test if self._shows(one)]
-        rest = [one for one in self.world.test if not self._shows(one)]
+        own = [one for one in self.eval_set.test if self._shows(one)]
+        rest = [one for one in self.eval_set.test if not self._shows(one)]
         if not own or not rest:
             return []
-        return self._some(own, rest, self.size.test_own, self.size.test_others)
+        return self._some(own, rest, self.size.report_own, self.size.report_others)
 
     def editable(self) -> Collection[str]:
         """The canonical names of the tensors that the host reads."""
         return self.host.editable()
 
-    def exam(self) -> Exam:
-        """An edit -> what each step of it does to the concept and to the rest."""
-        return exam(partial(self._point, self.searched))
+    def evaluator(self) -> Evaluator:
+        """An edit -> its score on the search split at each strength."""
+        return evaluator(partial(self._score, self.searched))
 
-    def glance(self) -> Exam:
-        """An edit -> what each step of it does to the concept alone."""
-        return exam(partial(self._point, [one for one in self.searched if self._shows(one)]))
+    def forget_only(self) -> Evaluator:
+        """An edit -> its score on the concept alone at each strength."""
+        return evaluator(partial(self._score, [one for one in self.searched if self._shows(one)]))
 
-    def rows(self, edits: Sequence[Edit]) -> list[Row]:
+    def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """How often it names the concept and other things, and tells the other domain right.
 
         "background" is the share of answers that stay as they were, since no picture's
@@ -78,8 +85,8 @@ class Answers:
         target = np.array([self._shows(one) for one in self.tested])
         rows = []
         before, after = (self._hits(self.tested, some, own) for some in ([], edits))
-        for measure, part in (("forget", target), ("retain", ~target)):
-            rows.append(_row(measure, before[part], after[part]))
+        for metric, part in (("forget_acc", target), ("retain_acc", ~target)):
+            rows.append(_row(metric, before[part], after[part]))
         before, after = (self._hits(self.tested, some, other) for some in ([], edits))
         rows.append(_row(other, before, after))
         plain, changed = (self._asked(self.tested, some, BACKGROUND) for some in ([], edits))
@@ -99,8 +106,8 @@ class Answers:
         return self.host.edited(edits).answer(
             [self._picture(one) for one in shown],
             [question] * len(shown),
-            progress=self.progress,
-            cancelled=self.cancelled,
+            progress=self.watch.progress,
+            cancelled=self.watch.cancelled,
         )
 
     def _picture(self, example: Example) -> Image:
@@ -112,20 +119,20 @@ class Answers:
             [says(text, label(one, domain)) for text, one in zip(answers, shown, strict=True)]
         )
 
-    def _point(self, shown: Sequence[Example], edits: Sequence[Edit], step: float) -> Point:
+    def _score(self, shown: Sequence[Example], edits: Sequence[Edit], strength: float) -> Score:
         """`retain` counts right answers about the rest and, of the pictures `_besides`, about the
         other domain where it is known, and backgrounds that are told as before the edit."""
         hits = self._hits(shown, edits, self.concept.domain)
         target = np.array([self._shows(one) for one in shown])
         there = hits[target]
         if target.all():
-            return Point(step, metrics.share(there), float("nan"), len(there), 0)
+            return Score(strength, metrics.share(there), float("nan"), len(there), 0)
         other = OTHER[self.concept.domain]
         known = [one for one in self._besides if one.labels.get(other)]
         cross = self._hits(known, edits, other) if known else hits[:0]
         grounds = zip(self._grounds, self._asked(self._besides, edits, BACKGROUND), strict=True)
         kept = np.concatenate([hits[~target], cross, [a == b for a, b in grounds]])
-        return Point(step, metrics.share(there), metrics.share(kept), len(there), len(kept))
+        return Score(strength, metrics.share(there), metrics.share(kept), len(there), len(kept))
 
     @cached_property
     def _besides(self) -> list[Example]:
@@ -139,5 +146,5 @@ class Answers:
         return self._asked(self._besides, [], BACKGROUND)
 
 
-def _row(measure: str, before: np.ndarray, after: np.ndarray) -> Row:
-    return Row(measure, metrics.share(before), metrics.share(after), len(after))
+def _row(metric: str, before: np.ndarray, after: np.ndarray) -> Measurement:
+    return Measurement(metric, metrics.share(before), metrics.share(after), len(after))

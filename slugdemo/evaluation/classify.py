@@ -1,4 +1,4 @@
-"""The zero-shot board: pictures among the classes of the concept's domain.
+"""Zero-shot evaluation: pictures among the classes of the concept's domain.
 
 Knows CLIP as its own host only.
 """
@@ -9,19 +9,19 @@ from functools import partial
 
 import torch
 
-from slugdemo import data as examples
+from slugdemo import data
 from slugdemo.concept import Concept, Example, prompt, style_prompt
 from slugdemo.edit import Edit
-from slugdemo.evaluation.prompt_set import Row, Size, World, exam, label
-from slugdemo.models.clip import Clip, tower
+from slugdemo.evaluation.prompt_set import EvalSet, EvalSize, Measurement, evaluator, label
+from slugdemo.models.clip import Clip
 from slugdemo.models.zero_shot import Memory, ZeroShot
-from slugdemo.search import Evaluate, Exam, Point
+from slugdemo.search import Evaluate, Evaluator, Score
 
 Remember = Callable[[Sequence[Example]], Memory]
 
 
 @dataclass(frozen=True, eq=False)
-class Classes:
+class ClassifyEvaluation:
     """Search pictures and held-out pictures before one CLIP; `held_out` is None without any.
 
     `prompts` are those of each class.
@@ -39,19 +39,19 @@ class Classes:
         clip: Clip,
         concept: Concept,
         *,
-        world: World,
-        size: Size,
+        eval_set: EvalSet,
+        size: EvalSize,
         remember: Remember | None = None,
-    ) -> "Classes":
-        """The board whose search looks at the concept's forget and retain pictures.
+    ) -> "ClassifyEvaluation":
+        """The evaluation whose search looks at the concept's forget and retain pictures.
 
         `remember` gives what the unedited CLIP makes of examples, perhaps from an earlier time.
         """
         shown = [*concept.forget, *concept.retain]
-        tested = [one for one in world.test if one.labels.get(concept.domain)]
-        prompts = _prompts(concept, world, [*shown, *tested])
+        tested = [one for one in eval_set.test if one.labels.get(concept.domain)]
+        prompts = _prompts(concept, eval_set, [*shown, *tested])
         labels = [label(one, concept.domain) for one in shown]
-        pixels = examples.pixels(shown, clip.transform)
+        pixels = data.pixels(shown, clip.transform)
         host = ZeroShot.of(clip, prompts, pixels=pixels, labels=labels)
         top = size.best(len(host.classes))
         test = _held_out(host, tested, concept, remember or partial(remembered, clip))
@@ -61,43 +61,42 @@ class Classes:
         """The canonical names of the tensors that the host reads."""
         return self.host.editable()
 
-    def exam(self) -> Exam:
-        """An edit -> what each step of it does to the concept (top k) and to the rest (top 1)."""
-        return exam(self._point)
+    def evaluator(self) -> Evaluator:
+        """An edit -> the accuracy on the concept (top k) and on the rest (top 1) at each strength."""
+        return evaluator(self._score)
 
-    def _point(self, edits: Sequence[Edit], step: float) -> Point:
+    def _score(self, edits: Sequence[Edit], strength: float) -> Score:
         host = self.host.edited(edits)
-        plain = host.point(self.concept.name, step=step)
-        strict = host.point(self.concept.name, step=step, top=self.top)
-        return replace(plain, forget=strict.forget, parts={"top 1": plain.forget})
+        plain = host.score(self.concept.name, strength=strength)
+        strict = host.score(self.concept.name, strength=strength, top=self.top)
+        return replace(plain, forget_acc=strict.forget_acc, parts={"top 1": plain.forget_acc})
 
-    def glance(self) -> Exam:
-        """An edit -> what each step of it does to the concept alone."""
-        quick = self.host.glance(self.concept.name, top=self.top)
-        whole = self.exam()
+    def forget_only(self) -> Evaluator:
+        """An edit -> the accuracy on the concept alone at each strength."""
+        quick = self.host.forget_only(self.concept.name, top=self.top)
+        whole = self.evaluator()
 
-        def examine(edit: Edit) -> Evaluate:
-            text = all(tower(name) == "text" for name in edit.direction)
-            return (whole if text else quick)(edit)  # then the pictures cost nothing
+        def evaluate(edit: Edit) -> Evaluate:
+            return (whole if edit.parts == ("text",) else quick)(edit)  # pictures cost nothing then
 
-        return examine
+        return evaluate
 
-    def rows(self, edits: Sequence[Edit]) -> list[Row]:
+    def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """Top-1 accuracy on held-out pictures of the concept and on those of all others."""
         if self.held_out is None:
             return []
-        before = self.held_out.point(self.concept.name, step=0.0)
-        after = self.held_out.edited(edits).point(self.concept.name, step=1.0)
+        before = self.held_out.score(self.concept.name, strength=0.0)
+        after = self.held_out.edited(edits).score(self.concept.name, strength=1.0)
         return [
-            Row("forget", before.forget, after.forget, after.n_forget),
-            Row("retain", before.retain, after.retain, after.n_retain),
+            Measurement("forget_acc", before.forget_acc, after.forget_acc, after.n_forget),
+            Measurement("retain_acc", before.retain_acc, after.retain_acc, after.n_retain),
         ]
 
 
-def _prompts(concept: Concept, world: World, shown: Sequence[Example]) -> dict[str, list[str]]:
+def _prompts(concept: Concept, eval_set: EvalSet, shown: Sequence[Example]) -> dict[str, list[str]]:
     """One prompt for each class: the known names, then captions of pictures without a label."""
     write = style_prompt if concept.domain == "style" else prompt
-    known = world.names(concept)[concept.domain]
+    known = eval_set.names(concept)[concept.domain]
     known += [one.labels[concept.domain] for one in shown if one.labels.get(concept.domain)]
     prompts = {name: [write(name)] for name in known}
     return prompts | {
@@ -107,7 +106,7 @@ def _prompts(concept: Concept, world: World, shown: Sequence[Example]) -> dict[s
 
 def remembered(clip: Clip, shown: Sequence[Example]) -> Memory:
     """What the unedited CLIP makes of the examples' pictures."""
-    return Memory(clip, "vision", examples.pixels(shown, clip.transform))
+    return Memory(clip, "vision", data.pixels(shown, clip.transform))
 
 
 def _held_out(

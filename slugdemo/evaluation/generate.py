@@ -1,4 +1,4 @@
-"""The Stable Diffusion board: pictures made by the edited model, judged by someone else.
+"""Stable Diffusion evaluation: pictures made by the edited model, judged by someone else.
 
 Prompts name the concept in every style, its neighbours and unrelated things; the search and the
 test have their own noise.
@@ -19,24 +19,23 @@ from slugdemo.evaluation.judge import Judge
 from slugdemo.evaluation.prompt_set import (
     OTHER,
     SEARCH_SEED,
-    Order,
-    Row,
-    Size,
-    World,
-    exam,
-    orders,
+    EvalSet,
+    EvalSize,
+    Measurement,
+    PromptSpec,
+    evaluator,
+    prompt_set,
 )
-from slugdemo.models.base import Progress, Question
+from slugdemo.models.base import UNWATCHED, Watch
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
-from slugdemo.search import Exam, Point
+from slugdemo.search import Evaluator, Score
 
-DENOISING, GUIDANCE = 15, 3.0  # what the shipped pictures were made with
 Scores = dict[str, np.ndarray]  # domain -> (N, C)
 
 
 @dataclass(frozen=True, eq=False)
-class Eyes:
+class PictureJudge:
     """Who looks at generated pictures, and the names that one knows in each domain."""
 
     who: str
@@ -44,13 +43,15 @@ class Eyes:
     look: Callable[[Sequence[Image]], Scores]
 
 
-def eyes(judge: Judge | None, clip: Callable[[], Clip], *, concept: Concept, world: World) -> Eyes:
-    """The judge when it knows the concept; else the unedited CLIP, on the world's names."""
+def picture_judge(
+    judge: Judge | None, clip: Callable[[], Clip], *, concept: Concept, eval_set: EvalSet
+) -> PictureJudge:
+    """The judge when it knows the concept; else the unedited CLIP, on the names of the evaluation set."""
     known = {"concept": judge.concepts, "style": judge.styles} if judge else {}
     if judge and concept.name in known[concept.domain]:
-        return Eyes("judge", known, partial(_judged, judge))
-    names = world.names(concept)
-    return Eyes("unedited CLIP", names, partial(_matched, clip(), names))
+        return PictureJudge("judge", known, partial(_judged, judge))
+    names = eval_set.names(concept)
+    return PictureJudge("unedited CLIP", names, partial(_matched, clip(), names))
 
 
 def _judged(judge: Judge, shown: Sequence[Image]) -> Scores:
@@ -70,106 +71,107 @@ def _matched(clip: Clip, names: dict[str, list[str]], shown: Sequence[Image]) ->
 
 
 @dataclass(frozen=True, eq=False)
-class Drawings:
-    """What the model draws of the concept and of the rest, as `eyes` see it."""
+class GenerateEvaluation:
+    """What the model draws of the concept and of the rest, as `judged_by` sees it."""
 
     concept: Concept
     host: Diffusion
-    eyes: Eyes
-    world: World
-    size: Size
-    progress: Progress | None = None
-    cancelled: Question | None = None
-    denoising: int = DENOISING
-    guidance: float = GUIDANCE
+    judged_by: PictureJudge
+    eval_set: EvalSet
+    size: EvalSize
+    watch: Watch = UNWATCHED
 
     @cached_property
-    def searched(self) -> list[Order]:
+    def searched(self) -> list[PromptSpec]:
         """What is drawn at each step of a search."""
         size = self.size
-        return orders(self.concept, self.world, own=size.own, others=size.others, seed=SEARCH_SEED)
+        return prompt_set(
+            self.concept, self.eval_set, own=size.own, others=size.others, seed=SEARCH_SEED
+        )
 
     @cached_property
-    def tested(self) -> list[Order]:
+    def tested(self) -> list[PromptSpec]:
         """What is drawn to judge an edit: more, and from other noise."""
         size = self.size
-        return orders(
+        return prompt_set(
             self.concept,
-            self.world,
-            own=size.test_own,
-            others=size.test_others,
-            seed=self.world.noise,
+            self.eval_set,
+            own=size.report_own,
+            others=size.report_others,
+            seed=self.eval_set.noise,
         )
 
     def editable(self) -> Collection[str]:
         """The canonical names of the tensors that the host reads."""
         return self.host.editable()
 
-    def exam(self) -> Exam:
-        """An edit -> what each step of it does to the concept and to the rest."""
-        return exam(partial(self._point, self.searched))
+    def evaluator(self) -> Evaluator:
+        """An edit -> its score on the search split at each strength."""
+        return evaluator(partial(self._score, self.searched))
 
-    def glance(self) -> Exam:
-        """An edit -> what each step of it does to the concept alone."""
-        return exam(partial(self._point, [one for one in self.searched if self._shows(one)]))
+    def forget_only(self) -> Evaluator:
+        """An edit -> its score on the concept alone at each strength."""
+        return evaluator(partial(self._score, [one for one in self.searched if self._shows(one)]))
 
-    def rows(self, edits: Sequence[Edit]) -> list[Row]:
+    def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """UA, IRA and CRA (UnlearnCanvas, arXiv 2402.11846) on held-out noise.
 
         `before` of UA is what the unedited model fails to show anyway.
         """
         before, after = (self._canvas(some) for some in ([], edits))
         return [
-            Row("ua", before.ua, after.ua, after.n_ua),
-            Row("ira", before.ira, after.ira, after.n_ira),
-            Row("cra", before.cra, after.cra, after.n_cra),
+            Measurement("ua", before.ua, after.ua, after.n_ua),
+            Measurement("ira", before.ira, after.ira, after.n_ira),
+            Measurement("cra", before.cra, after.cra, after.n_cra),
         ]
 
-    def pictures(self, edits: Sequence[Edit], asked: Sequence[Order]) -> list[Image]:
-        """What the edited model makes of the orders."""
+    def pictures(self, edits: Sequence[Edit], asked: Sequence[PromptSpec]) -> list[Image]:
+        """What the edited model makes of the prompt_set."""
         return self.host.edited(edits).generate(
             [one.prompt for one in asked],
             seeds=[one.seed for one in asked],
-            steps=self.denoising,
-            guidance=self.guidance,
-            progress=self.progress,
-            cancelled=self.cancelled,
+            steps=self.size.denoising,
+            guidance=self.size.guidance,
+            progress=self.watch.progress,
+            cancelled=self.watch.cancelled,
         )
 
-    def _shows(self, order: Order) -> bool:
+    def _shows(self, order: PromptSpec) -> bool:
         return getattr(order, self.concept.domain) == self.concept.name
 
-    def _point(self, asked: Sequence[Order], edits: Sequence[Edit], step: float) -> Point:
+    def _score(self, asked: Sequence[PromptSpec], edits: Sequence[Edit], strength: float) -> Score:
         """`retain` is the share of pictures in which all else is right: name and style.
 
         Of a picture that was to show the concept, only the other domain can be right.
         """
-        scores = self.eyes.look(self.pictures(edits, asked))
+        scores = self.judged_by.look(self.pictures(edits, asked))
         domain, other = self.concept.domain, OTHER[self.concept.domain]
         target = np.array([self._shows(one) for one in asked])
         cross = self._right(asked, scores, other, top=1)
-        top = self.size.best(len(self.eyes.names[domain]))
+        top = self.size.best(len(self.judged_by.names[domain]))
         there = self._right(asked, scores, domain, top=top)[target]
         if target.all():
-            return Point(step, metrics.share(there), float("nan"), len(there), 0)
+            return Score(strength, metrics.share(there), float("nan"), len(there), 0)
         own = self._right(asked, scores, domain, top=1)
         kept = np.where(target, cross, own & cross)
         parts = {"ira": metrics.share(own[~target]), "cra": metrics.share(cross)}
-        return Point(step, metrics.share(there), metrics.share(kept), len(there), len(kept), parts)
+        return Score(
+            strength, metrics.share(there), metrics.share(kept), len(there), len(kept), parts
+        )
 
     def _right(
-        self, asked: Sequence[Order], scores: Scores, domain: str, *, top: int
+        self, asked: Sequence[PromptSpec], scores: Scores, domain: str, *, top: int
     ) -> np.ndarray:
-        names = self.eyes.names[domain]
+        names = self.judged_by.names[domain]
         wanted = np.array([names.index(getattr(one, domain)) for one in asked])
         return metrics.top_k(scores[domain], wanted, k=top)
 
     def _canvas(self, edits: Sequence[Edit]) -> metrics.Canvas:
-        scores = self.eyes.look(self.pictures(edits, self.tested))
+        scores = self.judged_by.look(self.pictures(edits, self.tested))
         domain, other = self.concept.domain, OTHER[self.concept.domain]
         asked = {one: [getattr(order, one) for order in self.tested] for one in (domain, other)}
         seen = {
-            one: [self.eyes.names[one][best] for best in scores[one].argmax(1)]
+            one: [self.judged_by.names[one][best] for best in scores[one].argmax(1)]
             for one in (domain, other)
         }
         return metrics.canvas(

@@ -1,4 +1,4 @@
-"""What is asked while searching and while testing: of the concept, of its kin, of the rest.
+"""The prompt set: what is asked in the search split and in the report split.
 
 Knows names, seeds and pictures' labels; knows no model.
 """
@@ -12,17 +12,18 @@ from slugdemo.concept import PLAIN, Concept, Example, prompt
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation import metrics
-from slugdemo.search import Evaluate, Exam, Point
+from slugdemo.search import Evaluate, Evaluator, Score
 
 # of noise; shipped pictures have 1 to 3 million, and settings are chosen with the one in between
 SEARCH_SEED, VALIDATION_SEED, TEST_SEED = 7_000_000, 9_000_000, 11_000_000
+DENOISING, GUIDANCE = 15, 3.0  # how pictures are drawn: what the shipped ones were made with
 OTHER = {"concept": "style", "style": "concept"}
 
 
-class Row(NamedTuple):
-    """One share measured on held-out material, before and after, on n items."""
+class Measurement(NamedTuple):
+    """One rate on the report split, before and after an edit, on n items."""
 
-    measure: str
+    metric: str
     before: float
     after: float
     n: int
@@ -34,7 +35,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class World:
+class EvalSet:
     """What there is besides the concept: names of things and styles, its kin, held-out material.
 
     `test` are pictures that no search sees, `noise` the seed of those that are drawn for a test.
@@ -55,8 +56,8 @@ class World:
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much is asked in a search and in a test: of the concept, and of everything else.
+class EvalSize:
+    """How much is asked in a search and in a report: of the concept, and of everything else.
 
     `top`: while searching, what shall go counts as still there when it is among the `top` best;
     a search that is content with less ends on the very edge of forgetting, and other pictures
@@ -66,31 +67,40 @@ class Size:
     top: int = 1
     own: int = 9
     others: int = 18
-    test_own: int = 18
-    test_others: int = 40
+    report_own: int = 18
+    report_others: int = 40
+    strict_top: bool = False
+    denoising: int = DENOISING
+    guidance: float = GUIDANCE
 
     def best(self, classes: int) -> int:
-        """`top` among so many classes: at most one in nine, and one more."""
+        """`top` among so many classes.
+
+        At most one in nine and one more, unless `strict_top` asks for `top` itself: then it is
+        `top` or, where there are no more classes than that, all but one.
+        """
+        if self.strict_top:
+            return max(1, min(self.top, classes - 1))
         return min(self.top, 1 + classes // 9)
 
 
-class Board(Protocol):
-    """What a search and a test need of a host."""
+class Evaluation(Protocol):
+    """What a search and a report need of a model."""
 
     def editable(self) -> Collection[str]:
-        """The canonical names of the tensors that the host reads."""
+        """The names, in open_clip's CLIP, of the tensors that the model reads."""
 
-    def exam(self) -> Exam:
-        """For a search: an edit -> what each step of it does to the concept and to the rest."""
+    def evaluator(self) -> Evaluator:
+        """For the search split: an edit -> its score at each strength."""
 
-    def glance(self) -> Exam:
+    def forget_only(self) -> Evaluator:
         """The same for the concept alone, at less cost."""
 
-    def rows(self, edits: Sequence[Edit]) -> list[Row]:
-        """What edits do on held-out material; nothing when there is none."""
+    def report(self, edits: Sequence[Edit]) -> list[Measurement]:
+        """What edits do on the report split; nothing when there is none."""
 
 
-class Order(NamedTuple):
+class PromptSpec(NamedTuple):
     """One picture to make: of what, in which style, from which noise."""
 
     concept: str
@@ -103,7 +113,9 @@ class Order(NamedTuple):
         return prompt(self.concept, self.style)
 
 
-def orders(concept: Concept, world: World, *, own: int, others: int, seed: int) -> list[Order]:
+def prompt_set(
+    concept: Concept, eval_set: EvalSet, *, own: int, others: int, seed: int
+) -> list[PromptSpec]:
     """What a diffusion model is asked for: the concept first, its neighbours, then others.
 
     `own` pictures of a thing in every style in turn, or of a style on things in turn; `others`
@@ -111,30 +123,30 @@ def orders(concept: Concept, world: World, *, own: int, others: int, seed: int) 
     the concept and its kin, so that an unedited model draws most of them once. The noise depends
     on the prompt's place in the list of all pairs, never on the concept that is erased.
     """
-    styles = list(world.styles) or [PLAIN]
+    styles = list(eval_set.styles) or [PLAIN]
     if concept.domain == "style":
-        mine = [(thing, concept.name) for thing in spread(world.concepts, own)]
+        mine = [(thing, concept.name) for thing in spread(eval_set.concepts, own)]
         looks = [name for name in styles if name != concept.name] or [PLAIN]
-        names = spread(world.concepts, others)
+        names = spread(eval_set.concepts, others)
     else:
         mine = [(concept.name, styles[at % len(styles)]) for at in range(own)]
-        looks, names = styles, _company(concept, world, others)
+        looks, names = styles, _company(concept, eval_set, others)
     rest = [(name, looks[_lot(name) % len(looks)]) for name in names]
     seen: dict[tuple[str, str], int] = {}
     made = []
     for thing, style in mine + rest:
         seen[thing, style] = seen.get((thing, style), -1) + 1
         number = 16 * _lot(f"{thing}|{style}") + seen[thing, style]
-        made.append(Order(thing, style, seed + number))
+        made.append(PromptSpec(thing, style, seed + number))
     return made
 
 
-def _company(concept: Concept, world: World, count: int) -> list[str]:
+def _company(concept: Concept, eval_set: EvalSet, count: int) -> list[str]:
     """Other things: up to a quarter are neighbours, the rest is spread over the whole list."""
-    near = [name for name in world.neighbours if name != concept.name][: count // 4]
-    fixed = spread(world.concepts, min(count - count // 4, len(world.concepts)))
+    near = [name for name in eval_set.neighbours if name != concept.name][: count // 4]
+    fixed = spread(eval_set.concepts, min(count - count // 4, len(eval_set.concepts)))
     some = [name for name in fixed if name not in (concept.name, *near)]
-    spare = [name for name in world.concepts if name not in (concept.name, *near, *some)]
+    spare = [name for name in eval_set.concepts if name not in (concept.name, *near, *some)]
     missing = count - len(near) - len(some)
     return [*near, *some, *spread(spare or some, missing)]
 
@@ -161,10 +173,10 @@ def label(example: Example, domain: str) -> str:
     return example.labels.get(domain) or example.caption
 
 
-def exam(measure: Callable[[Sequence[Edit], float], Point]) -> Exam:
-    """The exam of a host that measures a set of edits: (edits, step) -> Point."""
+def evaluator(measure: Callable[[Sequence[Edit], float], Score]) -> Evaluator:
+    """The evaluator of a model that measures a set of edits: (edits, strength) -> Score."""
 
-    def examine(edit: Edit) -> Evaluate:
-        return lambda step: measure([edit.at(step)], step)
+    def evaluate(edit: Edit) -> Evaluate:
+        return lambda strength: measure([edit.at(strength)], strength)
 
-    return examine
+    return evaluate

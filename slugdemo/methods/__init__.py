@@ -1,9 +1,34 @@
-"""The methods, a dict of functions of one signature: (clip, concept, gradients, exam) -> Outcome.
+"""METHODS: the field's methods by name. One is a file with a function and a line here.
 
-To add one: write methods/<name>.py with a function of that signature that returns edits on named
-tensors, and name it here. Hosts, metrics and pages never learn who made an edit.
+A method is a function from a Task to an Edit. Methods never import each other.
 """
 
-from slugdemo.methods.slug import slug
+from slugdemo.errors import SlugError
+from slugdemo.methods.method import Method
+from slugdemo.methods.slug import direction, slug
 
-METHODS = {"slug": slug}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "slug",
+            slug,
+            "single layer",
+            ("zero-shot", "diffusion", "vlm"),
+            ("text", "vision"),
+            "both",
+            "Cai, Tan, Asif, ICML 2025, arXiv 2407.11867",
+            "weak dominance on the front; a floor for what is kept; next fronts when none passes",
+            seconds=30.0,
+            of_layer=direction,
+        ),
+    )
+}
+
+
+def named(name: str) -> Method:
+    """The method of this name, in any case. Raises SlugError, with the names, for another."""
+    for method in METHODS.values():
+        if method.name.casefold() == name.strip().casefold():
+            return method
+    raise SlugError(f"There is no method {name!r}. There are: {', '.join(METHODS)}.")

@@ -42,6 +42,9 @@ class Watch(NamedTuple):
             self.progress(done, total)
 
 
+UNWATCHED = Watch()
+
+
 def finite(tensor: Tensor) -> Tensor:
     """`tensor`; raises SlugError when any number in it is not finite."""
     if not torch.isfinite(tensor).all():

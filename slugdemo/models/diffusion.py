@@ -19,7 +19,7 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from slugdemo.edit import Edit, apply
+from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.models import names, tower
 from slugdemo.models.base import Drawing, Progress, Question, Watch, finite
@@ -92,7 +92,7 @@ class Diffusion:
         Tensors that this pipeline does not have (vision tower, dropped blocks) are left out, as
         they change nothing here. Raises ValueError for edits of another architecture.
         """
-        changed = apply(self._weights, tower.translated(edits, names.to_hf_text, self._weights))
+        changed = tower.changed(edits, names.to_hf_text, part="text", tower=self._weights)
         if not changed:
             return self
         twin = copy.copy(self)

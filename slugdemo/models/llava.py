@@ -25,7 +25,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from slugdemo.edit import Edit, apply
+from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.models import names, tower
 from slugdemo.models.base import Progress, Question, Watch, finite
@@ -36,7 +36,7 @@ TOWER = "model.vision_tower."
 TEMPLATE = "USER: {image}\n{question} ASSISTANT:"  # LLaVA-1.5's own, for folders without one
 
 
-class Vlm:
+class Llava:
     """A LLaVA model whose vision tower can be edited, for many visitors at once.
 
     `batch` is the number of pictures asked about at once, `longest` the most new tokens of an
@@ -75,7 +75,7 @@ class Vlm:
         dtype: torch.dtype = torch.float32,
         batch: int = 16,
         longest: int = 16,
-    ) -> "Vlm":
+    ) -> "Llava":
         """The host in a LLaVA folder of transformers; never asks the hub.
 
         Raises SlugError when the folder holds no such model or is damaged.
@@ -89,13 +89,13 @@ class Vlm:
             raise SlugError(f"{folder.name} is not a whole LLaVA folder: {error}") from error
         return cls(model.eval().to(device), processor, batch=batch, longest=longest)
 
-    def edited(self, edits: Sequence[Edit]) -> "Vlm":
+    def edited(self, edits: Sequence[Edit]) -> "Llava":
         """A host with the edited vision tower that shares all else; self if nothing moves it.
 
         Tensors that this model does not have (text tower, projection) are left out, as they
         change nothing here. Raises ValueError for edits of another architecture.
         """
-        changed = apply(self._weights, tower.translated(edits, names.to_hf_vision, self._weights))
+        changed = tower.changed(edits, names.to_hf_vision, part="vision", tower=self._weights)
         if not changed:
             return self
         twin = copy.copy(self)
@@ -116,7 +116,7 @@ class Vlm:
         found = tower.moving(self.model, weights, lambda model: seen(model, pixels))
         return tuple(dict.fromkeys(names.vision_name(name.removeprefix(TOWER)) for name in found))
 
-    def to(self, device: str) -> "Vlm":
+    def to(self, device: str) -> "Llava":
         """This very host, moved to a device: for whoever has it alone, before any twin."""
         self.model.to(device)
         return self

@@ -25,7 +25,7 @@ from slugdemo.models import checkpoint_files as inventory
 from slugdemo.models import names, zerogpu
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
-from slugdemo.models.llava import Vlm
+from slugdemo.models.llava import Llava
 from slugdemo.weights import Weights
 
 CLOSE = 1e-2  # how far a tower may be from its clip, relative: bfloat16 on one side
@@ -68,7 +68,7 @@ class Opened:
 
     @cached_property
     def host(self) -> Any:  # noqa: ANN401
-        """The model itself, a Diffusion or a Vlm, or what lends it a GPU.
+        """The model itself, a Diffusion or a Llava, or what lends it a GPU.
 
         Raises ValueError for a CLIP, which needs pictures to be a host; SlugError when its files
         are not whole; TooLarge when it does not fit.
@@ -78,9 +78,9 @@ class Opened:
         return zerogpu.lent(self.model.name, self._plain)
 
     @cached_property
-    def _plain(self) -> Diffusion | Vlm:
+    def _plain(self) -> Diffusion | Llava:
         check_room(self.model, self.device, self.dtype)
-        kind = Diffusion if self.kind == "diffusion" else Vlm
+        kind = Diffusion if self.kind == "diffusion" else Llava
         folder = self.model.folder or _fetched(self.model)
         inventory.check(folder)
         return kind.from_folder(folder, device=self.device, dtype=DTYPES[self.dtype])
@@ -226,7 +226,7 @@ def _on(clip: Clip, device: str) -> Clip:
     return clip if device == "cpu" else replace(clip, model=clip.model.to(device))
 
 
-def _tower(host: Diffusion | Vlm) -> Weights:
+def _tower(host: Diffusion | Llava) -> Weights:
     part = host.text if isinstance(host, Diffusion) else host.model.model.vision_tower
     return dict(part.named_parameters())
 

@@ -10,24 +10,34 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from slugdemo.edit import Edit
+from slugdemo.edit import Edit, apply, clip_name, of_part, part_of
 from slugdemo.layers import effective
 from slugdemo.weights import Weights, substitute
 
 
 def translated(
-    edits: Iterable[Edit], to_hf: Callable[[Weights], Weights], tower: Weights
+    edits: Iterable[Edit], to_hf: Callable[[Weights], Weights], *, part: str, tower: Weights
 ) -> list[Edit]:
-    """The edits under the names of `tower`, less the tensors that it does not have.
+    """The edits of one part of CLIP, under the names of `tower`, less the tensors it does not have.
 
-    `to_hf` is `names.to_hf_text` or `names.to_hf_vision`. Raises ValueError for a name that no
-    CLIP has.
+    `part` is "text" or "vision", `to_hf` is `names.to_hf_text` or `names.to_hf_vision`, `tower`
+    holds a host's tensors under its own names. Raises ValueError for a name that no CLIP has.
     """
-    theirs = [(edit, to_hf(edit.direction)) for edit in edits]
-    return [
-        replace(edit, direction={name: part[name] for name in part if name in tower})
-        for edit, part in theirs
-    ]
+    found = []
+    for edit in edits:
+        own = {clip_name(n): tensor for n, tensor in edit.delta.items() if part_of(n) == part}
+        theirs = to_hf(own) if own else {}
+        delta = {f"{part}/{name}": theirs[name] for name in theirs if name in tower}
+        found.append(replace(edit, delta=delta))
+    return found
+
+
+def changed(
+    edits: Iterable[Edit], to_hf: Callable[[Weights], Weights], *, part: str, tower: Weights
+) -> Weights:
+    """The edited tensors of `tower`, under its own names, and only those."""
+    moved = translated(edits, to_hf, part=part, tower=tower)
+    return of_part(apply({f"{part}/{name}": t for name, t in tower.items()}, moved), part)
 
 
 def moving(module: nn.Module, weights: Weights, output: Callable[[nn.Module], Tensor]) -> list[str]:

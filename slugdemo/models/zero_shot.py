@@ -13,15 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slugdemo import edit as edits_
 from slugdemo import layers
-from slugdemo.edit import Edit
+from slugdemo.edit import Edit, apply, clip_name, qualified
 from slugdemo.errors import SlugError
 from slugdemo.evaluation import metrics
 from slugdemo.models import towers
 from slugdemo.models.clip import Clip, tower
 from slugdemo.models.tower import moving
-from slugdemo.search import Evaluate, Exam, Point
+from slugdemo.search import Evaluate, Evaluator, Score
 
 CHUNK = 64  # items at once: activations that stay near the processor
 BUDGET = 512 * 2**20  # bytes of activations kept for one set of pictures or prompts
@@ -163,8 +162,8 @@ class ZeroShot:
         """What CLIP believes of each picture, a softmax over the classes: (N, C)."""
         return (self.scores * self.clip.logit_scale).softmax(-1)
 
-    def point(self, target: str, *, step: float, top: int = 1) -> Point:
-        """How much of class `target` and of all others is still recognised, as a Point.
+    def score(self, target: str, *, strength: float, top: int = 1) -> Score:
+        """The accuracies on class `target` and on all others, as a Score.
 
         Accuracies say that the right class is among the `top` best of all C classes, the erased
         one included. Raises SlugError when one of the two has no pictures.
@@ -176,38 +175,38 @@ class ZeroShot:
         hits = metrics.top_k(self.scores.cpu().numpy()[known], self.labels.numpy()[known], k=top)
         own = own[known]
         forget, retain = metrics.share(hits[own]), metrics.share(hits[~own])
-        return Point(step, forget, retain, int(own.sum()), int((~own).sum()))
+        return Score(strength, forget, retain, int(own.sum()), int((~own).sum()))
 
-    def exam(self, target: str, *, top: int = 1) -> Exam:
-        """For a step search: an edit -> what each step of it does to `target` and to the rest."""
+    def evaluator(self, target: str, *, top: int = 1) -> Evaluator:
+        """For a step search: an edit -> its score on `target` and the rest at each strength."""
 
-        def examine(edit: Edit) -> Evaluate:
-            return lambda step: self.edited([edit.at(step)]).point(target, step=step, top=top)
+        def evaluate(edit: Edit) -> Evaluate:
+            return lambda at: self.edited([edit.at(at)]).score(target, strength=at, top=top)
 
-        return examine
+        return evaluate
 
-    def glance(self, target: str, *, top: int = 1) -> Exam:
-        """As `exam`, but an edit of pictures' features is judged on the pictures of `target` alone.
+    def forget_only(self, target: str, *, top: int = 1) -> Evaluator:
+        """As `evaluator`, but an edit of the vision tower is judged on pictures of `target` alone.
 
         An edit of the text tower alone is judged in full, because the pictures cost nothing then.
         """
         own = self._only(self.labels == self._index(target))
-        whole = self.exam(target, top=top)
+        whole = self.evaluator(target, top=top)
 
-        def examine(edit: Edit) -> Evaluate:
-            if all(tower(name) == "text" for name in edit.direction):
+        def evaluate(edit: Edit) -> Evaluate:
+            if edit.parts == ("text",):
                 return whole(edit)
-            return lambda step: own.edited([edit.at(step)])._glimpse(step, top)
+            return lambda at: own.edited([edit.at(at)])._forget_score(at, top)
 
-        return examine
+        return evaluate
 
     def _only(self, chosen: Tensor) -> "ZeroShot":
         pixels = self.pictures.inputs[chosen]
         return replace(self.showing(pixels), labels=self.labels[chosen])
 
-    def _glimpse(self, step: float, top: int) -> Point:
+    def _forget_score(self, strength: float, top: int) -> Score:
         hits = metrics.top_k(self.scores.cpu().numpy(), self.labels.numpy(), k=top)
-        return Point(step, metrics.share(hits), float("nan"), len(hits), 0)
+        return Score(strength, metrics.share(hits), float("nan"), len(hits), 0)
 
     def _index(self, target: str) -> int:
         if target not in self.classes:
@@ -216,8 +215,9 @@ class ZeroShot:
 
     def _features(self, memory: Memory) -> Tensor:
         """The features of unit norm of the pictures or of the prompts, from the edited stage on."""
-        moved = edits_.apply(self.clip.named(), self.edits).items()
-        changed = {name: tensor for name, tensor in moved if tower(name) == memory.tower}
+        weights = self.clip.named().items()
+        own = {qualified(n): t for n, t in weights if tower(n) == memory.tower}
+        changed = {clip_name(n): t for n, t in apply(own, self.edits).items()}
         if not changed:
             return memory.features
         return memory.features_of(self.clip.edited(changed), changed)

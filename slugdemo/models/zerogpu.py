@@ -13,7 +13,7 @@ from PIL.Image import Image
 from slugdemo.edit import Edit
 from slugdemo.models.base import Drawing, Progress, Question, Watch
 from slugdemo.models.diffusion import STEPS, Diffusion
-from slugdemo.models.llava import Vlm
+from slugdemo.models.llava import Llava
 
 try:
     import spaces
@@ -34,7 +34,7 @@ def borrowed(seconds: Callable[..., float]) -> Callable[[Function], Function]:
     return spaces.GPU(duration=lambda *given: min(MOST, round(seconds(*given))))
 
 
-def lent(name: str, host: Diffusion | Vlm) -> Any:  # noqa: ANN401
+def lent(name: str, host: Diffusion | Llava) -> Any:  # noqa: ANN401
     """The host itself; in a ZeroGPU Space one that does the same on a borrowed GPU."""
     if spaces is None:
         return host

@@ -27,7 +27,7 @@ from slugdemo.methods.slug import direction
 from slugdemo.models import loading
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
-from slugdemo.models.llava import Vlm
+from slugdemo.models.llava import Llava
 from slugdemo.models.loading import Opened
 from slugdemo.ui.guests import Guests
 from slugdemo.ui.jobs import Watch
@@ -153,7 +153,7 @@ class World:
         """The Stable Diffusion host of this name."""
         return self._read("host", model, lambda: self.opened(model).host)
 
-    def vlm(self, model: str) -> Vlm:
+    def vlm(self, model: str) -> Llava:
         """The LLaVA host of this name."""
         return self._read("host", model, lambda: self.opened(model).host)
 

@@ -1,4 +1,7 @@
-"""What stands around a concept: the shipped names and test pictures, the judge, drawn examples."""
+"""The evaluation set around a concept: shipped names, held-out pictures, the judge, drawn examples.
+
+Knows the catalog and the judge; knows no search and no method.
+"""
 
 import os
 from contextlib import suppress
@@ -10,18 +13,16 @@ from slugdemo import catalog
 from slugdemo import data as examples
 from slugdemo.concept import Concept, prompt
 from slugdemo.errors import SlugError
-from slugdemo.evaluation import World
-from slugdemo.evaluation.generate import DENOISING, GUIDANCE
 from slugdemo.evaluation.judge import Judge
-from slugdemo.evaluation.prompt_set import VALIDATION_SEED
+from slugdemo.evaluation.prompt_set import DENOISING, GUIDANCE, VALIDATION_SEED, EvalSet
 from slugdemo.models.loading import Opened
 
 DRAWN_SEED = 5_000_000  # of pictures that a model draws to be forgotten
 
 
-def around(concept: Concept) -> World:
-    """The world of the shipped concepts around one of them."""
-    return World(
+def around(concept: Concept) -> EvalSet:
+    """The shipped names and held-out pictures around a concept."""
+    return EvalSet(
         tuple(catalog.names("concept")),
         tuple(catalog.names("style")),
         tuple(catalog.group(concept.name)),
@@ -29,8 +30,8 @@ def around(concept: Concept) -> World:
     )
 
 
-def rehearsal(concept: Concept) -> tuple[Concept, World]:
-    """The concept with half of its pictures, and a world that is judged on the other half.
+def rehearsal(concept: Concept) -> tuple[Concept, EvalSet]:
+    """The concept with half of its pictures, and an evaluation set that judges by the other half.
 
     For choosing settings without a look at the test pictures: what is held out here are pictures
     of the forget split, and noise that neither a search nor a test uses.

@@ -1,0 +1,66 @@
+"""How layers are called, everywhere the same: in tables, on the page, in sentences. Strings only."""
+
+import re
+
+BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
+KINDS = {
+    "attn.in_proj_weight": "attention q, k, v",
+    "attn.out_proj.weight": "attention output",
+    "mlp.c_fc.weight": "MLP input",
+    "mlp.c_proj.weight": "MLP output",
+    "mlp": "MLP",
+    "ln_1.weight": "first norm",
+    "ln_2.weight": "second norm",
+}
+OTHERS = {
+    "conv1.weight": "patch convolution",
+    "proj": "projection",
+    "text_projection": "projection",
+    "ln_pre.weight": "norm before the blocks",
+    "ln_post.weight": "norm after the blocks",
+    "ln_final.weight": "norm after the blocks",
+}
+TOWERS = {"text": "Text", "vision": "Vision", "text_2": "Second text", "unet": "U-Net"}
+
+
+def parted(layer: str) -> tuple[str, str]:
+    """The part of a model that a layer belongs to, and its name within it.
+
+    Takes part-qualified names and the plain names of open_clip's CLIP.
+    """
+    part, slash, rest = layer.partition("/")
+    if slash:
+        return part, rest
+    return ("vision", layer[7:]) if layer.startswith("visual.") else ("text", layer)
+
+
+def short(layer: str) -> str:
+    """A layer's name within its tower: "layer 3 attention output", "projection"."""
+    _, rest = parted(layer)
+    if match := BLOCK.fullmatch(rest):
+        return f"layer {match[1]} {KINDS.get(match[2], match[2])}"
+    return OTHERS.get(rest, rest.removesuffix(".weight"))
+
+
+def label(layer: str) -> str:
+    """A layer's name with its tower: "Text layer 3 attention output", "Vision projection"."""
+    part, _ = parted(layer)
+    return f"{TOWERS.get(part, part)} {short(layer)}"
+
+
+def kind(layer: str) -> str:
+    """What kind of layer it is: a value of `KINDS`, "norm", "projection" or "patch convolution"."""
+    _, rest = parted(layer)
+    match = BLOCK.fullmatch(rest)
+    name = KINDS.get(match[2], match[2]) if match else OTHERS.get(rest, rest)
+    return "norm" if "norm" in name else name
+
+
+def depth(layer: str) -> tuple[int, int, int]:
+    """Where in its tower it lies, for sorting: before, in or after the blocks; block; place."""
+    _, rest = parted(layer)
+    if match := BLOCK.fullmatch(rest):
+        order = ["ln_1.weight", "attn.in_proj_weight", "attn.out_proj.weight", "ln_2.weight"]
+        order += ["mlp", "mlp.c_fc.weight", "mlp.c_proj.weight"]
+        return 1, int(match[1]), order.index(match[2]) if match[2] in order else len(order)
+    return (0 if rest in ("conv1.weight", "ln_pre.weight") else 2), 0, 0

@@ -1,0 +1,59 @@
+"""Method: what the registry says of a method for forgetting; knows tasks and edits only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from slugdemo.edit import Edit
+from slugdemo.errors import SlugError
+from slugdemo.layers import LayerScore
+from slugdemo.task import Task
+
+GROUPS = (
+    "single layer",
+    "SLUG variants",
+    "several layers",
+    "closed form on cross-attention",
+    "closed form on CLIP's projections",
+    "trained",
+    "at inference",
+)
+KINDS = {
+    "zero-shot": "zero-shot CLIP",
+    "diffusion": "Stable Diffusion",
+    "vlm": "vision-language model",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the field.
+
+    `run` gives its edit at the strength that the method itself would apply. `hosts` are the
+    kinds of model it works on, `parts` what it changes ("none" for rules at inference), `needs`
+    "texts", "pictures" or "both"; `seconds` is a rough time on pocket-sized models, shown before
+    it is started; `replaces` says whether it can turn the concept into a given anchor;
+    `of_layer` gives the unstepped edit of a chosen layer, for methods that edit one.
+    """
+
+    name: str
+    run: Callable[[Task], Edit]
+    group: str
+    hosts: tuple[str, ...]
+    parts: tuple[str, ...]
+    needs: str
+    cite: str
+    deviations: str = ""
+    seconds: float = 1.0
+    replaces: bool = False
+    of_layer: Callable[[Task, LayerScore], Edit] | None = None
+
+    def check(self, task: Task) -> None:
+        """Raises SlugError unless the method can serve this task."""
+        if task.kind not in self.hosts:
+            able = " and ".join(KINDS[kind] for kind in self.hosts)
+            raise SlugError(
+                f"{self.name} cannot edit a {KINDS[task.kind]}: it changes "
+                f"{' and '.join(self.parts)}, and works on {able}."
+            )
+        if task.anchor and not self.replaces:
+            raise SlugError(f"{self.name} removes a concept; it cannot replace it by another.")

@@ -1,0 +1,282 @@
+"""Task: one concept in one model, and all that a method or an attack may ask of it.
+
+What it needs is made when it is first asked for, and kept. Knows gradients, layers, evaluators
+and the search; knows no method, no attack, no options and no tables.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from slugdemo import catalog, layers, search
+from slugdemo.concept import Concept, Example
+from slugdemo.config import Config
+from slugdemo.cost import Clock
+from slugdemo.data import Pairs
+from slugdemo.edit import Edit, qualified
+from slugdemo.errors import SlugError
+from slugdemo.evaluation.answer import AnswerEvaluation
+from slugdemo.evaluation.classify import ClassifyEvaluation, remembered
+from slugdemo.evaluation.eval_set import around, judge
+from slugdemo.evaluation.generate import GenerateEvaluation, picture_judge
+from slugdemo.evaluation.prompt_set import EvalSet, Evaluation
+from slugdemo.gradients import Gradients, gradients
+from slugdemo.layers import LayerScore
+from slugdemo.models.base import Cancelled, Question, Watch
+from slugdemo.models.clip import Clip
+from slugdemo.models.loading import Opened
+from slugdemo.models.zero_shot import Memory
+from slugdemo.search import Evaluators, Score, Search, told
+
+MOST = 384  # pictures behind the retain gradient, at most
+FEW = 16  # retain pictures below which the gradient and the search share them
+
+Progress = Callable[[str, int, int], None]  # (what is being done, steps done, steps in all)
+
+
+def unwatched(text: str, done: int, total: int) -> None:
+    """The progress of those who do not look."""
+
+
+def never() -> bool:
+    """The answer of those who do not stop."""
+    return False
+
+
+@dataclass(eq=False)
+class Task:
+    """One concept to forget in one model.
+
+    `anchor` is the name of what the concept should become for methods that can replace; "" lets
+    the method choose. `progress` is told what is being done, `cancelled` asked between steps.
+    `searches` collects what `tune` found, for whoever wants to show it.
+    """
+
+    opened: Opened
+    concept: Concept
+    config: Config = field(default_factory=Config)
+    given_eval_set: EvalSet | None = None
+    anchor: str = ""
+    clock: Clock = field(default_factory=Clock)
+    progress: Progress = unwatched
+    cancelled: Question = never
+    searches: list[Search] = field(default_factory=list)
+
+    # ---- the model
+
+    @property
+    def kind(self) -> str:
+        """The kind of model: "zero-shot", "diffusion" or "vlm"."""
+        return self.opened.kind
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The CLIP whose towers the model carries: gradients are taken of it."""
+        with self.clock("open"):
+            return self.opened.clip
+
+    @cached_property
+    def model(self) -> Any:  # noqa: ANN401
+        """The model itself: a Clip, a Diffusion or a Llava."""
+        return self.clip if self.kind == "zero-shot" else self.opened.host
+
+    def generator(self, salt: int = 0) -> torch.Generator:
+        """A fresh source of noise that depends on the seed alone."""
+        return torch.Generator().manual_seed(self.config.seed + salt)
+
+    # ---- the concept and what is beside it
+
+    @cached_property
+    def eval_set(self) -> EvalSet:
+        """The names and held-out pictures around the concept."""
+        return self.given_eval_set or around(self.concept)
+
+    @property
+    def preserved(self) -> list[str]:
+        """The other names of the concept's domain: what a method may be told to keep."""
+        names = self.eval_set.names(self.concept)[self.concept.domain]
+        return [name for name in names if name != self.concept.name]
+
+    @cached_property
+    def retain_split(self) -> tuple[Sequence[Example], Sequence[Example]]:
+        """Retain pictures for gradients and training, and others for the search."""
+        retain = self.concept.retain
+        if len(retain) < FEW:
+            return retain, retain
+        return retain[::2][:MOST], retain[1::2]
+
+    # ---- the paper's quantities
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """grad L_f and grad L_r at the original weights, from the cache when taken before."""
+        clip, config = self.clip, self.config
+        forget = Pairs(self.concept.forget, clip, size=config.batch)
+        kept = self.retain_split[0]
+        retain = Pairs(kept, clip, size=min(config.batch, len(kept)), seed=config.seed)
+        total, done = len(forget) + len(retain), 0
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            self.step("Gradients", done, total)
+
+        with self.clock("gradients"):
+            return gradients(
+                clip,
+                forget,
+                retain=retain,
+                names=layers.candidates(clip),
+                cache=catalog.cache() / "gradients",
+                tick=tick,
+            )
+
+    @cached_property
+    def editable(self) -> frozenset[str]:
+        """The CLIP tensors that the model reads and the reference code would edit there."""
+        rule = "clip" if self.kind == "zero-shot" else "no norms"
+        evaluation = self.evaluation
+        with self.clock("editable"):
+            return frozenset(evaluation.editable()) & {*layers.candidates(self.clip, rule=rule)}
+
+    @cached_property
+    def scores(self) -> list[LayerScore]:
+        """Importance and alignment of every layer that the model reads."""
+        both, readable = self.gradients, self.editable
+        with self.clock("scores"):
+            every = layers.scores(self.clip.named(), both, granularity=self.config.granularity)
+            return [score for score in every if set(score.tensors) <= readable]
+
+    @cached_property
+    def front(self) -> list[LayerScore]:
+        """The layers on the Pareto fronts, one front a tower, in the order of a forward pass."""
+        moving = [score for score in self.scores if score.importance > 0]
+        front = layers.pareto_front(moving, alignment=self.config.alignment)
+        return layers.in_order(front, self.clip)
+
+    @cached_property
+    def next_front(self) -> list[LayerScore]:
+        """The fronts of the layers that the first fronts leave behind."""
+        left = layers.behind(self.scores, self.front)
+        return layers.in_order(
+            layers.pareto_front(left, alignment=self.config.alignment), self.clip
+        )
+
+    # ---- evaluators and the search
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """What the search and the report ask of the model."""
+        rest = replace(self.concept, retain=tuple(self.retain_split[1]))
+        size, names = self.config.evaluation_size, self.eval_set
+        with self.clock("evaluators"):
+            if self.kind == "zero-shot":
+                return ClassifyEvaluation.of(
+                    self.clip, rest, eval_set=names, size=size, remember=self._remembered
+                )
+            if self.kind == "vlm":
+                return AnswerEvaluation(rest, self.model, names, size, self._watch)
+            judged = picture_judge(judge(), lambda: self.clip, concept=rest, eval_set=names)
+            return GenerateEvaluation(rest, self.model, judged, names, size, self._watch)
+
+    @property
+    def _watch(self) -> Watch:
+        def progress(done: int, total: int) -> None:
+            self.progress("Evaluating", done, total)
+
+        return Watch(progress, self.cancelled)
+
+    def _remembered(self, shown: Sequence[Example]) -> Memory:
+        """What the unedited CLIP makes of held-out pictures, for this concept and the next."""
+        key, kept = tuple(str(example.image) for example in shown), self.opened.kept
+        if key not in kept:
+            kept[key] = remembered(self.clip, shown)
+        return kept[key]
+
+    @cached_property
+    def evaluators(self) -> Evaluators:
+        """What the step search asks; a quick stand-in where the model takes long."""
+        found = self.evaluation
+        quick = None if self.kind == "zero-shot" else self._quick
+        return Evaluators(found.evaluator(), found.forget_only(), quick)
+
+    def _quick(self, edit: Edit) -> search.Evaluate:
+        return self._classified.evaluator()(edit)
+
+    @cached_property
+    def _classified(self) -> ClassifyEvaluation:
+        rest = replace(self.concept, retain=tuple(self.retain_split[1]))
+        size = self.config.evaluation_size
+        return ClassifyEvaluation.of(self.clip, rest, eval_set=EvalSet(), size=size)
+
+    def tune(
+        self, candidates: Sequence[Edit], further: Callable[[], Sequence[Edit]] = tuple
+    ) -> Edit:
+        """The best of the candidates at its best strength; what was tried goes to `searches`.
+
+        Raises SlugError when there is no candidate or the model does not know the concept.
+        """
+        evaluators, done = self.evaluators, 0
+
+        def watch(edit: Edit, score: Score) -> None:
+            nonlocal done
+            done += 1
+            self.step(f"Search, step {done}: {told(edit, score)}", done, 0)
+
+        with self.clock("search"):
+            found = search.tune(
+                candidates, evaluators, self.config.tuning, further=further, watch=watch
+            )
+        self.searches.append(found)
+        return found.edit
+
+    def by(self, method: str) -> "Task":
+        """The same task for another method; what was made for this one serves it too."""
+        twin = copy.copy(self)
+        twin.config, twin.searches, twin.clock = replace(self.config, method=method), [], Clock()
+        return twin
+
+    # ---- the visitor
+
+    def step(self, text: str, done: int, total: int) -> None:
+        """Reports step `done` of `total` (0: unknown); raises Cancelled when asked to stop."""
+        if self.cancelled():
+            raise Cancelled("Stopped: nothing was changed, and nothing was kept.")
+        self.progress(text, done, total)
+
+    def edit(
+        self,
+        delta: Mapping[str, torch.Tensor],
+        *,
+        rule: str = "",
+        params: Mapping[str, str | float] | None = None,
+    ) -> Edit:
+        """An edit of this concept by the config's method, with the model's identity on record.
+
+        `delta` holds part-qualified names; an inference rule has an empty one.
+        """
+        made = Edit(self.concept.name, self.config.method, delta, rule=rule, params=params or {})
+        return self.identified(made)
+
+    def identified(self, edit: Edit) -> Edit:
+        """The edit with the hashes of the weights that it was made for."""
+        about = {"model": self.opened.model.name, "weights": self.clip.digest}
+        beyond_clip = edit.rule or not {*edit.parts} <= {"text", "vision"}
+        if self.kind == "diffusion" and beyond_clip:
+            about["unet"] = self.model.unet_digest
+        return edit.noted(**about)
+
+    def layer(self, name: str) -> LayerScore:
+        """The score of one layer. Raises SlugError when there is none of this name to edit."""
+        for score in self.scores:
+            if name in (score.layer, qualified(score.layer)):
+                return score
+        some = ", ".join(score.layer for score in self.front)
+        raise SlugError(
+            f"{self.opened.model.name} has no layer {name!r} that can be edited. "
+            f"On the front are: {some}."
+        )

@@ -189,16 +189,16 @@ def brought(
 
 
 def doubt(recognised: float, count: int) -> str:
-    """A sentence when almost none of `count` pictures to keep is recognised before an edit.
+    """A sentence when almost nothing of what is kept is recognised before an edit; else "".
 
-    Then what an edit keeps says nothing; "" when enough is recognised to tell.
+    Then what an edit keeps says nothing. `recognised` is the share of `count` pictures or prompts.
     """
-    if recognised > ALMOST_NOTHING:
+    if not count or recognised > ALMOST_NOTHING:
         return ""
     return (
-        f"Only {round(recognised * count)} of the {count} pictures to keep are recognised before "
-        "the edit, so nothing can be said of what it keeps: give pictures to keep with captions "
-        "that name what they show, or keep the shipped ones."
+        f"Before the edit only {round(recognised * count)} of the {count} things to keep are "
+        "recognised, so nothing can be said of what it keeps: give pictures to keep whose captions "
+        "name what they show, or keep the shipped ones."
     )
 
 

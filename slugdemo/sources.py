@@ -6,31 +6,24 @@ text beside each picture, a sub-folder for each class. Knows files; whether a ca
 something that is known, and what is forgotten or kept, is for others to say.
 """
 
-import csv
-import io
 import json
 import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from slugdemo import files, images
-from slugdemo.concept import DOMAINS, Example
+from slugdemo import archives, captions, files, images
+from slugdemo.captions import NOTHING, Facts, line, record
+from slugdemo.concept import Example
 from slugdemo.errors import SlugError
 
-CAPTIONS = ("caption", "captions", "text", "txt", "prompt", "description", "alt_text", "title")
-CLASSES = ("concept", "label", "class", "class_name", "category", "labels")
-FILES = ("file_name", "filename", "file", "image", "image_name", "image_path", "path", "name")
 BESIDE = (".txt", ".caption")  # texts beside a picture
-TABLES = ("metadata", "captions")  # files of these names say something of all pictures
-TABULAR = (".jsonl", ".csv", ".tsv", ".json", ".txt", ".parquet")
 SAID = (  # files that hold no pictures and are no loss
     *(".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html"),
     *(".cls", ".log", ".ini", ".db"),
@@ -38,7 +31,6 @@ SAID = (  # files that hold no pictures and are no loss
 GENERIC = re.compile(  # folders that say nothing of their pictures
     r"\d+|(?:train|test|val|validation|data|dataset|images?|imgs?|pictures?|photos?|files)s?"
 )
-LINE = re.compile(r"(?P<file>.+?\.\w{3,4}(?:#\d+)?)\s*[\t,;|:]\s*(?P<text>.*)")  # 1.jpg: a cat
 HIDDEN = (".", "__MACOSX")
 HEIF_HINT = "needs pillow-heif"
 
@@ -57,31 +49,6 @@ class Source:
     shard: bool = False
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What is said of one picture besides its pixels."""
-
-    caption: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Facts":
-        """The caption and the labels among the entries of a record, by the field's usual names."""
-        lower = {str(key).lower(): value for key, value in record.items()}
-        caption = next((t for name in CAPTIONS if (t := _text(lower.get(name)))), "")
-        shown = next((t for name in CLASSES if (t := _word(lower.get(name)))), "")
-        style = _word(lower.get("style"))
-        labels = {"concept": shown, "style": style}
-        return cls(caption, {label: labels[label] for label in DOMAINS if labels[label]})
-
-    def over(self, other: "Facts") -> "Facts":
-        """These facts, and what they leave open from `other`."""
-        return Facts(self.caption or other.caption, {**other.labels, **self.labels})
-
-
-NOTHING = Facts()
-
-
 def read(path: Path) -> Source:
     """The pictures at `path`: a folder, a tar (perhaps compressed), a zip, a parquet file, a picture.
 
@@ -95,7 +62,7 @@ def read(path: Path) -> Source:
         raise SlugError(f"There is no folder or file {path}.")
     elif path.suffix.lower() == ".parquet":
         found = _parquet(path)
-    elif images.is_tar(path) or images.is_zip(path):
+    elif archives.is_tar(path) or archives.is_zip(path):
         found = _archive(path)
     elif path.suffix.lower() in images.suffixes():
         found = Source(path.name, (Example(path, _beside(path)),))
@@ -126,7 +93,7 @@ def _folder(root: Path) -> Source:
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     names = [name for name in names if _visible(name)]
     parquets = [root / name for name in names if name.lower().endswith(".parquet")]
-    full = [path for path in parquets if _title(path.name) not in TABLES and _pictured(path)]
+    full = [path for path in parquets if not captions.is_table(path.name) and _pictured(path)]
     sides = {path.relative_to(root).with_suffix("").as_posix(): _side(path) for path in parquets}
     tree = _Tree(
         root.name or str(root),
@@ -154,18 +121,18 @@ def _archive(path: Path, side: Mapping[str, Facts] | None = None) -> Source:
     if side is None:
         beside = path.with_name(f"{_stem(path.name)}.parquet")
         side = _side(beside) if beside.is_file() else {}
-    names = tuple(name for name in images.members(path) if _visible(name))
+    names = tuple(name for name in archives.members(path) if _visible(name))
     tree = _Tree(
         path.name,
         names,
-        read=lambda name: images.contents(path, name),
+        read=lambda name: archives.contents(path, name),
         place=lambda name: f"{path}#{name}",
         sides={"": side},
     )
     examples, notes = _paired(tree)
     skipped = [name for name in names if not _used(name) or _packed(name)]
     notes = _skipped(skipped, len(examples) + len(skipped), path.name) + notes
-    return Source(path.name, examples, notes, shard=images.is_tar(path))
+    return Source(path.name, examples, notes, shard=archives.is_tar(path))
 
 
 def _paired(tree: _Tree) -> tuple[tuple[Example, ...], tuple[str, ...]]:
@@ -192,9 +159,9 @@ def _beside_in(tree: _Tree, name: str, around: Mapping[str, str]) -> Facts:
     for stem in dict.fromkeys((posixpath.splitext(name)[0], _key(name))):
         for suffix in BESIDE:
             if beside := around.get(f"{stem}{suffix}".lower()):
-                found = found.over(Facts(_text(tree.text(beside))))
+                found = found.over(Facts(line(tree.text(beside))))
         if beside := around.get(f"{stem}.json".lower()):
-            found = found.over(Facts.of(_record(tree.text(beside), posixpath.basename(stem))))
+            found = found.over(Facts.of(record(tree.text(beside), posixpath.basename(stem))))
         if beside := around.get(f"{stem}.cls".lower()):
             found = found.over(Facts.of({"class": tree.text(beside).strip()}))
     return found
@@ -202,7 +169,7 @@ def _beside_in(tree: _Tree, name: str, around: Mapping[str, str]) -> Facts:
 
 def _beside(path: Path) -> str:
     texts = (path.with_suffix(suffix) for suffix in BESIDE)
-    return next((_text(files.text(one.read_bytes())) for one in texts if one.is_file()), "")
+    return next((line(files.text(one.read_bytes())) for one in texts if one.is_file()), "")
 
 
 def _of_side(tree: _Tree, name: str) -> Facts:
@@ -219,22 +186,19 @@ def _class(name: str) -> str:
     return next((one for one in reversed(folders) if not GENERIC.fullmatch(one.lower())), "")
 
 
-# Tables that say something of many pictures: metadata.jsonl, metadata.csv, captions.txt
-
-
 def _tables(tree: _Tree, pictures: list[str]) -> tuple[dict[str, Facts], tuple[str, ...]]:
     found: dict[str, Facts] = {}
     notes: list[str] = []
     known, stems = {*pictures}, {posixpath.splitext(name)[0] for name in pictures}
     for name in tree.names:
-        stem, suffix = posixpath.splitext(name)
-        table = _title(name) in TABLES and suffix.lower() in TABULAR
-        if not table or stem in stems:
+        if not captions.is_table(name) or posixpath.splitext(name)[0] in stems:
             continue
         folder = posixpath.dirname(name)
         rows = {
             posixpath.normpath(posixpath.join(folder, file)): facts
-            for file, facts in reversed(list(_rows(tree, name)))  # the first of several counts
+            for file, facts in reversed(
+                [*captions.table(name, tree.read(name))]
+            )  # the first of several counts
         }
         found |= {file: facts for file, facts in rows.items() if file in known}
         if missing := len(rows.keys() - known):
@@ -245,68 +209,25 @@ def _tables(tree: _Tree, pictures: list[str]) -> tuple[dict[str, Facts], tuple[s
     return found, tuple(notes)
 
 
-def _rows(tree: _Tree, name: str) -> Iterator[tuple[str, Facts]]:
-    """The file and the facts of each row of a table."""
-    for record in _records(tree, name):
-        lower = {str(key).strip().lower(): value for key, value in record.items()}
-        column = next((one for one in FILES if isinstance(lower.get(one), str)), None)
-        if column:
-            file = re.sub(r"#\d+$", "", lower.pop(column)).replace("\\", "/").strip()
-            yield file, Facts.of(lower)
-
-
-def _records(tree: _Tree, name: str) -> Iterable[Mapping[str, Any]]:
-    suffix = posixpath.splitext(name)[1].lower()
-    if suffix == ".parquet":
-        return pq.read_table(io.BytesIO(tree.read(name))).to_pylist()
-    text = tree.text(name).lstrip("\ufeff")
-    if suffix == ".jsonl":
-        title = posixpath.basename(name)
-        return [_record(line, title) for line in text.splitlines() if line.strip()]
-    if suffix == ".json":
-        facts = _record(text, posixpath.basename(name))
-        return [
-            {"file_name": file, **(said if isinstance(said, dict) else {"text": said})}
-            for file, said in facts.items()
-            if isinstance(said, dict | str)
-        ]
-    return _lines(text, posixpath.basename(name))
-
-
-def _lines(text: str, name: str) -> list[Mapping[str, Any]]:
-    """The records of a table with a file and a text in each line, with or without a heading."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    mark = next((one for one in "\t;|" if lines and one in lines[0]), ",")
-    heading = [cell.strip(' "').lower() for cell in lines[0].split(mark)] if lines else []
-    if not {*heading} & {*FILES}:
-        found = [(line, LINE.fullmatch(line.strip())) for line in lines]
-        return [one.groupdict() if one else {"file": line} for line, one in found]
-    try:
-        rows = list(csv.reader(io.StringIO(text), delimiter=mark))
-    except csv.Error as error:
-        raise SlugError(f"{name} cannot be read as a table: {error}.") from error
-    last = len(heading) - 1  # a text with unquoted commas goes on to the end
-    full = [[*row[:last], mark.join(row[last:])] for row in rows[1:] if len(row) > last]
-    return [dict(zip(heading, row, strict=True)) for row in full]
-
-
 # Parquet
 
 
 def _parquet(path: Path) -> Source:
     """The pictures of a parquet file: the hub's image and text, img2dataset's, or our own splits."""
-    known = images.head(path)
+    known = archives.head(path)
     others = [name for name in known.schema.names if name != known.picture]
     if not known.picture:
         raise SlugError(
             f"{path.name} holds no pictures, only {', '.join(others)}: give the tar or the folder "
             "with the pictures."
         )
-    wanted = [name for name in others if name.lower() in (*CAPTIONS, *CLASSES, "style")]
-    records = images.columns(path, wanted).to_pylist() if wanted else []
+    wanted = [
+        name for name in others if name.lower() in (*captions.CAPTIONS, *captions.CLASSES, "style")
+    ]
+    records = archives.columns(path, wanted).to_pylist() if wanted else []
     classes = _class_names(known.schema)
     made = []
-    for row, (there, file) in enumerate(images.stored(path)):
+    for row, (there, file) in enumerate(archives.stored(path)):
         beside = path.parent / file if file else None
         place = f"{path}#{row}" if there else beside if beside and beside.is_file() else None
         if place is not None:
@@ -341,16 +262,16 @@ def _spelt(record: Mapping[str, Any], classes: Mapping[str, list[str]]) -> dict[
 
 
 def _pictured(path: Path) -> bool:
-    return bool(images.head(path).picture)
+    return bool(archives.head(path).picture)
 
 
 def _side(path: Path) -> dict[str, Facts]:
     """What img2dataset's side table says of each key; nothing when it is no such table."""
-    known = images.head(path)
-    said = [name for name in known.schema.names if name.lower() in CAPTIONS]
+    known = archives.head(path)
+    said = [name for name in known.schema.names if name.lower() in captions.CAPTIONS]
     if known.picture or "key" not in known.schema.names or not said:
         return {}
-    rows = images.columns(path, ["key", *said]).to_pylist()
+    rows = archives.columns(path, ["key", *said]).to_pylist()
     return {str(row["key"]): Facts.of(row) for row in rows}
 
 
@@ -373,19 +294,14 @@ def _stem(name: str) -> str:
     return re.sub(r"\.(?:tar(?:\.\w+)?|t[gbx]z2?|zip)$", "", name, flags=re.IGNORECASE)
 
 
-def _title(name: str) -> str:
-    return posixpath.splitext(posixpath.basename(name))[0].lower()
-
-
 def _packed(name: str) -> bool:
-    return images.is_tar(Path(name)) or images.is_zip(Path(name))
+    return archives.is_tar(Path(name)) or archives.is_zip(Path(name))
 
 
 def _used(name: str) -> bool:
     """Whether a file is a picture, an archive, or says something of pictures."""
-    lower = name.lower()
-    table = lower.endswith(".parquet") and _title(name) in TABLES
-    return table or _packed(name) or lower.endswith((*images.suffixes(), *SAID))
+    said = captions.is_table(name) or name.lower().endswith(SAID)
+    return said or _packed(name) or name.lower().endswith(images.suffixes())
 
 
 def _skipped(names: Iterable[str], total: int, title: str) -> tuple[str, ...]:
@@ -408,27 +324,3 @@ def _no_pointers(root: Path, names: Iterable[str]) -> None:
             f"{len(pointers)} files in {root.name or root} are git-lfs pointers, such as "
             f"{pointers[0]}: run `git lfs pull` there."
         )
-
-
-# Values
-
-
-def _text(value: object) -> str:
-    """A caption on one line, the first of several; "" for what is none."""
-    if isinstance(value, list):
-        value = value[0] if value else ""
-    return " ".join(value.split()) if isinstance(value, str) else ""
-
-
-def _word(value: object) -> str:
-    """A class's name; "" for a number, which names nothing."""
-    text = _text(value)
-    return "" if text.lstrip("-").isdecimal() else text
-
-
-def _record(text: str, name: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError as error:
-        raise SlugError(f"The json of {name} cannot be read: {error}.") from error
-    return found if isinstance(found, dict) else {}

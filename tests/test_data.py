@@ -16,7 +16,7 @@ from containers import a_split, encoded, picture
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from slugdemo import data, images
+from slugdemo import archives, data, images
 from slugdemo.concept import Example, Names
 from slugdemo.errors import SlugError
 from slugdemo.gradients import batches
@@ -174,19 +174,21 @@ def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(POINTER)
     for read in (
         lambda: images.read(tmp_path / "a.png"),
-        lambda: images.members(tmp_path / "a.tar"),
-        lambda: images.members(tmp_path / "a.zip"),
-        lambda: images.head(tmp_path / "a.parquet"),
+        lambda: archives.members(tmp_path / "a.tar"),
+        lambda: archives.members(tmp_path / "a.zip"),
+        lambda: archives.head(tmp_path / "a.parquet"),
         lambda: data.listing(tmp_path),
     ):
-        with pytest.raises(SlugError, match="git-lfs pointer.*git lfs pull"):
+        with pytest.raises(SlugError, match=r"git-lfs pointer.*git lfs pull"):
             read()
 
 
 @pytest.mark.parametrize("every", [0, 76, 64])
 def test_a_data_address_is_read_with_and_without_line_breaks(every: int) -> None:
     letters = base64.b64encode(encoded(picture())).decode()
-    lines = [letters[at : at + every] for at in range(0, len(letters), every)] if every else [letters]
+    lines = (
+        [letters[at : at + every] for at in range(0, len(letters), every)] if every else [letters]
+    )
     for address in ("\r\n".join(lines), "data:image/png;base64," + "\n".join(lines) + "\n"):
         assert same(images.addressed(address), picture())
 
@@ -289,7 +291,7 @@ def test_a_shipped_style_is_forgotten_on_every_thing_and_kept_out_of_the_rest(
 def test_an_unknown_concept_is_refused_with_the_nearest_names(shipped: Path) -> None:
     with pytest.raises(SlugError, match=r"no concept 'wizzard' here\. Did you mean wizard"):
         data.shipped(shipped, "wizzard")
-    with pytest.raises(SlugError, match="no concept '%%%' here. Bring pictures of it"):
+    with pytest.raises(SlugError, match=r"no concept '%%%' here\. Bring pictures of it"):
         data.shipped(shipped, "%%%")
 
 
@@ -411,7 +413,7 @@ def test_a_shard_that_never_mentions_the_concept_is_refused_with_a_sentence() ->
 
 def test_almost_nothing_recognised_is_a_sentence() -> None:
     assert data.doubt(0.5, 12) == ""
-    assert "Only 1 of the 12 pictures to keep are recognised" in data.doubt(1 / 12, 12)
+    assert "only 1 of the 12 things to keep are recognised" in data.doubt(1 / 12, 12)
 
 
 # Tensors

@@ -9,7 +9,7 @@ from slugdemo.errors import SlugError
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-@pytest.mark.parametrize("words", ["a cat", "Renée’s café", "", "x", "猫 and cat in a sentence"])
+@pytest.mark.parametrize("words", ["a cat", "Renée, café", "", "x", "猫 and cat in a sentence"])
 def test_a_text_is_read_in_its_encoding(encoding: str, words: str) -> None:
     if encoding in ("utf-16-le", "utf-16-be") and len(words) < 2:
         return  # too short to tell without a mark
@@ -17,7 +17,7 @@ def test_a_text_is_read_in_its_encoding(encoding: str, words: str) -> None:
 
 
 def test_what_is_no_utf8_is_cp1252() -> None:
-    assert files.text("café – “x”".encode("cp1252")) == "café – “x”"
+    assert files.text("café “x” €".encode("cp1252")) == "café “x” €"
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_every_mistake_is_one_sentence(
         "There is no device": ("locate", *CLIP, "--concept", "cat", "--device", "abacus"),
         "name the layer": ("erase", *CLIP, "--concept", "cat", "--step", "1"),
         "There is nothing to forget": ("erase", "--model", "pocket-llava", "--concept", "cat"),
-        "0 pictures to forget": ("locate", *CLIP, "--concept", "dog"),
+        "comes without pictures to forget": ("locate", *CLIP, "--concept", "dog"),
         "broken.tar": (*mug, str(tmp_path / "broken.tar")),
         "There are no pictures": (*mug, str(tmp_path / "empty")),
         "There is no folder": (*mug, str(tmp_path / "none")),

@@ -321,7 +321,9 @@ def test_a_name_with_a_number_sign_is_found(tmp_path: Path) -> None:
 # Parquet
 
 
-def hub(path: Path, rows: dict[str, list], features: dict | None = None, *, groups: int = 2) -> Path:
+def hub(
+    path: Path, rows: dict[str, list], features: dict | None = None, *, groups: int = 2
+) -> Path:
     made = pa.table(rows)
     if features:
         info = json.dumps({"info": {"features": features}})
@@ -343,7 +345,10 @@ def test_the_hubs_parquet_gives_images_and_texts(tmp_path: Path) -> None:
 
 
 def test_the_hubs_classes_are_names_and_not_numbers(tmp_path: Path) -> None:
-    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "img": {"_type": "Image"}}
+    features = {
+        "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
+        "img": {"_type": "Image"},
+    }
     rows = {"img": cells(), "label": [1, 0, 0, 1]}
     found = read(hub(tmp_path / "a.parquet", rows, features))
     assert [one.labels["concept"] for one in found.examples] == ["dog", "cat", "cat", "dog"]
@@ -369,7 +374,9 @@ def test_rows_without_bytes_are_read_from_their_path_or_counted(tmp_path: Path) 
 
 def test_metadata_parquet_of_an_imagefolder_says_what_pictures_show(tmp_path: Path) -> None:
     make_folder(tmp_path, {"0.png": PNG[0]})
-    pq.write_table(pa.table({"file_name": ["0.png"], "text": ["a cat"]}), tmp_path / "metadata.parquet")
+    pq.write_table(
+        pa.table({"file_name": ["0.png"], "text": ["a cat"]}), tmp_path / "metadata.parquet"
+    )
     found = read(tmp_path)
     assert said(found) == {"0.png": "a cat"}
     assert found.notes == ()

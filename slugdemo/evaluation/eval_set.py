@@ -9,9 +9,8 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from slugdemo import catalog
-from slugdemo import data as examples
-from slugdemo.concept import Concept, prompt
+from slugdemo import catalog, data
+from slugdemo.concept import Concept
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.judge import Judge
 from slugdemo.evaluation.prompt_set import DENOISING, GUIDANCE, VALIDATION_SEED, EvalSet
@@ -38,7 +37,7 @@ def rehearsal(concept: Concept) -> tuple[Concept, EvalSet]:
     """
     half = replace(concept, forget=concept.forget[::2])
     used = {str(one.image) for one in half.forget}
-    shown = examples.parquet(catalog.assets() / "concepts" / "forget.parquet")
+    shown = data.parquet(catalog.assets() / "concepts" / "forget.parquet")
     held = tuple(one for one in shown if str(one.image) not in used)
     return half, replace(around(concept), test=held, noise=VALIDATION_SEED)
 
@@ -57,11 +56,13 @@ def drawn(one: Opened, name: str, *, count: int, seed: int = DRAWN_SEED) -> Path
     """
     if one.kind != "diffusion":
         raise SlugError(f"{one.model.name} draws no pictures: give a folder of pictures instead.")
-    key = sha256(f"{one.clip.digest} {name} {count} {seed}".encode()).hexdigest()[:24]
+    names = catalog.names_known()
+    facts = f"{one.clip.digest} {one.host.unet_digest} {names.words(name)} {count} {seed}"
+    key = sha256(facts.encode()).hexdigest()[:24]
     folder = catalog.cache() / "drawn" / key
     if not folder.is_dir():
         shown = one.host.generate(
-            [prompt(name)] * count,
+            [names.words(name)] * count,
             seeds=range(seed, seed + count),
             steps=DENOISING,
             guidance=GUIDANCE,

@@ -17,6 +17,7 @@ from slugdemo import catalog
 from slugdemo.__main__ import app
 from slugdemo.errors import SlugError
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 CLIP = ("--model", "pocket-clip")
 LAYER = ("--layer", "vision/proj")
 PNG = [encoded(picture) for picture in house.pictures(12, seed=9)]

@@ -162,7 +162,8 @@ def _artist(model: Opened) -> Opened:
 
 def once(names: Sequence[str]) -> list[str]:
     """Names without those that stand for the same thing as an earlier one; says which those are."""
-    known, found = catalog.names_known(), []
+    known = catalog.names_known()
+    found: list[str] = []
     for name in names:
         if any(known.same(name, other) for other in found):
             say(f"{name!r} is given more than once; once counts.")

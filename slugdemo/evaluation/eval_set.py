@@ -15,6 +15,7 @@ from slugdemo.errors import SlugError
 from slugdemo.evaluation.judge import Judge
 from slugdemo.evaluation.prompt_set import DENOISING, GUIDANCE, VALIDATION_SEED, EvalSet
 from slugdemo.models.loading import Opened
+from slugdemo.weights import digest
 
 DRAWN_SEED = 5_000_000  # of pictures that a model draws to be forgotten
 
@@ -57,7 +58,8 @@ def drawn(one: Opened, name: str, *, count: int, seed: int = DRAWN_SEED) -> Path
     if one.kind != "diffusion":
         raise SlugError(f"{one.model.name} draws no pictures: give a folder of pictures instead.")
     names = catalog.names_known()
-    facts = f"{one.clip.digest} {one.host.unet_digest} {names.words(name)} {count} {seed}"
+    unet = digest(one.host.pipeline().unet)
+    facts = f"{one.clip.digest} {unet} {names.words(name)} {count} {seed}"
     key = sha256(facts.encode()).hexdigest()[:24]
     folder = catalog.cache() / "drawn" / key
     if not folder.is_dir():

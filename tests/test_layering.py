@@ -12,7 +12,8 @@ HOUSE = ROOT / "slugdemo"
 # Each line may import from the lines above it only; a name ending in "." is a folder.
 FLOORS = [
     ["torchvision_ops", "errors", "cost", "limits", "layer_names"],
-    ["weights", "concept", "evaluation.metrics", "files", "models.checkpoint_files"],
+    ["files"],
+    ["weights", "concept", "evaluation.metrics", "models.checkpoint_files"],
     ["edit", "models.towers", "models.names", "archives", "captions"],
     ["search", "images"],
     ["models.base", "models.image_cache", "sources"],

@@ -7,6 +7,7 @@ the input is one sentence and exit code 1.
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -30,12 +31,12 @@ class Sentences(typer.core.TyperGroup):
     Options that were renamed still work, and say what they are called now.
     """
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # noqa: ANN401
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401
         """The command's name, itself, and its arguments under their present names."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, current(name or "", rest)
 
-    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
         """Runs the command; of what libraries say, only their errors get through."""
         for library in ("diffusers", "transformers", "root"):
             logging.getLogger(library).setLevel(logging.ERROR)
@@ -57,10 +58,10 @@ app = typer.Typer(
 bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality against their bars.")
 app.add_typer(bench, name="bench")
 
-for command in (find.models, find.concepts, find.methods, find.locate, find.sweep, find.erase):
-    app.command()(command)
-app.command()(find.compare)
-for command in (show.apply, show.generate, show.classify, show.ask):
+FINDING = (find.models, find.concepts, find.methods, find.locate, find.sweep, find.erase)
+USING = (show.apply, show.generate, show.classify, show.ask)
+command: Callable[..., None]
+for command in (*FINDING, find.compare, *USING):
     app.command()(command)
 for command in (measure.speed, measure.quality):
     bench.command()(command)

@@ -47,22 +47,29 @@ class Config:
         Raises ValueError for a name that no part has.
         """
         some = {key: value for key, value in given.items() if value is not None}
-        parts = {"tuning": self.tuning, "size": self.size}
-        for part, value in parts.items():
-            own = {key: some.pop(key) for key in [f.name for f in fields(value)] if key in some}
-            parts[part] = replace(value, **own)  # type: ignore[type-var]
-        if unknown := [key for key in some if key not in {f.name for f in fields(self)}]:
-            raise ValueError(f"{unknown[0]!r} is no number of an experiment")
-        return replace(self, **parts, **some)  # type: ignore[arg-type]
+        tuning = replace(self.tuning, **_own(Tuning, some))  # type: ignore[arg-type]
+        size = replace(self.size, **_own(EvalSize, some))  # type: ignore[arg-type]
+        own = _own(Config, some)
+        if some:
+            raise ValueError(f"{next(iter(some))!r} is no number of an experiment")
+        return replace(self, tuning=tuning, size=size, **own)  # type: ignore[arg-type]
+
+
+def _own(
+    kind: type[Config] | type[Tuning] | type[EvalSize], given: dict[str, Value]
+) -> dict[str, Value]:
+    """The entries that are fields of `kind`, taken out of `given`."""
+    return {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
 
 
 # A search sees few pictures; the margins keep it from ending on the very edge of forgetting.
 CONFIGS = {
     "zero-shot": Config(size=EvalSize(top=3)),
     "diffusion": Config(
-        tuning=Tuning(max_retain_drop=0.05, margin=0.1, shortlist=3, evaluations=8)
+        tuning=Tuning(max_retain_drop=0.05, margin=0.1, shortlist=3, evaluations=8, tolerance=0.1)
     ),
     "vlm": Config(
-        tuning=Tuning(max_retain_drop=0.03, margin=0.1), size=EvalSize(own=16, others=80)
+        tuning=Tuning(max_retain_drop=0.03, margin=0.1, shortlist=3, tolerance=0.1),
+        size=EvalSize(own=16, others=80),
     ),
 }

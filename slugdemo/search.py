@@ -6,6 +6,8 @@ Knows a callable that turns a strength into a Score, whichever model answers it;
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
 
 from slugdemo.edit import OWN_EDIT, Edit
 from slugdemo.errors import SlugError
@@ -15,6 +17,7 @@ from slugdemo.layer_names import label
 START = 0.1  # the first step, a tenth of the layer's norm (SLUG's code: lambda = R / 10)
 EVALUATIONS = 10
 TOLERANCE = 0.02  # the floor rule ends when the step is known this well, relative to itself
+NEAR = 1.4  # from a step that was suggested, the floor rule goes on by this factor, not by 2
 FARTHEST = 3.2  # times the norm of a layer; beyond that little of it is left
 
 
@@ -80,6 +83,8 @@ def search(
     rule: str = "floor",
     evaluations: int = EVALUATIONS,
     farthest: float = FARTHEST,
+    tolerance: float = TOLERANCE,
+    suggested: float | None = None,
     forget_only: Evaluate | None = None,
 ) -> Iterator[Score]:
     """The scores of a step search in the order of their evaluation, as they are measured.
@@ -92,10 +97,14 @@ def search(
     rule not in `RULES`.
     """
     if rule not in RULES:
-        raise ValueError(f"rule {rule!r} is none of {tuple(RULES)}")
-    if forget_only is None:
-        return RULES[rule](evaluate, goal, evaluations, farthest)
-    return _in_two_stages(RULES[rule](forget_only, goal, evaluations, farthest), evaluate, goal)
+        raise ValueError(f"rule {rule!r} is none of {RULES}")
+    ask = forget_only or evaluate
+    if rule == "paper":
+        scores = paper_rule(ask, goal, evaluations)
+    else:
+        bounds = Bounds(farthest, tolerance, suggested)
+        scores = floor_rule(ask, goal, evaluations, bounds)
+    return scores if forget_only is None else _in_two_stages(scores, evaluate, goal)
 
 
 def _in_two_stages(scores: Iterator[Score], evaluate: Evaluate, goal: Goal) -> Iterator[Score]:
@@ -108,16 +117,13 @@ def _in_two_stages(scores: Iterator[Score], evaluate: Evaluate, goal: Goal) -> I
         yield evaluate(best.strength)
 
 
-def paper_rule(
-    evaluate: Evaluate, goal: Goal, evaluations: int, farthest: float
-) -> Iterator[Score]:
+def paper_rule(evaluate: Evaluate, goal: Goal, evaluations: int) -> Iterator[Score]:
     """SLUG's own search (unlearn_slug.py): so many evaluations (ten), from a tenth of the norm.
 
     Doubles while what shall go is still there, then bisects; looks at nothing else. The paper
     scores top-5 accuracy and its target is 0. Deviation: the reference returns the last step
-    even when that one fails; here `choose` picks among all of them. It knows no `farthest` step.
+    even when that one fails; here `choose` picks among all of them.
     """
-    del farthest
     low, high, step = 0.0, math.inf, START
     for _ in range(evaluations):
         score = evaluate(step)
@@ -127,16 +133,25 @@ def paper_rule(
         step = (low + high) / 2 if high < math.inf else 2 * step
 
 
-def floor_rule(
-    evaluate: Evaluate, goal: Goal, evaluations: int, farthest: float
-) -> Iterator[Score]:
+class Bounds(NamedTuple):
+    """Where the floor rule begins and ends."""
+
+    farthest: float
+    tolerance: float
+    suggested: float | None
+
+
+def floor_rule(evaluate: Evaluate, goal: Goal, evaluations: int, bounds: Bounds) -> Iterator[Score]:
     """The paper's search with a utility floor; ends when nothing can be gained any more.
 
-    Ends when the smallest step that forgets is known to `TOLERANCE`, or when a step keeps too
+    Ends when the smallest step that forgets is known to the tolerance, or when a step keeps too
     little before any step has forgotten enough: farther harms more, nearer forgets less. A
-    forget-only evaluation does not measure what is kept and so never ends it that way.
+    forget-only evaluation does not measure what is kept and so never ends it that way. From a
+    suggested step it goes up or down by `NEAR` until the smallest step lies between two.
     """
-    low, high, step = 0.0, math.inf, min(START, farthest)
+    near = bounds.suggested is not None
+    factor = NEAR if near else 2.0
+    low, high, step = 0.0, math.inf, min(bounds.suggested or START, bounds.farthest)
     for _ in range(evaluations):
         score = evaluate(step)
         yield score
@@ -144,16 +159,16 @@ def floor_rule(
         low, high = (low, step) if forgotten else (step, high)
         if high == math.inf:
             harmful = score.n_retain > 0 and score.retain_acc < goal.min_retain_acc
-            if harmful or step >= farthest:
+            if harmful or step >= bounds.farthest:
                 return
-            step = min(2 * step, farthest)
+            step = min(factor * step, bounds.farthest)
         else:
-            if high - low <= TOLERANCE * high:
+            if high - low <= bounds.tolerance * high:
                 return
-            step = (low + high) / 2
+            step = high / factor if near and low == 0 else (low + high) / 2
 
 
-RULES = {"floor": floor_rule, "paper": paper_rule}
+RULES = ("floor", "paper")
 
 
 @dataclass(frozen=True)
@@ -209,11 +224,15 @@ def _wish(goal: Goal) -> str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One candidate's step search: the edit at the chosen strength, the choice, every score."""
+    """One candidate's step search: the edit at the chosen strength, the choice, every score.
+
+    `narrow`: it meets the goal at the step that was found, and not a margin beyond it.
+    """
 
     edit: Edit
     choice: Choice
     trace: tuple[Score, ...]
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -264,10 +283,11 @@ class Tuning:
 
     At most `max_forget_acc` of the concept may be left and at most `max_retain_drop` of the
     retain accuracy lost. A found step goes on by `margin` (a fraction of it). With a `shortlist`
-    of n only the n candidates that do best by the quick evaluator are searched at first, the
-    others when none of these meets the goal; 0 searches all. The "paper" rule is the paper's and
-    nothing else: ten evaluations of every candidate, and no floor, margin, shortlist or further
-    candidates, whatever the other fields say.
+    of n only the n candidates that do best by the quick evaluator are searched at first, from the
+    steps that it suggests, the others when none of these meets the goal; 0 searches all. The
+    search ends with the first candidate that costs nothing at all, since none can do better. The
+    "paper" rule is the paper's and nothing else: ten evaluations of every candidate, and no
+    floor, margin, shortlist, early end or further candidates, whatever the other fields say.
     """
 
     rule: str = "floor"
@@ -277,6 +297,7 @@ class Tuning:
     margin: float = 0.0
     shortlist: int = 0
     farthest: float = FARTHEST
+    tolerance: float = TOLERANCE
 
     @property
     def effective(self) -> "Tuning":
@@ -320,21 +341,18 @@ def tune(
     before = evaluators.full(candidates[0].at(0.0))(0.0)
     check_known(candidates[0].concept, before, fixed.max_forget_acc)
     goal = goal_of(before, fixed)
+    floor = before.retain_acc if fixed.rule != "paper" else math.inf  # nobody costs less than that
+    run = partial(
+        _searched, evaluators=evaluators, goal=goal, tuning=fixed, watch=watch, enough=floor
+    )
     first, rest = _shortlisted(candidates, evaluators.quick, fixed)
-    attempts = _searched(first, evaluators, goal, fixed, watch)
+    attempts = run(first)
     if rest and not attempts[0].choice.feasible:
-        attempts = _joined(_searched(rest, evaluators, goal, fixed, watch), attempts, goal)
+        attempts = _ranked([*attempts, *run(rest)], goal)
     count = len(attempts)
     if not attempts[0].choice.feasible and fixed.rule != "paper" and (more := further()):
-        attempts = _joined(_searched(more, evaluators, goal, fixed, watch), attempts, goal)
+        attempts = _ranked([*attempts, *run([Suggested(edit) for edit in more])], goal)
     return Search(tuple(attempts), before, goal, _reason(attempts, count))
-
-
-def _joined(later: list[Attempt], failed: list[Attempt], goal: Goal) -> list[Attempt]:
-    """Later attempts with earlier ones, none of which met the goal."""
-    passing = [attempt for attempt in later if attempt.choice.feasible]
-    missing = [attempt for attempt in later if not attempt.choice.feasible]
-    return [*passing, *_ranked([*failed, *missing], goal)]
 
 
 def check_known(concept: str, before: Score, max_forget_acc: float = 0.0) -> None:
@@ -346,27 +364,48 @@ def check_known(concept: str, before: Score, max_forget_acc: float = 0.0) -> Non
         )
 
 
+class Suggested(NamedTuple):
+    """A candidate, and the step at which its search begins (None: at a tenth of the norm)."""
+
+    edit: Edit
+    step: float | None = None
+
+
 def _shortlisted(
     candidates: Sequence[Edit], quick: Evaluator | None, tuning: Tuning
-) -> tuple[Sequence[Edit], Sequence[Edit]]:
-    if quick is None or not 0 < tuning.shortlist < len(candidates):
-        return candidates, ()
+) -> tuple[list[Suggested], list[Suggested]]:
+    """The candidates to search first, best first by the quick evaluator, and the others."""
+    plain = [Suggested(edit) for edit in candidates]
+    if quick is None or tuning.shortlist == 0:
+        return plain, []
     before = quick(candidates[0])(0.0)
     if before.forget_acc <= tuning.max_forget_acc:  # CLIP alone does not know it
-        return candidates, ()
-    plain = replace(tuning, shortlist=0, margin=0.0)
-    goal = goal_of(before, plain)
-    ranked = _searched(candidates, Evaluators(quick), goal, plain, unwatched)
-    best = {attempt.edit.layer for attempt in ranked[: tuning.shortlist]}
-    first = [edit for edit in candidates if edit.layer in best]
-    return first, [edit for edit in candidates if edit.layer not in best]
+        return plain, []
+    alone = replace(tuning, shortlist=0, margin=0.0, tolerance=TOLERANCE, evaluations=EVALUATIONS)
+    goal = goal_of(before, alone)
+    ranked = _searched(
+        plain, evaluators=Evaluators(quick), goal=goal, tuning=alone, watch=unwatched,
+        enough=math.inf,
+    )  # fmt: skip
+    found = [
+        Suggested(attempt.edit, attempt.edit.strength if attempt.choice.feasible else None)
+        for attempt in ranked
+    ]
+    return found[: tuning.shortlist], found[tuning.shortlist :]
 
 
 def _searched(
-    candidates: Sequence[Edit], evaluators: Evaluators, goal: Goal, tuning: Tuning, watch: Watch
+    candidates: Sequence[Suggested],
+    *,
+    evaluators: Evaluators,
+    goal: Goal,
+    tuning: Tuning,
+    watch: Watch,
+    enough: float,
 ) -> list[Attempt]:
+    """The attempts, best first; ends with the first that keeps at least `enough`."""
     attempts = []
-    for edit in candidates:
+    for edit, step in candidates:
         trace = []
         for score in search(
             evaluators.full(edit),
@@ -374,58 +413,52 @@ def _searched(
             rule=tuning.rule,
             evaluations=tuning.evaluations,
             farthest=tuning.farthest,
+            tolerance=tuning.tolerance,
+            suggested=step,
             forget_only=evaluators.forget_only and evaluators.forget_only(edit),
         ):
             trace.append(score)
             watch(edit, score)
         choice = choose(trace, goal)
-        attempts.append(Attempt(edit.at(choice.score.strength), choice, tuple(trace)))
-    return _with_margin(_ranked(attempts, goal), evaluators, goal, tuning, watch)
+        attempt = Attempt(edit.at(choice.score.strength), choice, tuple(trace))
+        attempt = _with_margin(attempt, evaluators, goal, tuning, watch)
+        attempts.append(attempt)
+        best = attempt.choice.score.retain_acc
+        if attempt.choice.feasible and not attempt.narrow and best >= enough:
+            break
+    return _ranked(attempts, goal)
 
 
 def _with_margin(
-    attempts: list[Attempt], evaluators: Evaluators, goal: Goal, tuning: Tuning, watch: Watch
-) -> list[Attempt]:
-    """The attempts, the first of which goes a margin beyond its step and still meets the goal.
-
-    An attempt that meets the goal only without the margin keeps its own step and stands behind
-    those that can go farther.
-    """
-    if not tuning.margin:
-        return attempts
-    waiting = [attempt for attempt in attempts if attempt.choice.feasible]
-    farther: list[Attempt] = []
-    narrow: list[Attempt] = []
-    while waiting and not (farther and _rank(farther[0], goal) <= _rank(waiting[0], goal)):
-        attempt = waiting.pop(0)
-        strength = attempt.choice.score.strength * (1 + tuning.margin)
-        score = evaluators.full(attempt.edit)(strength)
-        watch(attempt.edit, score)
-        trace = (*attempt.trace, score)
-        if goal.met(score):
-            words = f"{tuning.margin:.0%} beyond the step that the search found.".replace("%", " %")
-            choice = Choice(score, True, f"It goes {words}")
-            farther.append(Attempt(attempt.edit.at(strength), choice, trace))
-            farther = _ranked(farther, goal)
-        else:
-            narrow.append(replace(attempt, trace=trace))
-    failed = [attempt for attempt in attempts if not attempt.choice.feasible]
-    return [*farther, *waiting, *narrow, *failed]
-
-
-def _rank(attempt: Attempt, goal: Goal) -> tuple[float, ...]:
-    score = attempt.choice.score
-    missed = not attempt.choice.feasible
-    return missed, goal.miss(score), -score.retain_acc, score.forget_acc, score.strength
+    attempt: Attempt, evaluators: Evaluators, goal: Goal, tuning: Tuning, watch: Watch
+) -> Attempt:
+    """The attempt a margin beyond its step if it meets the goal there too, else marked narrow."""
+    if not tuning.margin or not attempt.choice.feasible:
+        return attempt
+    strength = attempt.choice.score.strength * (1 + tuning.margin)
+    score = evaluators.full(attempt.edit)(strength)
+    watch(attempt.edit, score)
+    trace = (*attempt.trace, score)
+    if not goal.met(score):
+        return replace(attempt, trace=trace, narrow=True)
+    beyond = f"{tuning.margin:.0%} beyond the step that the search found.".replace("%", " %")
+    return Attempt(attempt.edit.at(strength), Choice(score, True, f"It goes {beyond}"), trace)
 
 
 def _ranked(attempts: Sequence[Attempt], goal: Goal) -> list[Attempt]:
-    return sorted(attempts, key=lambda attempt: _rank(attempt, goal))
+    def rank(attempt: Attempt) -> tuple[float, ...]:
+        score, missed = attempt.choice.score, not attempt.choice.feasible
+        wanting = missed, attempt.narrow, goal.miss(score)
+        return (*wanting, -score.retain_acc, score.forget_acc, score.strength)
+
+    return sorted(attempts, key=rank)
 
 
 def _reason(attempts: Sequence[Attempt], first: int) -> str:
     best, passed = attempts[0], sum(attempt.choice.feasible for attempt in attempts)
     result, why = told(best.edit, best.choice.score), best.choice.reason
+    if len(attempts) == 1:
+        return f"{result}. {why}"
     if not passed:
         tried = "on the Pareto fronts" if first == len(attempts) else "on these and the next fronts"
         return (

@@ -117,8 +117,9 @@ class Task:
         clip, config = self.clip, self.config
         forget = Pairs(self.concept.forget, clip, size=config.batch)
         kept = self.retain_split[0]
-        retain = Pairs(kept, clip, size=min(config.batch, len(kept)), seed=config.seed)
-        total, done = len(forget) + len(retain), 0
+        size = min(config.batch, len(kept))
+        retain = Pairs(kept, clip, size=size, seed=config.seed)
+        total, done = len(forget) + len(kept) // max(1, size), 0  # a smaller last one is left out
 
         def tick() -> None:
             nonlocal done

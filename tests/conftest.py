@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+import house
 import pytest
 import tiny
 import torch
@@ -43,6 +45,16 @@ def _sketches() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CONFIGS, "diffusion", CONFIGS["diffusion"].changed({"denoising": 3}))
         yield
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The tiny assets folder, with a cache of its own."""
+    folder = house.build(tmp_path_factory.mktemp("assets"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLUGDEMO_ASSETS", str(folder))
+        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
+        yield folder
 
 
 @pytest.fixture(scope="session")

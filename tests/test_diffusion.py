@@ -52,8 +52,7 @@ def levels_apart(ours: list[Image], theirs: list[Image]) -> int:
 
 def edited_by_hand(pipe: StableDiffusionPipeline, edit: Edit) -> StableDiffusionPipeline:
     """The boring way: a deep copy whose text encoder is overwritten with the edited CLIP's."""
-    clip = tiny.clip_model()
-    clip.load_state_dict({**clip.state_dict(), **apply(clip.state_dict(), [edit])})
+    clip = tiny.overwritten(tiny.clip_model(), [edit])
     theirs = copy.deepcopy(pipe)
     theirs.text_encoder.load_state_dict(names.text_model(clip).state_dict())
     theirs.set_progress_bar_config(disable=True)

@@ -39,18 +39,18 @@ def test_candidates_are_the_matrices_and_gains(clip: Clip) -> None:
 
 def test_a_group_is_the_two_matrices_of_an_mlp(clip: Clip) -> None:
     names = layers.candidates(clip)
-    tensors, groups = layers.grouped(names), layers.grouped(names, unit="group")
+    tensors, groups = layers.grouped(names), layers.grouped(names, granularity="group")
     assert tensors == {name: (name,) for name in names}
     assert groups[MLP] == PAIR
     assert sorted(name for several in groups.values() for name in several) == sorted(names)
     assert len(names) - len(groups) == 6  # one pair in each of 2 x 3 blocks
 
 
-@pytest.mark.parametrize("unit", layers.UNITS)
-def test_scores_are_the_formulas(clip: Clip, unit: str) -> None:
+@pytest.mark.parametrize("granularity", layers.GRANULARITIES)
+def test_scores_are_the_formulas(clip: Clip, granularity: str) -> None:
     weights, grads = clip.named(), random_gradients(clip, layers.candidates(clip))
-    scores = layers.scores(weights, grads, unit=unit)
-    assert {one.layer for one in scores} == set(layers.grouped(grads.forget, unit=unit))
+    scores = layers.scores(weights, grads, granularity=granularity)
+    assert {one.layer for one in scores} == set(layers.grouped(grads.forget, granularity=granularity))
     for one in scores:
         w, f, r = (
             {n: part[n] for n in one.tensors} for part in (weights, grads.forget, grads.retain)
@@ -68,7 +68,7 @@ def test_alignment_keeps_its_sign(clip: Clip) -> None:
         (score,) = layers.scores(clip.named(), Gradients(grad, {name: sign * 3 * grad[name]}))
         assert score.alignment == pytest.approx(sign)
         assert layers.harm(score) == pytest.approx(1)
-        assert layers.harm(score, by="signed") == pytest.approx(sign)
+        assert layers.harm(score, alignment="signed") == pytest.approx(sign)
 
 
 def test_a_layer_of_zeros_cannot_be_edited_and_a_zero_gradient_matters_nothing() -> None:
@@ -84,18 +84,18 @@ def test_nan_is_a_sentence() -> None:
         layers.scores({"w": torch.ones(1)}, Gradients(bad, bad))
 
 
-def brute_force(scores: list[LayerScore], by: str) -> set[LayerScore]:
+def brute_force(scores: list[LayerScore], alignment: str) -> set[LayerScore]:
     def beats(a: LayerScore, b: LayerScore) -> bool:
-        x, y = layers.harm(a, by=by), layers.harm(b, by=by)
+        x, y = layers.harm(a, alignment=alignment), layers.harm(b, alignment=alignment)
         as_good = a.importance >= b.importance and x <= y
         return as_good and (a.importance > b.importance or x < y)
 
     return {b for b in scores if not any(beats(a, b) for a in scores if a.tower == b.tower)}
 
 
-@pytest.mark.parametrize("by", layers.ALIGNMENTS)
+@pytest.mark.parametrize("alignment", layers.ALIGNMENTS)
 @pytest.mark.parametrize("seed", range(40))
-def test_front_matches_brute_force(by: str, seed: int) -> None:
+def test_front_matches_brute_force(alignment: str, seed: int) -> None:
     dice = random.Random(seed)
     levels = dice.choice([3, 1000])  # few levels make ties
     scores = [
@@ -109,9 +109,9 @@ def test_front_matches_brute_force(by: str, seed: int) -> None:
         )
         for i in range(dice.randrange(30))
     ]
-    front = layers.pareto_front(scores, by=by)
+    front = layers.pareto_front(scores, alignment=alignment)
     assert len(front) == len(set(front))
-    assert set(front) == brute_force(scores, by)
+    assert set(front) == brute_force(scores, alignment)
 
 
 def test_the_front_lists_the_most_important_first_in_each_tower() -> None:
@@ -124,9 +124,9 @@ def test_other_names_are_refused_with_the_choices(clip: Clip) -> None:
     with pytest.raises(ValueError, match="'hf' is none of"):
         layers.candidates(clip, rule="hf")
     with pytest.raises(ValueError, match="'head' is none of"):
-        layers.grouped([], unit="head")
+        layers.grouped([], granularity="head")
     with pytest.raises(ValueError, match="'abs' is none of"):
-        layers.harm(LayerScore("x", "text", 1, 1, 1, ()), by="abs")
+        layers.harm(LayerScore("x", "text", 1, 1, 1, ()), alignment="abs")
 
 
 def test_scores_read_each_gradient_once(clip: Clip) -> None:

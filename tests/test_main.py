@@ -12,29 +12,25 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from slugdemo import experiment
 from slugdemo.__main__ import app
 from slugdemo.benchmark import quality, speed
 from slugdemo.benchmark.figures import Figure
-from slugdemo.cli.options import By, Rule, Unit
-from slugdemo.evaluation import Row
-from slugdemo.layers import ALIGNMENTS, UNITS
-from slugdemo.report import dumps, table
+from slugdemo.cli.options import RENAMED, Alignment, Granularity, Rule, table
+from slugdemo.config import CONFIGS
+from slugdemo.evaluation.prompt_set import Measurement
+from slugdemo.layers import ALIGNMENTS, GRANULARITIES
+from slugdemo.methods import METHODS
+from slugdemo.results import dumps
 from slugdemo.search import RULES
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("assets"),
+]
 
 CLIP = ("--model", "pocket-clip")
-ROBOT = (*CLIP, "--concept", "robot", "--loss", "0.3")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny assets folder, with a cache of its own."""
-    folder = house.build(tmp_path_factory.mktemp("assets"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLUGDEMO_ASSETS", str(folder))
-        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
-        yield folder
+ROBOT = (*CLIP, "--concept", "robot", "--max-retain-drop", "0.3")
 
 
 @pytest.fixture(scope="module")
@@ -91,23 +87,23 @@ def test_locate_names_every_layer_and_marks_the_front() -> None:
     assert any(one["front"] for one in layers)
     assert not all(one["front"] for one in layers)
     assert all(-1 <= one["alignment"] <= 1 and one["importance"] >= 0 for one in layers)
-    groups = told("locate", *ROBOT[:4], "--unit", "group", "--by", "signed")["layers"]
+    groups = told("locate", *ROBOT[:4], "--granularity", "group", "--alignment", "signed")["layers"]
     assert len(groups) < len(layers)
 
 
 def test_sweep_gives_a_point_for_each_step_and_starts_at_the_unedited_model() -> None:
-    points = told("sweep", *ROBOT[:4], "--layer", "visual.proj", "--steps", "0, .1,.4")
-    assert [one["step"] for one in points] == [0, 0.1, 0.4]
-    assert points[0]["forget"] == 1.0 > points[-1]["forget"]
+    points = told("sweep", *ROBOT[:4], "--layer", "visual.proj", "--strengths", "0, .1,.4")
+    assert [one["strength"] for one in points] == [0, 0.1, 0.4]
+    assert points[0]["forget_acc"] == 1.0 > points[-1]["forget_acc"]
     for one in points:
         low, high = one["forget_interval"]
-        assert low - 1e-9 <= one["forget"] <= high + 1e-9
+        assert low - 1e-9 <= one["forget_acc"] <= high + 1e-9
 
 
 def test_erase_says_all_that_a_reader_needs(erased: tuple[Path, dict]) -> None:
     path, facts = erased
     wanted = (
-        "layer step lambda rule forget_before forget_after retain_before retain_after n_forget "
+        "method layer step strength unit lambda rule feasible reason forget_before forget_after retain_before retain_after n_forget "
         "n_retain intervals evaluations seconds peak_memory_bytes edit_bytes"
     )
     assert facts.keys() >= {*wanted.split()}
@@ -118,23 +114,24 @@ def test_erase_says_all_that_a_reader_needs(erased: tuple[Path, dict]) -> None:
     assert facts["peak_memory_bytes"] > 10**7
     assert {"gradients", "search", "total"} <= facts["seconds"].keys()
     assert facts["evaluations"] == 1 + sum(len(one["trace"]) for one in facts["attempts"])
-    held = {one["measure"]: one for one in facts["held_out"]}
-    assert held["forget"]["after"] < held["forget"]["before"]
+    held = {one["metric"]: one for one in facts["held_out"]}
+    assert {"metric", "before", "after", "n", "interval"} == held["forget_acc"].keys()
+    assert held["forget_acc"]["after"] < held["forget_acc"]["before"]
 
 
-def test_what_a_glance_left_unmeasured_is_null() -> None:
+def test_what_a_forget_only_score_leaves_unmeasured_is_null() -> None:
     facts = told("erase", *ROBOT, "--layer", "visual.proj", "--no-test")
     first = facts["attempts"][0]["trace"][0]
-    assert first["retain"] is None
+    assert first["retain_acc"] is None
     assert first["n_retain"] == 0
     assert facts["held_out"] == []
 
 
 def test_progress_and_results_do_not_mix() -> None:
-    result = run("erase", *ROBOT, "--layer", "visual.proj", "--step", "0.1")
-    assert "a batch of gradients" in result.stderr or "wrote" not in result.stdout
-    assert "visual.proj, step 0.100" in result.stdout
-    assert "On pictures that no search has seen" in result.stdout
+    result = run("erase", *ROBOT, "--layer", "visual.proj", "--strength", "0.1")
+    assert "Gradients" not in result.stdout
+    assert "Vision projection, 10.0 % of the layer's norm: robot" in result.stdout
+    assert "On the report split" in result.stdout
 
 
 def test_two_concepts_get_an_edit_each_and_are_judged_together(tmp_path: Path) -> None:
@@ -145,8 +142,8 @@ def test_two_concepts_get_an_edit_each_and_are_judged_together(tmp_path: Path) -
         "both-house.safetensors",
         "both-robot.safetensors",
     ]
-    together = {(one["concept"], one["measure"]): one for one in facts["together"]}
-    assert all(together[name, "forget"]["after"] < 0.3 for name in ("robot", "house"))
+    together = {(one["concept"], one["metric"]): one for one in facts["together"]}
+    assert all(together[name, "forget_acc"]["after"] < 0.3 for name in ("robot", "house"))
 
 
 def test_an_edited_folder_classifies_as_the_edit_says(
@@ -167,7 +164,7 @@ def test_an_edited_folder_classifies_as_the_edit_says(
 
 def test_generate_draws_the_same_before_and_another_after(tmp_path: Path, assets: Path) -> None:
     facts = told(
-        "erase", "--model", "pocket-clip", "--concept", "cat", "--no-test", "--step", "0.5",
+        "erase", "--model", "pocket-clip", "--concept", "cat", "--no-test", "--strength", "0.5",
         "--layer", "transformer.resblocks.0.mlp.c_fc.weight", "--out", str(assets / "cat.st"),
     )  # fmt: skip
     assert facts["step"] == 0.5
@@ -213,13 +210,14 @@ def test_every_mistake_is_one_sentence(
         "is not on this machine": ("locate", "--model", "sd-2.1", "--concept", "cat"),
         "has no layer": ("sweep", *CLIP, "--concept", "cat", "--layer", "x"),
         "not a list of numbers": (
-            "sweep", *CLIP, "--concept", "cat", "--layer", "visual.proj", "--steps", "a"
+            "sweep", *CLIP, "--concept", "cat", "--layer", "visual.proj", "--strengths", "a"
         ),
         "nan": (
-            "erase", *CLIP, "--concept", "cat", "--layer", "visual.proj", "--step", "nan"
+            "erase", *CLIP, "--concept", "cat", "--layer", "visual.proj", "--strength", "nan"
         ),
         "There is no device": ("locate", *CLIP, "--concept", "cat", "--device", "abacus"),
-        "name the layer": ("erase", *CLIP, "--concept", "cat", "--step", "1"),
+        "name the layer": ("erase", *CLIP, "--concept", "cat", "--strength", "1"),
+        "There is no method": ("erase", *CLIP, "--concept", "cat", "--method", "x"),
         "There is nothing to forget": ("erase", "--model", "pocket-llava", "--concept", "cat"),
         "0 pictures to forget": ("locate", *CLIP, "--concept", "dog"),
         "broken.tar": (*mug, str(tmp_path / "broken.tar")),
@@ -275,26 +273,32 @@ def test_bench_speed_measures_every_part_on_any_models(monkeypatch: pytest.Monke
     assert len(found) == 7
     assert not [one for one in found.values() if "skipped" in one.details]
     assert all(one.value > 0 for one in found.values() if "memory" not in one.name)
-    assert found["naive search / slug()"].details["same answers"]
+    assert found["naive search / tune()"].details["same answers"]
 
 
 def test_bench_quality_says_what_it_measured_and_what_it_did_not() -> None:
-    words = ("--controls", "1", "--top", "1", "--loss", "0.3")
+    words = ("--controls", "1", "--top", "1", "--max-retain-drop", "0.3")
     facts = told("bench", "quality", "--host", "zero-shot", *words)
-    assert facts["settings"]["zero-shot"]["loss"] == 0.3
+    assert facts["configs"]["zero-shot"]["tuning"]["max_retain_drop"] == 0.3
     assert facts["held out"] == "test"
     done = {one["concept"]: one for one in facts["results"]}
     assert {*done} == {*house.CONCEPTS, "neon", "sepia"}
     assert "to forget" in done["dog"]["problem"]
-    assert {"-g", "random direction", "random layer"} == done["cat"]["controls"].keys()
+    assert {*experiment.CONTROLS} == done["cat"]["controls"].keys()
     figures = {one["name"]: one for one in facts["figures"]}
-    forget = figures["zero-shot, all: forget after"]
+    forget = figures["zero-shot, all: forget_acc after"]
     values = [
-        row["after"] for one in done.values() for row in one["rows"] if row["measure"] == "forget"
+        row["after"]
+        for one in done.values()
+        for row in one["rows"]
+        if row["metric"] == "forget_acc"
     ]
     assert forget["n"] == len(values)
     assert forget["value"] == pytest.approx(sum(values) / len(values))
-    assert figures["zero-shot, all: forget after, control -g"]["value"] > forget["value"]
+    assert (
+        figures["zero-shot, all: forget_acc after, control opposite direction"]["value"]
+        > forget["value"]
+    )
 
 
 def test_bench_quality_stops_when_its_time_is_over() -> None:
@@ -314,7 +318,7 @@ def test_bench_quality_goes_on_from_what_was_kept(tmp_path: Path) -> None:
     again = told(*words, "--limit-seconds", "0")
     assert again["results"][:-1] == first["results"][:-1]
     assert again["results"][-1]["problem"] == "The time was over before the end."
-    other = told(*words, "--limit-seconds", "0", "--loss", "0.3")  # another setting, nothing known
+    other = told(*words, "--limit-seconds", "0", "--margin", "0.3")  # another config, nothing known
     assert [one["concept"] for one in other["results"]] == [""]
     file.write_text(lines.strip()[:30])  # killed while it wrote the first one
     assert [one["concept"] for one in told(*words, "--limit-seconds", "0")["results"]] == [""]
@@ -325,8 +329,12 @@ def test_bench_quality_goes_on_from_what_was_kept(tmp_path: Path) -> None:
 
 
 def test_means_are_fractions_of_the_unedited_model_where_the_bar_says_so() -> None:
-    rows = (Row("ua", 0.1, 1.0, 10), Row("ira", 0.8, 0.6, 10), Row("cra", 0.5, 0.5, 10))
-    found = quality.judged([quality.Result("diffusion", "cat", "object", rows)])
+    rows = (
+        Measurement("ua", 0.1, 1.0, 10),
+        Measurement("ira", 0.8, 0.6, 10),
+        Measurement("cra", 0.5, 0.5, 10),
+    )
+    found = quality.judged([quality.Cell("diffusion", "cat", "object", rows)])
     values = {one.name: (one.value, one.met) for one in found}
     assert values["diffusion, things: ua after"] == (1.0, True)
     assert values["diffusion, things: ira kept"] == (pytest.approx(0.75), False)
@@ -342,7 +350,14 @@ def test_a_figure_knows_on_which_side_of_its_bar_it_is(value: float, less: bool,
 
 
 @pytest.mark.parametrize(
-    "words", [("--unit", "x"), ("--by", "x"), ("--batch", "0"), ("--draw", "-1"), ("--nothing",)]
+    "words",
+    [
+        ("--granularity", "x"),
+        ("--alignment", "x"),
+        ("--batch", "0"),
+        ("--draw", "-1"),
+        ("--nothing",),
+    ],
 )
 def test_an_option_that_cannot_be_is_a_usage_error(words: tuple[str, ...]) -> None:
     result = run("locate", *ROBOT[:4], *words)
@@ -351,5 +366,48 @@ def test_an_option_that_cannot_be_is_a_usage_error(words: tuple[str, ...]) -> No
 
 
 def test_the_options_offer_what_the_engine_has() -> None:
-    for option, known in ((Unit, UNITS), (By, ALIGNMENTS), (Rule, RULES)):
+    for option, known in ((Granularity, GRANULARITIES), (Alignment, ALIGNMENTS), (Rule, RULES)):
         assert get_args(get_args(option)[0]) == tuple(known)
+
+
+def test_methods_are_listed_with_what_others_rely_on() -> None:
+    facts = told("methods")
+    assert [each["name"] for each in facts] == [*METHODS]
+    fields = {"name", "group", "hosts", "parts", "needs", "cite", "deviations"}
+    assert all(each.keys() == fields for each in facts)
+
+
+def test_options_that_were_renamed_still_work_and_say_so() -> None:
+    words = ("--layer", "visual.proj", "--no-test")
+    old = run(
+        "erase", *ROBOT[:4], *words, "--step", "0.2", "--loss=0.3", "--by", "signed", "--json"
+    )
+    new = told(
+        "erase", *ROBOT, *words, "--strength", "0.2", "--alignment", "signed"
+    )  # fmt: skip
+    assert json.loads(old.stdout)["forget_after"] == new["forget_after"]
+    for name in ("--step", "--loss", "--by"):
+        assert f"{name} is now {RENAMED[name]}." in old.stderr
+    assert "is now" not in run("generate", "--help").stderr
+    assert "--steps is now --strengths." in run("sweep", *ROBOT[:4], "--steps", "a").stderr
+
+
+def test_the_command_line_gives_what_the_library_gives(erased: tuple[Path, dict]) -> None:
+    config = CONFIGS["zero-shot"].changed({"max_retain_drop": 0.3})
+    task = experiment.task("pocket-clip", "robot", config=config)
+    found, facts = experiment.erase(task), erased[1]
+    assert (facts["layer"], facts["strength"]) == (found.edit.layer, found.edit.strength)
+    assert facts["forget_after"] == found.after.forget_acc
+    assert facts["intervals"]["retain"] == list(found.after.retain_interval)
+    measured = experiment.report(task, [found.edit])
+    assert [(row["metric"], row["after"], row["n"]) for row in facts["held_out"]] == [
+        (row.metric, row.after, row.n) for row in measured
+    ]
+
+
+def test_compare_prints_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = told("compare", *ROBOT[:4], "--methods", "slug")
+    wanted = "model concept method attack on metric split value n low high seconds seed digest"
+    assert all(row.keys() >= {*wanted.split()} for row in rows)
+    assert {row["method"] for row in rows} == {"original", "slug"}
+    assert capsys.readouterr().out == ""

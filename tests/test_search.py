@@ -7,7 +7,22 @@ from dataclasses import replace
 
 import pytest
 
-from slugdemo.search import EVALUATIONS, FARTHEST, Goal, Score, choose, search, sweep
+from slugdemo.edit import LAYER_NORM, Edit
+from slugdemo.errors import SlugError
+from slugdemo.search import (
+    EVALUATIONS,
+    FARTHEST,
+    Evaluate,
+    Evaluator,
+    Evaluators,
+    Goal,
+    Score,
+    Tuning,
+    choose,
+    search,
+    sweep,
+    tune,
+)
 
 Curve = Callable[[float], float]
 
@@ -198,3 +213,125 @@ def test_a_forget_only_score_alone_is_never_chosen() -> None:
         choose([partial], Goal())
     whole = Score(0.2, 0.5, 0.5, 20, 20)
     assert choose([partial, whole], Goal()).score is whole
+
+
+def test_no_step_is_evaluated_twice_and_none_lies_beyond_the_farthest() -> None:
+    for edge in (0.01, 0.7, 0.95, 1.0, 9.0):
+        asked: list[float] = []
+        list(search(host(falls_at(edge), lambda _: 1.0, asked), Goal(), farthest=1.0))
+        assert len({*asked}) == len(asked)
+        assert max(asked) <= 1.0
+
+
+CANDIDATES = [
+    Edit("cat", "slug", {}, 0.0, LAYER_NORM, about={"layer": f"text/{name}"}) for name in "abc"
+]
+
+
+def by_layer(curves: dict[str, tuple[Curve, Curve]], asked: list[str]) -> Evaluator:
+    """Known curves for each candidate: (forget accuracy, retain accuracy) by strength."""
+
+    def evaluator(edit: Edit) -> Evaluate:
+        forget, retain = curves[edit.layer.removeprefix("text/")]
+
+        def evaluate(strength: float) -> Score:
+            asked.append(edit.layer.removeprefix("text/"))
+            return Score(strength, forget(strength), retain(strength), 20, 100)
+
+        return evaluate
+
+    return evaluator
+
+
+def keeps(slope: float) -> Curve:
+    return lambda strength: max(0.0, 1 - slope * strength)
+
+
+def test_the_margin_counts_for_who_is_best_and_for_whether_the_goal_is_met() -> None:
+    steep = lambda strength: 1.0 if strength < 0.21 else 0.5  # noqa: E731
+    curves = {
+        "a": (falls_at(0.2), steep),
+        "b": (falls_at(0.2), keeps(0.1)),
+        "c": (falls_at(0.2), keeps(0.2)),
+    }
+    found = tune(
+        CANDIDATES, Evaluators(by_layer(curves, [])), Tuning(max_retain_drop=0.1, margin=0.1)
+    )
+    assert found.edit.layer == "text/b"  # a keeps all at its step, and breaks a margin beyond it
+    assert found.feasible
+    assert found.goal.met(found.score)
+    assert found.edit.strength == found.score.strength == pytest.approx(1.1 * 0.2, rel=0.03)
+    assert [attempt.edit.layer for attempt in found.attempts] == ["text/b", "text/c", "text/a"]
+
+
+def test_without_room_for_a_margin_the_step_itself_is_kept() -> None:
+    steep = lambda strength: 1.0 if strength < 0.21 else 0.5  # noqa: E731
+    found = tune(
+        CANDIDATES[:1],
+        Evaluators(by_layer({"a": (falls_at(0.2), steep)}, [])),
+        Tuning(max_retain_drop=0.1, margin=0.1),
+    )
+    assert found.feasible
+    assert found.goal.met(found.score)
+    assert found.edit.strength == pytest.approx(0.2, rel=0.03)
+
+
+@pytest.mark.parametrize("passing", ["a", "c", "next", "nowhere"])
+@pytest.mark.parametrize("rule", ["floor", "paper"])
+def test_shortlist_then_the_others_then_the_next_fronts_but_not_by_the_paper(
+    passing: str, rule: str
+) -> None:
+    never = (lambda _: 1.0, lambda _: 1.0)
+    good = (falls_at(0.2), lambda _: 1.0)
+    further = Edit("cat", "slug", {}, 0.0, LAYER_NORM, about={"layer": "text/next"})
+    curves = {name: good if name == passing else never for name in ("a", "b", "c", "next")}
+    ranks = {"a": good, "b": never, "c": never, "next": never}  # the quick one likes a
+    asked: list[str] = []
+    found = tune(
+        CANDIDATES,
+        Evaluators(by_layer(curves, asked), quick=by_layer(ranks, [])),
+        Tuning(rule=rule, shortlist=1),
+        further=lambda: [further],
+    )
+    wanted = {"a": {"a"}, "c": {"a", "b", "c"}}.get(passing, {"a", "b", "c", "next"})
+    if rule == "paper":
+        wanted = {"a", "b", "c"}
+    assert {*asked} == wanted
+    assert found.feasible == (passing in wanted)
+    assert ("of the next fronts does" in found.reason) == (passing == "next" and rule == "floor")
+
+
+def test_without_candidates_or_anything_to_forget_there_is_a_sentence() -> None:
+    ignorant = by_layer({"a": (lambda _: 0.0, lambda _: 1.0)}, [])
+    with pytest.raises(SlugError, match=r"nothing to forget.*0% of 20"):
+        tune(CANDIDATES[:1], Evaluators(ignorant), Tuning())
+    with pytest.raises(SlugError, match="No layer"):
+        tune([], Evaluators(ignorant), Tuning())
+
+
+def test_a_suggested_step_near_the_edge_saves_evaluations_and_finds_the_same() -> None:
+    for edge in (0.03, 0.2, 1.1):
+        for off in (0.8, 1.0, 1.2):
+            asked: list[float] = []
+            scores = list(
+                search(
+                    host(falls_at(edge), lambda _: 1.0, asked),
+                    Goal(),
+                    tolerance=0.1,
+                    suggested=off * edge,
+                )
+            )
+            assert edge <= choose(scores, Goal()).score.strength <= edge / 0.9
+            assert len(asked) <= 5
+
+
+def test_the_search_ends_with_the_first_candidate_that_costs_nothing() -> None:
+    asked: list[str] = []
+    good, costly = (falls_at(0.2), lambda _: 1.0), (falls_at(0.2), keeps(0.01))
+    curves = {"a": costly, "b": good, "c": good}
+    found = tune(CANDIDATES, Evaluators(by_layer(curves, asked)), Tuning(margin=0.1))
+    assert {*asked} == {"a", "b"}
+    assert found.edit.layer == "text/b"
+    asked.clear()
+    tune(CANDIDATES, Evaluators(by_layer(curves, asked)), Tuning(rule="paper"))
+    assert {*asked} == {"a", "b", "c"}

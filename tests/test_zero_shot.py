@@ -8,10 +8,9 @@ import time
 import pytest
 import torch
 from conftest import WORDS, noise
-from test_edit import random_edit
 from torch import Tensor
 
-from slugdemo.edit import Edit
+from slugdemo.edit import Edit, clip_name, qualified
 from slugdemo.errors import SlugError
 from slugdemo.layers import candidates
 from slugdemo.models import towers, zero_shot
@@ -21,6 +20,20 @@ from slugdemo.models.zero_shot import CHUNK, ZeroShot
 PROMPTS = {
     word: [f"a {word}", f"a picture of a {word}", word][: 1 + i % 3] for i, word in enumerate(WORDS)
 }
+
+
+def random_edit(
+    clip: Clip,
+    name: str = "visual.transformer.resblocks.1.attn.out_proj.weight",
+    *,
+    strength: float = 0.3,
+    seed: int = 0,
+) -> Edit:
+    """An edit of one tensor along noise."""
+    layer = {qualified(name): clip.named()[name]}
+    along = {qualified(name): noise(*clip.named()[name].shape, seed=seed)}
+    edit = Edit.along(along, layer, concept=f"concept {seed}", method="noise", layer=name)
+    return edit.at(strength)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +49,8 @@ def naive_scores(clip: Clip, pixels: Tensor, edits: list[Edit]) -> Tensor:
     """The long way: copy the model, change it, encode everything with open_clip's own forward."""
     model = copy.deepcopy(clip.model)
     for edit in edits:
-        for name, tensor in edit.delta().items():
-            model.get_parameter(name).data += tensor
+        for name, tensor in edit.delta.items():
+            model.get_parameter(clip_name(name)).data += edit.strength * tensor
     with torch.no_grad():
         images = model.encode_image(pixels, normalize=True)
         rows = []
@@ -49,7 +62,7 @@ def naive_scores(clip: Clip, pixels: Tensor, edits: list[Edit]) -> Tensor:
 
 def test_every_layer_answers_as_the_naive_way(clip: Clip, host: ZeroShot) -> None:
     for name in candidates(clip):
-        edit = random_edit(clip, name, step=0.2)
+        edit = random_edit(clip, name, strength=0.2)
         short, long = host.edited([edit]).scores, naive_scores(clip, host.pictures.inputs, [edit])
         assert torch.allclose(short, long, atol=1e-5), name
         assert not torch.allclose(short, host.scores, atol=1e-5), name
@@ -66,7 +79,7 @@ def test_prompts_of_like_length_go_together_and_answers_stay_in_order(
     assert len({tokens.stop for _, tokens in chunks}) > 1 or tower == "vision"
     first = {"text": "token_embedding.weight", "vision": "visual.conv1.weight"}[tower]
     for name in (first, *(one for one in candidates(clip) if ".1." in one)):
-        edit = random_edit(clip, name, step=0.2)
+        edit = random_edit(clip, name, strength=0.2)
         long = naive_scores(clip, host.pictures.inputs, [edit])
         assert torch.allclose(host.edited([edit]).scores, long, atol=1e-5), name
 
@@ -86,7 +99,7 @@ def test_a_common_beginning_is_computed_once_and_changes_no_answer(
         return parted
 
     for name in (one for one in candidates(clip) if not one.startswith("visual.")):
-        edit = random_edit(clip, name, step=0.2)
+        edit = random_edit(clip, name, strength=0.2)
         monkeypatch.setattr(towers, "begun", noted)
         short = host.edited([edit]).scores
         monkeypatch.setattr(towers, "begun", lambda tokens, x, rows: x)  # noqa: ARG005
@@ -101,7 +114,7 @@ def test_a_common_beginning_is_computed_once_and_changes_no_answer(
 def test_layers_may_be_asked_for_in_any_order(clip: Clip, host: ZeroShot) -> None:
     names = candidates(clip)
     for index in torch.randperm(len(names), generator=torch.Generator().manual_seed(0))[:12]:
-        edit = random_edit(clip, names[index], step=0.2)
+        edit = random_edit(clip, names[index], strength=0.2)
         long = naive_scores(clip, host.pictures.inputs, [edit])
         assert torch.allclose(host.edited([edit]).scores, long, atol=1e-5)
 
@@ -109,7 +122,7 @@ def test_layers_may_be_asked_for_in_any_order(clip: Clip, host: ZeroShot) -> Non
 def test_edits_of_both_towers_work_together_and_in_any_order(clip: Clip, host: ZeroShot) -> None:
     names = ["visual.transformer.resblocks.2.mlp.c_fc.weight", "visual.conv1.weight"]
     names += ["transformer.resblocks.1.attn.in_proj_weight"]
-    edits = [random_edit(clip, name, seed=seed, step=0.2) for seed, name in enumerate(names)]
+    edits = [random_edit(clip, name, seed=seed, strength=0.2) for seed, name in enumerate(names)]
     long = naive_scores(clip, host.pictures.inputs, edits)
     assert torch.allclose(host.edited(edits).scores, long, atol=1e-5)
     one_by_one = host.edited(edits[2:]).edited(edits[:1]).edited(edits[1:2])
@@ -129,14 +142,14 @@ def test_an_edit_recomputes_only_its_own_tower_and_only_from_its_stage(
     monkeypatch.setattr(towers, "advance", noted)
     host.scores, host.pictures.features, host.prompts.features  # noqa: B018
     name = "transformer.resblocks.2.mlp.c_fc.weight"
-    exam = host.exam(WORDS[int(host.labels[0])])(random_edit(clip, name))
-    exam(0.1)
+    evaluate = host.evaluator(WORDS[int(host.labels[0])])(random_edit(clip, name))
+    evaluate(0.1)
     ran.clear()
     for step in (0.2, 0.3):
-        exam(step)
+        evaluate(step)
     assert ran == ["transformer.resblocks.2.ln_2.", "ln_final."] * 2
     ran.clear()
-    exam(0.0)
+    evaluate(0.0)
     assert ran == []
 
 
@@ -151,41 +164,41 @@ def test_a_small_budget_changes_nothing_but_the_work(
 
 
 @pytest.mark.parametrize("name", ["visual.proj", "visual.conv1.weight", "text_projection"])
-def test_a_glance_sees_of_the_concept_what_the_exam_sees(
+def test_a_forget_only_score_is_the_full_one_on_the_concept(
     clip: Clip, host: ZeroShot, name: str
 ) -> None:
     target, edit = WORDS[int(host.labels[0])], random_edit(clip, name)
     for step in (0.3, 1.0, 3.0):
-        whole, glimpse = (look(target)(edit)(step) for look in (host.exam, host.glance))
-        assert (glimpse.forget, glimpse.n_forget) == (whole.forget, whole.n_forget)
-        assert glimpse.n_retain == (0 if name.startswith("visual") else whole.n_retain)
+        whole, alone = (look(target)(edit)(step) for look in (host.evaluator, host.forget_only))
+        assert (alone.forget_acc, alone.n_forget) == (whole.forget_acc, whole.n_forget)
+        assert alone.n_retain == (0 if name.startswith("visual") else whole.n_retain)
 
 
 def test_zero_step_is_identity(clip: Clip, host: ZeroShot) -> None:
     assert torch.equal(host.edited([random_edit(clip).at(0.0)]).scores, host.scores)
 
 
-def test_a_perfect_host_has_perfect_points_until_it_is_edited(clip: Clip, host: ZeroShot) -> None:
+def test_a_perfect_host_has_perfect_scores_until_it_is_edited(clip: Clip, host: ZeroShot) -> None:
     target = max(WORDS, key=lambda word: int((host.labels == WORDS.index(word)).sum()))
-    before = host.point(target, step=0.0)
-    assert (before.forget, before.retain) == (1.0, 1.0)
+    before = host.score(target, strength=0.0)
+    assert (before.forget_acc, before.retain_acc) == (1.0, 1.0)
     assert before.n_forget + before.n_retain == len(host.labels)
-    after = host.exam(target)(random_edit(clip, "visual.proj", seed=4))(2.0)
+    after = host.evaluator(target)(random_edit(clip, "visual.proj", seed=4))(2.0)
     scores = naive_scores(
-        clip, host.pictures.inputs, [random_edit(clip, "visual.proj", seed=4, step=2.0)]
+        clip, host.pictures.inputs, [random_edit(clip, "visual.proj", seed=4, strength=2.0)]
     )
     right = scores.argmax(1) == host.labels
     own = host.labels == WORDS.index(target)
-    assert after.forget == pytest.approx(right[own].float().mean().item())
-    assert after.retain == pytest.approx(right[~own].float().mean().item())
-    assert after.retain < 1
+    assert after.forget_acc == pytest.approx(right[own].float().mean().item())
+    assert after.retain_acc == pytest.approx(right[~own].float().mean().item())
+    assert after.retain_acc < 1
 
 
 def test_top_five_forgives_more_than_top_one(clip: Clip, host: ZeroShot) -> None:
-    edited = host.edited([random_edit(clip, "visual.proj", step=2.0)])
+    edited = host.edited([random_edit(clip, "visual.proj", strength=2.0)])
     target = WORDS[int(host.labels[0])]
-    points = [edited.point(target, step=2.0, top=top) for top in (1, 5, 6)]
-    assert points[0].retain <= points[1].retain <= points[2].retain == 1
+    scores = [edited.score(target, strength=2.0, top=top) for top in (1, 5, 6)]
+    assert scores[0].retain_acc <= scores[1].retain_acc <= scores[2].retain_acc == 1
 
 
 def test_probabilities_are_clips_softmax(host: ZeroShot) -> None:
@@ -246,7 +259,7 @@ def test_everything_editable_here_is_found_by_trying(clip: Clip, host: ZeroShot)
 def test_bad_input_is_a_sentence(clip: Clip, host: ZeroShot) -> None:
     pixels = noise(2, 3, 32, 32)
     with pytest.raises(SlugError, match="'unicorn' is none of the 6 classes"):
-        host.point("unicorn", step=0.0)
+        host.score("unicorn", strength=0.0)
     with pytest.raises(SlugError, match="class of some pictures: unicorn"):
         ZeroShot.of(clip, PROMPTS, pixels=pixels, labels=["unicorn", "cat"])
     with pytest.raises(SlugError, match="too long"):
@@ -255,4 +268,4 @@ def test_bad_input_is_a_sentence(clip: Clip, host: ZeroShot) -> None:
         ZeroShot.of(clip, {}, pixels=pixels, labels=["", ""])
     alone = ZeroShot.of(clip, PROMPTS, pixels=pixels, labels=["cat", "cat"])
     with pytest.raises(SlugError, match="and of something else"):
-        alone.point("cat", step=0.0)
+        alone.score("cat", strength=0.0)

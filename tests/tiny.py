@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from slugdemo.edit import LAYER_NORM, Edit, qualified
+from slugdemo.edit import LAYER_NORM, Edit, apply, clip_name, qualified
 from slugdemo.models import names
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -200,3 +200,11 @@ def edit(clip: open_clip.CLIP, name: str, strength: float, *, seed: int = 0) -> 
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
     delta = {qualified(name): noise * weight.norm() / noise.norm()}
     return Edit("cat", "noise", delta, strength, LAYER_NORM, about={"layer": qualified(name)})
+
+
+def overwritten(clip: open_clip.CLIP, edits: list[Edit]) -> open_clip.CLIP:
+    """`clip` itself, its weights overwritten by those that the edits ask for."""
+    state = {qualified(name): tensor for name, tensor in clip.state_dict().items()}
+    moved = {clip_name(name): tensor for name, tensor in apply(state, edits).items()}
+    clip.load_state_dict({**clip.state_dict(), **moved})
+    return clip

@@ -1,7 +1,6 @@
 """The zero-shot evaluator as it would be written first, to measure the other against."""
 
 import copy
-from collections.abc import Sequence
 
 import torch
 
@@ -11,7 +10,7 @@ from slugdemo.evaluation.classify import ClassifyEvaluation
 from slugdemo.search import Evaluate, Evaluator, Score
 
 
-def texts(evaluation: ClassifyEvaluation) -> Sequence[str]:
+def texts(evaluation: ClassifyEvaluation) -> list[str]:
     """Every prompt of every class."""
     return [text for several in evaluation.prompts.values() for text in several]
 

@@ -113,10 +113,10 @@ class Cell:
     def known(cls, plain: Mapping[str, Any]) -> "Cell":
         """The result that was once made plain."""
         rest = dict(plain)
-        place = [rest.pop(key) for key in ("host", "concept", "kind")]
+        host, concept, kind = (rest.pop(key) for key in ("host", "concept", "kind"))
         rows = _rows(rest.pop("rows"))
         controls = {name: _rows(some) for name, some in rest.pop("controls").items()}
-        return cls(*place, rows, controls, problem=rest.pop("problem"), facts=rest)
+        return cls(host, concept, kind, rows, controls, problem=rest.pop("problem"), facts=rest)
 
 
 def results(plan: Plan) -> Iterator[Cell]:

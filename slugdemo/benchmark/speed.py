@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import open_clip
 import torch
@@ -35,6 +36,7 @@ RUNGS, DENOISING, GUIDANCE = 16, 15, 3.0
 SHOWN = ("cat", "dog", "house", "tree")
 VISITORS = 100
 SIZE = 32  # pairs in a batch
+Found = TypeVar("Found")
 PAPER = Tuning(rule="paper")
 POCKET = {"zero-shot": "pocket-clip", "diffusion": "pocket-sd", "vlm": "pocket-llava"}
 
@@ -56,12 +58,16 @@ class Plan:
 
 def figures(plan: Plan) -> Iterator[Figure]:
     """Every figure as it is measured; one whose models are missing has no value."""
-    parts = [locate, search, ladder, *(partial(edited, kind=kind) for kind in POCKET), visitors]
-    for part in [*parts, *([full_time, full_memory] if plan.full else [])]:
+    parts: dict[str, Callable[[Plan], Figure]] = {"locate": locate, "search": search}
+    parts["ladder"] = ladder
+    parts |= {f"{kind}: Host.edited": partial(edited, kind=kind) for kind in POCKET}
+    parts["visitors"] = visitors
+    if plan.full:
+        parts |= {"full-size time": full_time, "full-size memory": full_memory}
+    for name, part in parts.items():
         try:
             yield part(plan)
         except SlugError as error:
-            name = getattr(part, "func", part).__name__
             yield Figure(name, float("nan"), details={"skipped": str(error)})
 
 
@@ -113,21 +119,22 @@ def search(plan: Plan) -> Figure:
     """
     task = _known(plan.open("zero-shot"))
     candidates = [direction(task, score) for score in task.front]
-    evaluation, target = task.evaluation, task.concept.name
-    times, ours = [], None
+    evaluation, target = _classified(task), task.concept.name
+    times: list[float] = []
+    found: list[Search] = []
     for _ in range(plan.repeat):
         new = _forgetful(evaluation)
-        quick = Evaluators(new.evaluator(target), new.forget_only(target))
-        spent, ours = _timed(partial(searches.tune, candidates, quick, PAPER))
-        times.append(spent)
+        asked = Evaluators(new.evaluator(target), new.forget_only(target))
+        tune = partial(searches.tune, candidates, asked, PAPER)
+        times.append(seconds(partial(_kept, tune, found)))
+    ours = found[-1]
     if plan.full:
-        slow, theirs = _timed(
-            partial(searches.tune, candidates, Evaluators(naive(evaluation)), PAPER)
-        )
-        same = _agree(ours, theirs)
+        whole = Evaluators(naive(evaluation))
+        slow = seconds(partial(_kept, partial(searches.tune, candidates, whole, PAPER), found))
+        same = _agree(ours, found[-1])
     else:
         slow, same = _sampled(naive(evaluation), ours)
-    details = {
+    details: dict[str, object] = {
         "seconds": median(times),
         "against": slow,
         "naive search": "whole"
@@ -150,17 +157,20 @@ def _sampled(evaluator: Evaluator, ours: Search) -> tuple[float, bool]:
     for attempt in ours.attempts:
         score = attempt.choice.score
         seen: list[Score] = []
-        spent = seconds(
-            lambda edit=attempt.edit, at=score.strength, to=seen: to.append(evaluator(edit)(at))
-        )
-        total += 10 * spent
+        evaluate = partial(evaluator(attempt.edit), score.strength)
+        total += 10 * seconds(partial(_kept, evaluate, seen))
         same &= seen[0].forget_acc == score.forget_acc and seen[0].retain_acc == score.retain_acc
     return total, same
 
 
-def _timed(work: Callable[[], Search]) -> tuple[float, Search]:
-    box: list[Search] = []
-    return seconds(lambda: box.append(work())), box[0]
+def _kept(work: Callable[[], Found], found: list[Found]) -> None:
+    found.append(work())
+
+
+def _classified(task: Task) -> ClassifyEvaluation:
+    """The evaluation of a zero-shot task, which is always this kind."""
+    assert isinstance(task.evaluation, ClassifyEvaluation)
+    return task.evaluation
 
 
 def _known(model: Opened) -> Task:
@@ -170,7 +180,7 @@ def _known(model: Opened) -> Task:
             with suppress(SlugError):
                 concept = catalog.concept(entry["name"])
                 task = Task(model, concept, Config(), replace(around(concept), test=()))
-                if task.evaluation.host.score(entry["name"], strength=0.0).forget_acc > 0:
+                if _classified(task).host.score(entry["name"], strength=0.0).forget_acc > 0:
                     return task
     raise SlugError("There is no concept with example pictures that this model knows.")
 

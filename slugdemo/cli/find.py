@@ -83,7 +83,7 @@ def locate(
     scores = sorted(task.scores, key=lambda score: (score.tower, -score.importance))
     layers = [records.layer(score, front=task.front) for score in scores]
     columns = ["name", "params", "importance", "alignment", "front", "layer"]
-    facts = {"model": model, "concept": what.name, **given, "layers": layers}
+    facts: records.Facts = {"model": model, "concept": what.name, **given, "layers": layers}
     facts["seconds"] = task.clock.seconds
     put(facts, text=table(layers, columns), as_json=as_json)
 

@@ -86,7 +86,7 @@ def quality(
         say(f"{one.host}, {one.concept}: {said}" if said else one.problem)
         found.append(one)
     figures = qualities.judged(found)
-    facts = {
+    facts: dict[str, object] = {
         "figures": [each.facts() for each in figures],
         "results": [one.plain() for one in found],
         "configs": {kind: asdict(config) for kind, config in configs.items()},

@@ -46,16 +46,44 @@ def wilson(share: float, n: int) -> Interval:
 
 
 def mean(values: Sequence[float]) -> tuple[float, Interval]:
-    """The mean over concepts and its interval, mean +- 1.96 standard errors.
+    """The mean over concepts and its 95 % interval, mean +- t * standard error.
 
-    One value alone has no spread to judge by: its interval is (-inf, inf). Raises ValueError
-    for none.
+    t is Student's for n - 1 degrees of freedom, since means here are often over few concepts
+    (n = 8 styles: 2.36 instead of 1.96). One value alone has no spread to judge by: its interval
+    is (-inf, inf). Raises ValueError for none.
     """
     if len(values) == 0:
         raise ValueError("a mean of 0 values")
     centre = float(np.mean(values))
-    error = math.inf if len(values) == 1 else float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return centre, (centre - Z * error, centre + Z * error)
+    if len(values) == 1:
+        return centre, (-math.inf, math.inf)
+    spread = student(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return centre, (centre - spread, centre + spread)
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % point of Student's t distribution, to three digits for 1 and more degrees.
+
+    By bisection on its distribution function, a finite sum for whole degrees of freedom
+    (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+    """
+    low, high = 1.9, 13.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _inside(middle, freedom) < 0.95 else (low, middle)
+    return high
+
+
+def _inside(t: float, freedom: int) -> float:
+    """The probability that Student's t lies within +- t."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cos, sin = math.cos(angle), math.sin(angle)
+    odd, term, total = freedom % 2, 1.0, 0.0
+    term = cos if odd else 1.0
+    for k in range(odd + 1, freedom, 2):
+        total += term
+        term *= cos * cos * k / (k + 1)
+    return 2 / math.pi * (angle + sin * total) if odd else sin * total
 
 
 @dataclass(frozen=True)

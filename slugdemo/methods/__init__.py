@@ -4,6 +4,7 @@ A method is a function from a Task to an Edit. Methods never import each other.
 """
 
 from slugdemo.errors import SlugError
+from slugdemo.methods.ga import ga
 from slugdemo.methods.method import Method
 from slugdemo.methods.slug import direction, slug
 
@@ -21,6 +22,18 @@ METHODS: dict[str, Method] = {
             "weak dominance on the front; a floor for what is kept; next fronts when none passes",
             seconds=30.0,
             of_layer=direction,
+        ),
+        Method(
+            "ga",
+            ga,
+            "trained",
+            ("zero-shot", "diffusion", "vlm"),
+            ("text", "vision"),
+            "pictures",
+            "Cai, Tan, Asif, ICML 2025, arXiv 2407.11867, table 1",
+            "rate 1e-4 (published 1e-7 and 1e-6 do nothing at pocket size), 30 iterations; "
+            "matrices only",
+            seconds=2.0,
         ),
     )
 }

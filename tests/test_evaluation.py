@@ -1,0 +1,271 @@
+"""Laws of the evaluation: what is asked, what is counted, and what a search never sees."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import house
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from slugdemo import catalog, data, images
+from slugdemo.concept import Concept, Example
+from slugdemo.config import Config
+from slugdemo.edit import Edit
+from slugdemo.errors import SlugError
+from slugdemo.evaluation import eval_set
+from slugdemo.evaluation.answer import ASK, AnswerEvaluation, says
+from slugdemo.evaluation.generate import GenerateEvaluation, PictureJudge, picture_judge
+from slugdemo.evaluation.prompt_set import (
+    SEARCH_SEED,
+    TEST_SEED,
+    EvalSet,
+    EvalSize,
+    prompt_set,
+    spread,
+)
+from slugdemo.models.loading import opened
+from slugdemo.task import Task
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("assets"),
+]
+
+THINGS = tuple(f"thing {at}" for at in range(40))
+EVAL_SET = EvalSet(THINGS, ("plain", "neon", "sepia"), ("thing 3", "thing 4", "thing 5"))
+OBJECT, STYLE = Concept("thing 2", "object"), Concept("neon", "style")
+SMALL = EvalSize(own=3, others=4, report_own=4, report_others=6, denoising=1)
+
+
+def test_a_thing_is_asked_for_in_every_style_and_others_never_are_it() -> None:
+    asked = prompt_set(OBJECT, EVAL_SET, own=6, others=20, seed=0)
+    own, rest = asked[:6], asked[6:]
+    assert {one.concept for one in own} == {"thing 2"}
+    assert {one.style for one in own} == {*EVAL_SET.styles}
+    assert len(rest) == 20
+    assert "thing 2" not in {one.concept for one in rest}
+    assert {one.concept for one in rest} >= {*EVAL_SET.neighbours}
+
+
+def test_a_style_is_asked_for_on_many_things_and_others_are_in_other_styles() -> None:
+    asked = prompt_set(STYLE, EVAL_SET, own=6, others=20, seed=0)
+    assert {one.style for one in asked[:6]} == {"neon"}
+    assert len({one.concept for one in asked[:6]}) == 6
+    assert {one.style for one in asked[6:]} == {"plain", "sepia"}
+
+
+def test_search_and_test_share_no_noise_and_repeats_differ() -> None:
+    searched = prompt_set(OBJECT, EVAL_SET, own=9, others=18, seed=SEARCH_SEED)
+    tested = prompt_set(OBJECT, EVAL_SET, own=18, others=40, seed=TEST_SEED)
+    assert not {one.seed for one in searched} & {one.seed for one in tested}
+    assert len(set(tested)) == len(tested)
+
+
+def test_the_noise_of_a_prompt_does_not_depend_on_what_is_erased() -> None:
+    several = [
+        prompt_set(Concept(name, "object"), EVAL_SET, own=6, others=20, seed=0) for name in THINGS
+    ]
+    rest = [{one[:2]: one.seed for one in asked[6:]} for asked in several]
+    for other in rest:
+        shared = rest[0].keys() & other.keys()
+        assert len(shared) >= 12  # an unedited model draws these once for all concepts
+        assert all(rest[0][pair] == other[pair] for pair in shared)
+
+
+def test_a_spread_is_even_and_as_long_as_asked_for() -> None:
+    assert spread(list("abcdefgh"), 4) == ["a", "c", "e", "g"]
+    assert spread(["a", "b"], 5) == ["a", "b", "a", "b", "a"]
+    with pytest.raises(SlugError, match="no other concepts"):
+        spread([], 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "there"),
+    [
+        ("This is a picture of a cat.", True),
+        ("A CAT and a dog.", True),
+        ("A category.", False),
+        ("A bobcat.", False),
+        ("", False),
+    ],
+)
+def test_an_answer_names_a_thing_by_its_whole_word(answer: str, there: bool) -> None:
+    assert says(answer, "cat") is there
+
+
+class Painted:
+    """What a judge sees when the pictures are what the prompts ask for, but for one mistake each."""
+
+    def __init__(self, names: dict[str, list[str]], seen: Sequence[tuple[str, str]]) -> None:
+        self.names, self.seen = names, seen
+
+    def __call__(self, shown: Sequence[Image.Image]) -> dict[str, np.ndarray]:
+        scores = {domain: np.zeros((len(shown), len(self.names[domain]))) for domain in self.names}
+        for row, (thing, style) in enumerate(self.seen[: len(shown)]):
+            scores["concept"][row, self.names["concept"].index(thing)] = 1
+            scores["style"][row, self.names["style"].index(style)] = 1
+        return scores
+
+
+def seeing(evaluation: GenerateEvaluation, seen: Sequence[tuple[str, str]]) -> GenerateEvaluation:
+    names = evaluation.eval_set.names(evaluation.concept)
+    return replace(evaluation, judged_by=PictureJudge("by hand", names, Painted(names, seen)))
+
+
+def drawn(name: str) -> GenerateEvaluation:
+    task = Task(opened("pocket-sd"), catalog.concept(name), Config(size=SMALL))
+    return task.evaluation
+
+
+def test_drawings_count_the_concept_the_rest_and_the_other_domain_as_by_hand() -> None:
+    evaluation = drawn("cat")
+    asked = [(one.concept, one.style) for one in evaluation.searched]
+    assert [thing for thing, _ in asked][:3] == ["cat"] * 3
+    looks = [style for _, style in asked]
+    wrong = {"neon": "sepia", "sepia": "neon", "plain": "neon"}
+    seen = [
+        ("cat", looks[0]),  # still there, in its style
+        ("robot", looks[1]),  # gone, in its style
+        ("robot", wrong[looks[2]]),  # gone, and its style too
+        asked[3],  # as it should be
+        asked[4],
+        ("cat", looks[5]),  # the wrong thing in the right style
+        (asked[6][0], wrong[looks[6]]),  # the right thing in the wrong style
+    ]
+    score = seeing(evaluation, seen).evaluator()(some_edit("cat"))(0.0)
+    assert (score.forget_acc, score.n_forget) == (1 / 3, 3)
+    assert (score.retain_acc, score.n_retain) == (4 / 7, 7)
+    assert score.parts == {"ira": 3 / 4, "cra": 5 / 7}
+
+
+def test_a_forget_only_score_is_the_full_one_on_the_concept() -> None:
+    evaluation = drawn("cat")
+    seen = [("cat", "plain")] * 3 + [("dog", "plain")] * 9
+    full, quick = (seeing(evaluation, seen).evaluator(), seeing(evaluation, seen).forget_only())
+    edit = some_edit("cat")
+    score = quick(edit)(0.1)
+    assert (score.forget_acc, score.n_forget) == (full(edit)(0.1).forget_acc, 3)
+    assert math.isnan(score.retain_acc)
+    assert score.n_retain == 0
+
+
+def test_unlearn_canvas_rows_come_from_the_test_noise() -> None:
+    evaluation = drawn("cat")
+    asked = [(one.concept, one.style) for one in evaluation.tested]
+    rows = {row.metric: row for row in seeing(evaluation, asked).report([some_edit("cat")])}
+    assert {name: row.after for name, row in rows.items()} == {"ua": 0, "ira": 1, "cra": 1}
+    assert [rows[name].n for name in ("ua", "ira", "cra")] == [4, 6, 10]
+    assert {one.seed for one in evaluation.tested}.isdisjoint(
+        one.seed for one in evaluation.searched
+    )
+
+
+def test_a_judge_who_does_not_know_the_concept_does_not_judge() -> None:
+    shipped, one = eval_set.judge(), opened("pocket-clip")
+    known = picture_judge(
+        shipped, lambda: one.clip, concept=Concept("cat", "object"), eval_set=EVAL_SET
+    )
+    mug = Concept("my mug", "custom")
+    unknown = picture_judge(shipped, lambda: one.clip, concept=mug, eval_set=EVAL_SET)
+    assert known.who == "judge"
+    assert unknown.who == "unedited CLIP"
+    shown = house.pictures(3, seed=1)
+    scores = unknown.look(shown)
+    assert scores["concept"].shape == (3, len(unknown.names["concept"]))
+    assert "my mug" in unknown.names["concept"]
+
+
+def some_edit(concept: str, *, layer: str = "transformer.resblocks.1.mlp.c_fc.weight") -> Edit:
+    return replace(tiny.edit(tiny.clip_model(), layer, 0.3), concept=concept)
+
+
+def talk(labels: Sequence[str], name: str) -> AnswerEvaluation:
+    """A evaluation on the tiny LLaVA, whose pictures are labelled with what it says of them."""
+    one = opened("pocket-llava")
+    some = catalog.held_out()[: len(labels)]
+    shown = [
+        replace(example, labels={"concept": label, "style": "plain"})
+        for example, label in zip(some, labels, strict=True)
+    ]
+    own = tuple(example for example in shown if example.labels["concept"] == name)
+    rest = tuple(example for example in shown if example.labels["concept"] != name)
+    concept = Concept(name, "object", own, rest)
+    names = EvalSet(("a",), ("plain",), test=tuple(shown))
+    size = EvalSize(own=8, others=8, report_own=8, report_others=8)
+    return AnswerEvaluation(concept, one.host, names, size)
+
+
+def test_answers_count_names_of_the_concept_and_of_the_rest(assets: Path) -> None:  # noqa: ARG001
+    one = opened("pocket-llava")
+    shown = [images.read(example.image) for example in catalog.held_out()[:6]]
+    said = one.host.answer(shown, [ASK["concept"]] * 6)
+    labels = [said[0], *said[1:3], "never said", *said[4:6]]
+    evaluation = talk(labels, said[0])
+    own = labels.count(said[0])
+    score = evaluation.evaluator()(some_edit("x"))(0.0)
+    hits = sum(label != "never said" for label in labels) - own
+    assert (score.forget_acc, score.n_forget) == (1.0, own)
+    besides = own + math.ceil((6 - own) / 2)  # asked about style and background
+    assert score.n_retain == (6 - own) + 2 * besides
+    assert score.retain_acc == pytest.approx((hits + besides) / score.n_retain)  # no style is named
+    rows = {row.metric: row for row in evaluation.report([])}
+    assert rows["forget_acc"][1:] == (1.0, 1.0, own)
+    assert rows["retain_acc"].before == pytest.approx(hits / (6 - own))
+    assert rows["background"].after == 1.0
+
+
+def test_retain_pictures_without_labels_are_classes_of_their_own(
+    tmp_path: Path, assets: Path
+) -> None:
+    for at, picture in enumerate(house.pictures(4, seed=9)):
+        (tmp_path / "rest").mkdir(exist_ok=True)
+        picture.save(tmp_path / "rest" / f"{at}.png")
+        (tmp_path / "rest" / f"{at}.txt").write_text(f"a thing of number {at}")
+        (tmp_path / "own").mkdir(exist_ok=True)
+        picture.rotate(90).save(tmp_path / "own" / f"{at}.png")
+    rest = [replace(one, labels={}) for one in _examples(tmp_path / "rest")]
+    own = [replace(one, labels={"concept": "mug"}) for one in _examples(tmp_path / "own")]
+    concept = Concept("mug", "custom", tuple(own), tuple(rest))
+    evaluation = Task(opened("pocket-clip"), concept, Config(), EvalSet()).evaluation
+    assert [*evaluation.host.classes] == ["mug", *(f"a thing of number {at}" for at in range(4))]
+    assert evaluation.held_out is None
+    assert evaluation.report([]) == []
+    assert assets.is_dir()
+
+
+def _examples(folder: Path) -> list[Example]:
+    return list(data.folder(folder, caption="a picture of a mug"))
+
+
+def test_top_k_never_asks_for_more_than_the_classes_can_tell() -> None:
+    assert [EvalSize(top=5).best(classes) for classes in (3, 9, 18, 173)] == [1, 2, 3, 5]
+    assert EvalSize(top=1).best(173) == 1
+    paper = EvalSize(top=5, strict_top=True)
+    assert [paper.best(classes) for classes in (2, 3, 9, 173)] == [1, 2, 5, 5]
+
+
+def test_a_rehearsal_sees_no_test_picture_and_none_that_it_searches_on() -> None:
+    concept, around = eval_set.rehearsal(catalog.concept("robot"))
+    held = {str(one.image) for one in around.test}
+    assert "robot" in {one.labels["concept"] for one in around.test}
+    assert not held & {str(one.image) for one in catalog.held_out()}
+    assert not held & {str(one.image) for one in (*concept.forget, *concept.retain)}
+    assert around.noise not in (SEARCH_SEED, TEST_SEED)
+
+
+def test_a_model_draws_its_own_examples_once(assets: Path) -> None:
+    one = opened("pocket-sd")
+    folder = eval_set.drawn(one, "my mug", count=3)
+    assert folder.is_relative_to(assets / "cache")
+    when = [file.stat().st_mtime_ns for file in sorted(folder.iterdir())]
+    assert len(when) == 3
+    assert eval_set.drawn(one, "my mug", count=3) == folder
+    assert [file.stat().st_mtime_ns for file in sorted(folder.iterdir())] == when
+    concept = catalog.concept("my mug", forget=folder)
+    assert {example.caption for example in concept.forget} == {"a picture of my mug"}
+    with pytest.raises(SlugError, match="draws no pictures"):
+        eval_set.drawn(opened("pocket-clip"), "my mug", count=3)

@@ -1,0 +1,158 @@
+"""Trained methods: their losses against literal ones, what they leave alone, and stopping."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import house
+import pytest
+import torch
+from torch import Tensor
+
+from slugdemo import catalog, data, weights
+from slugdemo.config import Config
+from slugdemo.edit import clip_name
+from slugdemo.errors import SlugError
+from slugdemo.methods.ga import ga
+from slugdemo.models.base import Cancelled
+from slugdemo.models.loading import opened
+from slugdemo.task import Task
+from slugdemo.training import TowerPairs, adamw, shuffled, tower_weights, trained
+
+ga_module = import_module("slugdemo.methods.ga")  # the package's `ga` is the function
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The tiny assets folder, with a cache of its own."""
+    folder = house.build(tmp_path_factory.mktemp("assets"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLUGDEMO_ASSETS", str(folder))
+        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def robot(assets: Path) -> Iterator[Task]:  # noqa: ARG001
+    """Forgetting the robot in the tiny CLIP, which must be what it was in the end."""
+    task = Task(opened("pocket-clip"), catalog.concept("robot"), Config(batch=8))
+    before = weights.digest(task.clip.model)
+    yield task
+    assert weights.digest(task.clip.model) == before
+    assert all(tensor.grad is None for tensor in task.clip.model.parameters())
+
+
+def literal_cosines(task: Task) -> Tensor:
+    """cos(picture, its caption) of every pair to forget, one by one."""
+    found = []
+    for example in task.concept.forget:
+        pixels = data.pixels([example], task.clip.transform)
+        tokens = task.clip.tokenize([example.caption])
+        image, text = task.clip.model.encode_image(pixels), task.clip.model.encode_text(tokens)
+        found.append(torch.cosine_similarity(image, text))
+    return torch.cat(found)
+
+
+def test_training_is_the_optimisers_own_and_leaves_the_weights_alone(robot: Task) -> None:
+    start = {"a": torch.tensor([1.0, -2.0]), "b": torch.ones(3)}
+    told: list[tuple[int, int]] = []
+    watched = replace(robot, progress=lambda _, done, total: told.append((done, total)))
+    delta = trained(
+        watched, start, lambda now, _: (now["a"] ** 2).sum(), steps=3, optimiser=adamw(0.1, 0.5)
+    )
+    twin = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    literal = torch.optim.AdamW([twin], lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        literal.zero_grad()
+        (twin**2).sum().backward()
+        literal.step()
+    torch.testing.assert_close(start["a"] + delta["a"], twin.detach())
+    assert start["a"].tolist() == [1.0, -2.0]
+    assert told == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_what_a_mask_holds_never_moves_even_by_weight_decay(robot: Task) -> None:
+    start, mask = {"a": torch.ones(4)}, {"a": torch.tensor([1, 0, 1, 0])}
+    delta = trained(
+        robot,
+        start,
+        lambda now, _: now["a"].sum(),
+        steps=2,
+        optimiser=adamw(0.1, 0.5),
+        masks=mask,
+    )
+    assert (delta["a"] != 0).tolist() == [True, False, True, False]
+
+
+def test_a_loss_that_is_not_a_number_is_a_sentence(robot: Task) -> None:
+    with pytest.raises(SlugError, match="learning rate"):
+        trained(
+            robot,
+            {"a": torch.zeros(1)},
+            lambda now, _: now["a"].sum() / 0.0,
+            steps=1,
+            optimiser=adamw(0.1),
+        )
+
+
+def test_batches_are_full_and_an_epoch_shows_each_item_once() -> None:
+    some = shuffled(10, 3, torch.Generator().manual_seed(0))
+    epoch = [next(some) for _ in range(3)]
+    assert [len(rows) for rows in epoch] == [3, 3, 3]
+    assert len({*torch.cat(epoch).tolist()}) == 9
+    few = next(shuffled(2, 3, torch.Generator().manual_seed(0)))
+    assert sorted(few.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("parts", [("vision",), ("text",), ("vision", "text")])
+def test_a_frozen_tower_gives_what_it_always_gave(robot: Task, parts: tuple[str, ...]) -> None:
+    names = [n for n in robot.clip.named() if ("vision" if "visual" in n else "text") in parts]
+    pairs = TowerPairs(robot.clip, robot.concept.forget, names)
+    rows = torch.tensor([2, 0, 5])
+    image, text = pairs.features(rows, {n: robot.clip.named()[n] for n in names})
+    torch.testing.assert_close((image * text).sum(-1), literal_cosines(robot)[rows])
+
+
+def test_ga_takes_one_step_up_the_forget_loss(robot: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ga_module, "STEPS", 1)
+    whole = replace(robot, config=replace(robot.config, method="ga", batch=1000))
+    edit = ga(whole)
+    named = {n: t.clone().requires_grad_() for n, t in tower_weights(robot).items()}
+    twin = replace(robot, opened=replace(robot.opened))
+    twin.clip = robot.clip.edited(named)  # type: ignore[misc]
+    loss = (1 - literal_cosines(twin)).mean()
+    gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+    assert {clip_name(name) for name in edit.delta} == {*named}
+    for name, moved in edit.delta.items():
+        weight, up = named[clip_name(name)].detach(), gradients[clip_name(name)]
+        decayed = -ga_module.RATE * ga_module.DECAY * weight  # AdamW, first step: rate * sign
+        wanted = decayed + ga_module.RATE * up / (up.abs() + 1e-8)
+        torch.testing.assert_close(moved, wanted, atol=2e-2 * ga_module.RATE, rtol=0)
+
+
+def test_ga_drives_the_pairs_apart_and_stops_when_told(robot: Task) -> None:
+    asked: list[int] = []
+    edit = ga(robot.by("ga"))
+    moved = {clip_name(name): tensor for name, tensor in edit.delta.items()}
+    named = robot.clip.named()
+    twin = replace(robot)
+    twin.clip = robot.clip.edited({n: named[n] + moved[n] for n in moved})  # type: ignore[misc]
+    assert literal_cosines(twin).mean() < literal_cosines(robot).mean() - 0.01
+    assert edit.method == "ga"
+    assert edit.about["weights"] == robot.clip.digest
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(Cancelled):
+        ga(replace(robot, cancelled=stop))
+    assert len(asked) == 4
+
+
+def test_the_same_seed_trains_the_same(robot: Task) -> None:
+    first, again = ga(robot.by("ga")), ga(robot.by("ga"))
+    assert first.digest == again.digest

@@ -101,7 +101,7 @@ class Api:
         view = self.state.settled(View(model, concept, layer))
         wanted = [check(strength) for strength in strengths]
         edit = step.unstepped(self.state, view, unwatched())
-        task = step.measured(self.state, self.state.task(view, unwatched()), step.unseen)
+        task = step.measured(self.state, view, unwatched(), step.unseen)
         evaluate = task.evaluators.full(edit)
         return [_score(evaluate(strength)) for strength in wanted]
 
@@ -183,8 +183,9 @@ class Api:
         """What zero-shot CLIP believes of a picture, over all names of the concept's kind."""
         view = View(model, concept, layer, check(strength), method=method, digest=edit)
         shown = _picture(picture)
-        task = self.state.task(self.state.settled(view), unwatched())
-        host = see.zero_shot(self.state, task).showing(task.clip.transform(shown)[None])
+        view = self.state.settled(view)
+        task = self.state.task(view, unwatched())
+        host = see.zero_shot(self.state, view, task).showing(task.clip.transform(shown)[None])
         beliefs = host.edited(self._edits(view)).probabilities()[0]
         return dict(zip(host.classes, beliefs.tolist(), strict=True))
 

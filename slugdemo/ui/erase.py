@@ -51,7 +51,7 @@ def _found(
         if layer and score.strength:
             shown(_moved(task, view, tried[-1], tried))
 
-    task = step.measured(state, state.task(view, watch), seen)
+    task = step.measured(state, view, watch, seen)
     try:
         erasure = experiment.erase(task, layer=layer)
     except Cancelled:
@@ -93,7 +93,7 @@ def controls(state: AppState, view: View, watch: Watch) -> list[tuple[str, str, 
 
     On the search split, with nothing of the tray.
     """
-    task = step.measured(state, state.task(view, watch), step.unseen)
+    task = step.measured(state, view, watch, step.unseen)
     edit = state.edit(view, view.edit, watch)
     if not edit.strength:
         raise SlugError("A strength of 0 changes nothing: move the slider before comparing.")

@@ -66,9 +66,9 @@ def _load(state: AppState) -> Mapping[str, Any]:
 
 def _remember(state: AppState, view: View, stored: Mapping[str, Any], watch: Watch) -> None:
     """Keeps the measured scores, so that live work goes on from them."""
-    task, edit = state.task(view, watch), step.unstepped(state, view, watch)
+    edit = step.unstepped(state, view, watch)
     for row in stored["scores"]:
-        state.scores.put(step.key(task, edit.digest, row["strength"]), Score(**row))
+        state.scores.put(step.key(view, edit.digest, row["strength"]), Score(**row))
 
 
 def first(state: AppState) -> View:
@@ -96,7 +96,7 @@ def shown(state: AppState, query: Mapping[str, list[str]] | None = None) -> dict
 
 
 def record(
-    state: AppState, *, model: str = "", concept: str = "", said: Callable[[str], None] = len
+    state: AppState, *, model: str = "", concept: str = "", said: Callable[[str], object] = len
 ) -> Mapping[str, Any]:
     """The example: the search on a model and a concept, and every block as it then looks.
 
@@ -110,19 +110,16 @@ def record(
             said(value["text"])
 
     watch = Watch(put)
-    begin = replace(
-        state.first(), **{k: v for k, v in (("model", model), ("concept", concept)) if v}
-    )
+    begin = state.first()
+    begin = replace(begin, model=model or begin.model, concept=concept or begin.concept)
     callbacks.concept(state, begin, watch)
     try:
         callbacks.run(state, blocks["view"], watch)
     except SlugError as error:  # then the first guess stays
         said(str(error))
     view = blocks["view"]
-    task, edit = state.task(view, unwatched()), step.unstepped(state, view, unwatched())
-    scores = {
-        score.strength: score for some in step.known(state, view, task, edit) for score in some
-    }
+    edit = step.unstepped(state, view, unwatched())
+    scores = {score.strength: score for some in step.known(state, view, edit) for score in some}
     full = [asdict(score) for score in scores.values() if score.n_retain]
     return {
         "key": key(state, view.model),

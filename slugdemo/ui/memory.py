@@ -32,8 +32,7 @@ def freed(state: AppState) -> str:
     opened = state.models.items()
     hosts = [found.host for _, found in opened if found.kind == "diffusion"]
     pictures = sum(host.forget_pictures() for host in hosts if isinstance(host, Diffusion))
-    unused = [name for name, _ in opened][:-IN_USE][:1]
-    state.models.clear(lambda name: name in unused)
+    unused = state.models.let_go() if len(opened) > IN_USE else None
     counts = (
         (state.pictures.clear() + pictures, "drawn picture", "drawn pictures"),
         (state.tasks.clear() + state.features.clear(), "set of features", "sets of features"),
@@ -41,7 +40,7 @@ def freed(state: AppState) -> str:
         (state.shown.clear(), "other result", "other results"),
     )
     gone = [f"{count} {single if count == 1 else many}" for count, single, many in counts if count]
-    gone += [f"the model {name}" for name in unused]
+    gone += [f"the model {unused}"] if unused else []
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -259,10 +259,16 @@ def _line(scores: Sequence[Score], side: str, colour: str, dash: str, symbol: st
     x = [score.strength for score in scores]
     band = [getattr(score, f"{side}_interval") for score in scores]
     ring = [low for low, _ in band] + [high for _, high in band][::-1]
-    area = {"type": "scatter", "x": x + x[::-1], "y": ring, "fill": "toself", "mode": "none"}
+    area: Figure = {
+        "type": "scatter",
+        "x": x + x[::-1],
+        "y": ring,
+        "fill": "toself",
+        "mode": "none",
+    }
     area |= {"fillcolor": f"{colour}-veil", "hoverinfo": "skip"}
     n = [score.n_forget if side == "forget" else score.n_retain for score in scores]
-    line = {"type": "scatter", "x": x, "y": [_rate(score, side) for score in scores]}
+    line: Figure = {"type": "scatter", "x": x, "y": [_rate(score, side) for score in scores]}
     line |= {"mode": "lines+markers", "line": {"color": colour, "dash": dash, "width": 2}}
     line |= {"marker": {"symbol": symbol, "size": 5, "color": colour}, "customdata": n}
     line |= {"name": side, "hovertemplate": "%{y:.0%} of %{customdata}<extra>" + side + "</extra>"}
@@ -270,7 +276,7 @@ def _line(scores: Sequence[Score], side: str, colour: str, dash: str, symbol: st
 
 
 def _marks(scores: Sequence[Score], side: str, colour: str, symbol: str) -> Figure:
-    mark = {"symbol": symbol, "size": 12, "color": colour, "line": {"width": 2}}
+    mark: Figure = {"symbol": symbol, "size": 12, "color": colour, "line": {"width": 2}}
     x, y = [score.strength for score in scores], [_rate(score, side) for score in scores]
     return {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": mark} | {
         "hoverinfo": "skip"

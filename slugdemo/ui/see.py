@@ -98,9 +98,9 @@ def _turned(names: list[str], concept: str) -> list[str]:
     return names[at:] + names[:at]
 
 
-def zero_shot(state: AppState, task: Task) -> ZeroShot:
+def zero_shot(state: AppState, view: View, task: Task) -> ZeroShot:
     """The CLIP behind a model before some held-out pictures of every name of the domain."""
-    key = (task.clip.digest, task.concept)
+    key = (task.clip.digest, view.concept)
     return state.features.get(key, lambda: _zero_shot(state, task))
 
 
@@ -149,7 +149,7 @@ def _bars(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
     watch.check()
     part, looked = _looked(state, view)
     task = state.task(view, watch)
-    base = zero_shot(state, task).showing(task.clip.transform(part.picture)[None])
+    base = zero_shot(state, view, task).showing(task.clip.transform(part.picture)[None])
     before, after = (
         base.probabilities()[0],
         base.edited(state.applied(view, watch)).probabilities()[0],
@@ -248,7 +248,7 @@ def collateral(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
     "blind": why CLIP cannot see some of the edits}.
     """
     watch.check()
-    base = zero_shot(state, state.task(view, watch))
+    base = zero_shot(state, view, state.task(view, watch))
     edits = state.applied(view, watch)
     edited = base.edited(edits)
     erased = {label(kept.concept) for kept in view.tray if kept.on} | {label(view.concept)}

@@ -79,11 +79,17 @@ class Cache(Generic[Value]):
 
     def let_go(self, sparing: Collection[Hashable] = ()) -> Hashable | None:
         """Forgets what was used longest ago, but none of `sparing`; its key, None for nothing."""
+        spared = []
         with self._guard:
-            oldest = next((key for key in self._kept if key not in sparing), None)
-            if oldest is not None:
-                del self._kept[oldest]
-        return oldest
+            while self._kept:
+                key, value = self._kept.popitem()
+                if key not in sparing:
+                    break
+                spared.append((key, value))
+            else:
+                key = None
+            self._kept.update(spared)
+        return key
 
     def clear(self, wanted: Callable[[Any], bool] = lambda _: True) -> int:
         """Forgets everything whose key is `wanted`; how much that was."""
@@ -94,7 +100,7 @@ class Cache(Generic[Value]):
         return len(gone)
 
     def items(self) -> list[tuple[Any, Value]]:
-        """All that is there by key, what was used longest ago first."""
+        """All that is there by key."""
         with self._guard:
             return list(self._kept.items())
 
@@ -302,7 +308,7 @@ def _read(name: str) -> Opened:
 
 def digests(opened: Opened) -> tuple[str, str]:
     """The digests of a model's CLIP and of its U-Net, "" where it has none."""
-    unet = opened.host.unet_digest if opened.kind == "diffusion" else ""
+    unet = getattr(opened.host, "unet_digest", "") if opened.kind == "diffusion" else ""
     return opened.clip.digest, unet
 
 

@@ -86,10 +86,11 @@ def _start(state: AppState, view: View, edit: Edit, watch: Watch) -> float:
 # ---- measuring
 
 
-def measured(state: AppState, task: Task, seen: Seen) -> Task:
-    """The task with evaluators that remember every score, and tell `seen` of each."""
+def measured(state: AppState, view: View, watch: Watch, seen: Seen) -> Task:
+    """The task of a view with evaluators that remember every score, and tell `seen` of each."""
+    task = state.task(view, watch)
     plain = task.evaluators
-    remember = partial(_remembered, state, task, seen)
+    remember = partial(_remembered, state, view, seen)
     task.evaluators = replace(
         plain,
         full=remember(plain.full, "full"),
@@ -99,13 +100,13 @@ def measured(state: AppState, task: Task, seen: Seen) -> Task:
 
 
 def _remembered(
-    state: AppState, task: Task, seen: Seen, evaluator: Evaluator, which: str
+    state: AppState, view: View, seen: Seen, evaluator: Evaluator, which: str
 ) -> Evaluator:
     def of(edit: Edit) -> Evaluate:
         evaluate, digest = evaluator(edit), edit.digest
 
         def at(strength: float) -> Score:
-            name = key(task, digest, strength, which)
+            name = key(view, digest, strength, which)
             score = state.scores.get(name, lambda: evaluate(strength))
             seen(edit, score)
             return score
@@ -119,20 +120,20 @@ def unseen(edit: Edit, score: Score) -> None:
     """For those who do not look at single scores."""
 
 
-def key(task: Task, digest: str, strength: float, which: str = "full") -> tuple[object, ...]:
+def key(view: View, digest: str, strength: float, which: str = "full") -> tuple[object, ...]:
     """Under what a score is remembered; at strength 0 all edits are the same."""
     own = digest if strength else ""
-    return task.opened.model.name, task.concept, own, round(strength, 6), which
+    return view.model, view.concept, own, round(strength, 6), which
 
 
-def known(state: AppState, view: View, task: Task, edit: Edit) -> tuple[list[Score], list[Score]]:
+def known(state: AppState, view: View, edit: Edit) -> tuple[list[Score], list[Score]]:
     """The scores of the curve and of the search's trace that have been measured already."""
 
     def look(strengths: Sequence[float]) -> list[Score]:
         found = []
         for strength in strengths:
             for which in ("full", "forget only"):
-                if score := state.scores.peek(key(task, edit.digest, strength, which)):
+                if score := state.scores.peek(key(view, edit.digest, strength, which)):
                     found.append(score)
                     break
         return found
@@ -142,14 +143,14 @@ def known(state: AppState, view: View, task: Task, edit: Edit) -> tuple[list[Sco
 
 def complete(state: AppState, view: View, watch: Watch) -> bool:
     """Whether the whole curve is measured."""
-    edit, task = unstepped(state, view, watch), state.task(view, watch)
-    return len(known(state, view, task, edit)[0]) == len(grid(state, view, edit))
+    edit = unstepped(state, view, watch)
+    return len(known(state, view, edit)[0]) == len(grid(state, view, edit))
 
 
 def sweep(state: AppState, view: View, watch: Watch, *, shown: Callable[[], None]) -> None:
     """Measures the curve; `shown` is called after each new score."""
     edit = unstepped(state, view, watch)
-    task = measured(state, state.task(view, watch), unseen)
+    task = measured(state, view, watch, unseen)
     for _ in experiment.curve(task, edit, grid(state, view, edit)):
         shown()
 
@@ -160,7 +161,7 @@ def sweep(state: AppState, view: View, watch: Watch, *, shown: Callable[[], None
 def show(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
     """The curve as far as it is known, with its formula, its table and its description."""
     edit, task = unstepped(state, view, watch), state.task(view, watch)
-    scores, trace = known(state, view, task, edit)
+    scores, trace = known(state, view, edit)
     strength = view.strength or 0.0
     ratio, end = float(edit.about.get("ratio", "nan")), farthest(edit, strength)
     figure = plots.curve(scores, trace, strength=strength, ratio=ratio, farthest=end)
@@ -288,7 +289,7 @@ def _classified(
 ) -> list[list[Cell]]:
     task = state.task(view, watch)
     pixels = torch.stack([task.clip.transform(part.picture) for part in roles])
-    host = see.zero_shot(state, task).showing(pixels)
+    host = see.zero_shot(state, view, task).showing(pixels)
     columns = []
     for rung in rungs:
         watch.say("Classifying the ladder's pictures")

@@ -1,6 +1,6 @@
 """What a callback reports, as updates of gradio's controls and of what the page draws itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import gradio as gr
@@ -46,7 +46,13 @@ def _file(at: Blocks, path: str) -> dict[Any, Any]:
     return {at["file"]: path}
 
 
-CONTROLS = {"view": _view, "layers": _layers, "words": _words, "file": _file}
+Update = Callable[[Blocks, Any], dict[Any, Any]]
+CONTROLS: dict[str, Update] = {"view": _view, "layers": _layers, "words": _words, "file": _file}
+    "view": _view,
+    "layers": _layers,
+    "words": _words,
+    "file": _file,
+}
 
 
 def updates(at: Blocks, bundle: dict[str, Any], outputs: Sequence[Any] = ()) -> dict[Any, Any]:

@@ -102,7 +102,9 @@ class View:
         except (ValueError, IndexError) as error:
             raise SlugError("This link is damaged: one of its numbers is no number.") from error
         return replace(
-            cls(**text, **numbers),
+            cls(),
+            **text,  # type: ignore[arg-type]
+            **numbers,  # type: ignore[arg-type]
             strength=strength,
             tray=tray,
             words=query.get("words", [""])[0][:400],

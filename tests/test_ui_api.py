@@ -5,39 +5,39 @@ import base64
 import pytest
 import shelves
 import torch
-from test_ui_flow import TEXT, quiet, shown, world  # noqa: F401  (the fixture)
+from test_ui_flow import TEXT, quiet, shown, state  # noqa: F401  (the fixture)
 
 from slugdemo import weights
 from slugdemo.errors import SlugError
 from slugdemo.ui import api, compare, flow, forget, step
-from slugdemo.ui.session import World
+from slugdemo.ui.session import AppState
 from slugdemo.ui.view import View
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def calls(world: World) -> dict:  # noqa: F811
-    return {name: getattr(api.Api(world), name) for name in api.NAMES}
+def calls(state: AppState) -> dict:
+    return {name: getattr(api.Api(state), name) for name in api.NAMES}
 
 
-def test_controls_are_as_long_as_the_edit_and_point_elsewhere(world: World) -> None:  # noqa: F811
-    edit = step.unstepped(world, View("pocket-clip", "cat", TEXT, 0.3), quiet())
+def test_controls_are_as_long_as_the_edit_and_point_elsewhere(state: AppState) -> None:
+    edit = step.unstepped(state, View("pocket-clip", "cat", TEXT, 0.3), unwatched())
     back, lot = compare.opposite(edit), compare.random(edit, seed=3)
-    size = weights.norm(edit.direction)
-    assert weights.cosine(edit.direction, back.direction) == pytest.approx(-1, abs=1e-5)
-    assert abs(weights.cosine(edit.direction, lot.direction)) < 0.3
+    size = weights.norm(edit.delta)
+    assert weights.cosine(edit.delta, back.delta) == pytest.approx(-1, abs=1e-5)
+    assert abs(weights.cosine(edit.delta, lot.delta)) < 0.3
     for other in (back, lot, compare.random(edit, seed=4)):
-        assert weights.norm(other.direction) == pytest.approx(size, rel=1e-5)
+        assert weights.norm(other.delta) == pytest.approx(size, rel=1e-5)
         assert other.layer != edit.layer  # or one would be remembered as the other
     again = compare.random(edit, seed=3)
-    assert all(torch.equal(again.direction[name], lot.direction[name]) for name in lot.direction)
+    assert all(torch.equal(again.delta[name], lot.delta[name]) for name in lot.delta)
 
 
 @pytest.mark.parametrize("model", ["pocket-clip", "pocket-sd"])
-def test_the_comparison_names_every_control_with_its_numbers(world: World, model: str) -> None:  # noqa: F811
-    page = shown(world, flow.compared, View(model, "cat", TEXT, 0.3))
-    rows = page["compare"]["rows"]
+def test_the_comparison_names_every_control_with_its_numbers(state: AppState, model: str) -> None:
+    page = shown(state, callbacks.compared, View(model, "cat", TEXT, 0.3))
+    rows = page["comparison"]["rows"]
     assert [row["name"] for row in rows] == ["before", *compare.CONTROLS]
     for row in rows:
         for share, low, high, n in (row["forget"], row["retain"]):

@@ -1,60 +1,52 @@
-"""The controls beside the edit, and the endpoints without a server."""
+"""The endpoints without a server."""
 
 import base64
+from collections.abc import Callable
+from typing import Any
 
+import house
 import pytest
-import shelves
-import torch
-from test_ui_flow import TEXT, quiet, shown, state  # noqa: F401  (the fixture)
+from pages import MODELS, TEXT
 
-from slugdemo import weights
+from slugdemo import experiment
 from slugdemo.errors import SlugError
-from slugdemo.ui import api, compare, flow, forget, step
-from slugdemo.ui.session import AppState
-from slugdemo.ui.view import View
+from slugdemo.methods import METHODS
+from slugdemo.ui import api, forget
+from slugdemo.ui.state import AppState
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def calls(state: AppState) -> dict:
-    return {name: getattr(api.Api(state), name) for name in api.NAMES}
+def calls(state: AppState) -> dict[str, Callable[..., Any]]:
+    return {name: api.asked(getattr(api.Api(state), name)) for name in api.NAMES}
 
 
-def test_controls_are_as_long_as_the_edit_and_point_elsewhere(state: AppState) -> None:
-    edit = step.unstepped(state, View("pocket-clip", "cat", TEXT, 0.3), unwatched())
-    back, lot = compare.opposite(edit), compare.random(edit, seed=3)
-    size = weights.norm(edit.delta)
-    assert weights.cosine(edit.delta, back.delta) == pytest.approx(-1, abs=1e-5)
-    assert abs(weights.cosine(edit.delta, lot.delta)) < 0.3
-    for other in (back, lot, compare.random(edit, seed=4)):
-        assert weights.norm(other.delta) == pytest.approx(size, rel=1e-5)
-        assert other.layer != edit.layer  # or one would be remembered as the other
-    again = compare.random(edit, seed=3)
-    assert all(torch.equal(again.delta[name], lot.delta[name]) for name in lot.delta)
-
-
-@pytest.mark.parametrize("model", ["pocket-clip", "pocket-sd"])
-def test_the_comparison_names_every_control_with_its_numbers(state: AppState, model: str) -> None:
-    page = shown(state, callbacks.compared, View(model, "cat", TEXT, 0.3))
-    rows = page["comparison"]["rows"]
-    assert [row["name"] for row in rows] == ["before", *compare.CONTROLS]
-    for row in rows:
-        for share, low, high, n in (row["forget"], row["retain"]):
-            assert 0 <= low <= share <= high <= 1
-            assert n > 0
+def picture() -> str:
+    return forget.source(house.pictures(1, seed=9)[0])
 
 
 def test_endpoints_answer_with_plain_data(calls: dict) -> None:
-    assert {one["name"] for one in calls["models"]()} == {
-        "pocket-clip",
-        "pocket-sd",
-        "pocket-llava",
-    }
-    assert "cat" in [one["name"] for one in calls["concepts"]()]
+    assert {model["name"] for model in calls["models"]()} == {*MODELS}
+    assert "cat" in [concept["name"] for concept in calls["concepts"]()]
+    assert {method["name"] for method in calls["methods"]()} == {*METHODS}
     assert any(row["front"] for row in calls["rank_layers"]("pocket-clip", "cat"))
-    points = calls["sweep"]("pocket-clip", "cat", TEXT, [0.0, 0.5])
-    assert [point["step"] for point in points] == [0.0, 0.5]
+    scores = calls["sweep"]("pocket-clip", "cat", TEXT, [0.0, 0.5])
+    assert [score["strength"] for score in scores] == [0.0, 0.5]
+
+
+def test_erase_gives_what_the_engine_gives_and_its_edit_can_be_used(calls: dict) -> None:
+    found = experiment.erase(experiment.task("pocket-clip", "robot"))
+    said = calls["erase"]("pocket-clip", "robot")
+    assert said["layer"] == found.task.layer(found.edit.layer).layer
+    assert said["strength"] == pytest.approx(found.edit.strength, abs=1e-4)
+    assert (said["feasible"], said["reason"]) == (found.feasible, found.reason)
+    assert (said["forget_before"], said["forget_after"]) == (
+        found.before.forget_acc,
+        found.after.forget_acc,
+    )
+    assert said["intervals"]["retain"] == found.after.retain_interval
+    assert base64.b64decode(said["safetensors"])
 
 
 def test_endpoints_apply_edits_only_when_asked(calls: dict) -> None:
@@ -62,11 +54,10 @@ def test_endpoints_apply_edits_only_when_asked(calls: dict) -> None:
     edited = calls["generate"]("pocket-sd", "a cat", 3, "cat", TEXT, 0.8)
     assert plain == calls["generate"]("pocket-sd", "a cat", 3)
     assert plain != edited
-    picture = forget.source(shelves.picture("cat", "plain", 1))
-    beliefs = calls["classify"]("pocket-clip", picture, "cat")
+    beliefs = calls["classify"]("pocket-clip", picture(), "cat")
     assert sum(beliefs.values()) == pytest.approx(1, abs=1e-4)
-    assert beliefs != calls["classify"]("pocket-clip", picture, "cat", TEXT, 0.8)
-    assert isinstance(calls["ask"]("pocket-llava", picture, "What is it?")["answer"], str)
+    assert beliefs != calls["classify"]("pocket-clip", picture(), "cat", TEXT, 0.8)
+    assert isinstance(calls["ask"]("pocket-llava", picture(), "What is it?")["answer"], str)
 
 
 def test_endpoints_refuse_nonsense_in_a_sentence(calls: dict) -> None:
@@ -77,6 +68,17 @@ def test_endpoints_refuse_nonsense_in_a_sentence(calls: dict) -> None:
         lambda: calls["ask"]("pocket-sd", junk, "What?"),
         lambda: calls["sweep"]("pocket-clip", "cat", TEXT, [7.0]),
         lambda: calls["rank_layers"]("pocket-clip", "nobody"),
+        lambda: calls["erase"]("pocket-clip", "cat", "no method"),
+        lambda: calls["generate"]("pocket-sd", "a cat", 1.5),
+        lambda: calls["generate"]("pocket-sd", "a cat", True),
+        lambda: calls["generate"]("pocket-sd", "a \ud800 cat", 1),
+        lambda: calls["models"]("too much"),
     ):
-        with pytest.raises(SlugError, match=r"\.$"):
+        with pytest.raises(SlugError, match=r"[.?]$"):
             call()
+
+
+def test_a_whole_number_may_come_as_a_float(calls: dict) -> None:
+    assert calls["generate"]("pocket-sd", "a cat", 3.0) == calls["generate"](
+        "pocket-sd", "a cat", 3
+    )

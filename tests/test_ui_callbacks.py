@@ -57,9 +57,7 @@ def engine(state: AppState, view: View) -> Task:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_page_finds_what_the_engine_finds(
-    state: AppState, model: str, tmp_path: Path
-) -> None:
+def test_the_page_finds_what_the_engine_finds(state: AppState, model: str, tmp_path: Path) -> None:
     """One configuration through the page's handler and through the library."""
     start = known(state, model, tmp_path)
     page = shown(state, callbacks.run, start)

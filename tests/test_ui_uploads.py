@@ -13,13 +13,14 @@ from pages import MODELS, TEXT, files, layer_of, shown
 
 from slugdemo import edit as edit_files
 from slugdemo import weights
+from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.task import Task
 from slugdemo.ui import callbacks, edits, example, export, forget, step
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import unwatched
 from slugdemo.ui.uploads import Uploads
-from slugdemo.ui.view import Kept, View, label
+from slugdemo.ui.view import View, label
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -29,7 +30,13 @@ def brought(state: AppState, view: View, **given: object) -> dict[str, object]:
     return shown(state, callbacks.brought, view, **more)
 
 
-@pytest.mark.parametrize("model", ["pocket-clip", "pocket-sd", "pocket-llava"])
+def made_here(state: AppState, strength: float) -> Edit:
+    """An edit of the page's own."""
+    view = View("pocket-clip", "cat", TEXT, strength)
+    return state.edit(view, view.edit, unwatched())
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_a_concept_of_ones_own_goes_through_every_block(
     state: AppState,
     tmp_path: Path,
@@ -43,7 +50,7 @@ def test_a_concept_of_ones_own_goes_through_every_block(
     assert page["map"]["front"]
     assert page["collateral"]["forget"][2] == 5
     assert page["export"]["own"]
-    assert "my mug" not in {one.name for one in state.shrobot.offered}
+    assert "my mug" not in {name for names in state.forgettable.values() for name in names}
 
 
 @pytest.mark.parametrize(
@@ -87,26 +94,26 @@ def test_stable_diffusion_draws_a_concept_of_ones_own(state: AppState) -> None:
 def test_an_edit_file_of_this_page_brings_its_view_back(state: AppState, tmp_path: Path) -> None:
     view = View("pocket-clip", "cat", TEXT, 0.25)
     path = export.edit_file(state, view, unwatched(), room=tmp_path)
-    page = brought(state, View("pocket-clip", "dog"), given=str(path), make=edits.opened)
+    page = brought(state, View("pocket-clip", "robot"), given=str(path), make=edits.opened)
     back = page["view"]
-    assert (back.concept, back.layer, back.step) == ("cat", TEXT, 0.25)
+    assert (back.concept, back.layer, back.strength) == ("cat", TEXT, 0.25)
     assert back.tray == ()
 
 
 def test_an_edit_file_made_elsewhere_lands_in_the_tray(state: AppState, tmp_path: Path) -> None:
-    made = state.edit("pocket-clip", Kept("cat", TEXT, 0.3), unwatched())
+    made = made_here(state, 0.3)
     noise = {name: torch.randn_like(one) for name, one in made.delta.items()}
-    other = replace(made, direction=noise, concept="something else")
-    edits.save(tmp_path / "other.safetensors", other)
+    other = replace(made, delta=noise, concept="something else")
+    edit_files.save(tmp_path / "other.safetensors", other)
     page = brought(
         state,
-        View("pocket-clip", "dog"),
+        View("pocket-clip", "robot"),
         given=str(tmp_path / "other.safetensors"),
         make=edits.opened,
     )
     (kept,) = page["view"].tray
     assert label(kept.concept) == "something else"
-    applied = state.edits(page["view"], unwatched())[0]
+    applied = state.applied(page["view"], unwatched())[0]
     assert weights.cosine(applied.delta, noise) == pytest.approx(1, abs=1e-3)
     state.uploads.leave("me")
 
@@ -115,13 +122,13 @@ def test_two_visitors_with_edit_files_of_one_name_never_get_each_others_ladder(
     state: AppState,
     tmp_path: Path,
 ) -> None:
-    made = state.edit("pocket-clip", Kept("cat", TEXT, 0.6), unwatched())
+    made = made_here(state, 0.6)
     ladders = {}
     for visitor, sign in (("one", 1.0), ("two", -1.0)):
         turned = {name: sign * value for name, value in made.delta.items()}
-        edits.save(tmp_path / f"{visitor}.safetensors", replace(made, direction=turned))
+        edit_files.save(tmp_path / f"{visitor}.safetensors", replace(made, delta=turned))
         given = str(tmp_path / f"{visitor}.safetensors")
-        page = brought(state, View("pocket-clip", "dog"), given=given, make=edits.opened)
+        page = brought(state, View("pocket-clip", "robot"), given=given, make=edits.opened)
         view = replace(page["view"], layer=TEXT, strength=0.2)
         ladders[visitor] = step.ladder(state, view, unwatched())["rows"]
         state.uploads.leave(visitor)
@@ -130,8 +137,8 @@ def test_two_visitors_with_edit_files_of_one_name_never_get_each_others_ladder(
 
 def test_a_strange_edit_file_is_refused_in_a_sentence(state: AppState, tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
-    made = state.edit("pocket-clip", Kept("cat", TEXT, 0.3), unwatched()).noted(weights="0" * 64)
-    edits.save(tmp_path / "foreign.safetensors", made)
+    made = made_here(state, 0.3).noted(weights="0" * 64)
+    edit_files.save(tmp_path / "foreign.safetensors", made)
     for name in ("bad", "foreign"):
         given = str(tmp_path / f"{name}.safetensors")
         page = brought(state, View("pocket-clip"), given=given, make=edits.opened)
@@ -140,18 +147,18 @@ def test_a_strange_edit_file_is_refused_in_a_sentence(state: AppState, tmp_path:
 
 
 def test_what_was_brought_is_gone_with_its_visitor_unless_the_page_is_reloaded() -> None:
-    guests = Uploads(grace=0.0)
-    kept, lost = guests.bring("a", "kept"), guests.bring("a", "lost")
-    room = guests.room("a")
-    guests.claim("a again", kept)
-    guests.leave("a")
+    uploads = Uploads(grace=0.0)
+    kept, lost = uploads.bring("a", "kept"), uploads.bring("a", "lost")
+    room = uploads.room("a")
+    uploads.claim("a again", kept)
+    uploads.leave("a")
     for _ in range(200):
-        if guests.find(lost) is None and not room.exists():
+        if uploads.find(lost) is None and not room.exists():
             break
         time.sleep(0.02)
-    assert guests.find(lost) is None
+    assert uploads.find(lost) is None
     assert not room.exists()
-    assert guests.find(kept) == "kept"
+    assert uploads.find(kept) == "kept"
 
 
 @pytest.mark.parametrize("target", ["pocket-clip", "pocket-sd"])
@@ -161,14 +168,15 @@ def test_the_edited_model_is_a_whole_folder_with_the_edit_in_it(
     target: str,
 ) -> None:
     view = View("pocket-sd", "cat", TEXT, 0.5)
-    assert target in [one.name for one in export.targets(state, view)]
+    state.task(view, unwatched())
+    assert target in [model.name for model in export.targets(state, view)]
     path = export.model_file(state, view, unwatched(), room=tmp_path, name=target)
     with zipfile.ZipFile(path) as packed:
         names = packed.namelist()
         assert packed.testzip() is None
     assert any(name.endswith(".safetensors") for name in names)
     note = json.loads((path.with_suffix("") / "slugdemo.json").read_text())
-    assert (note[0]["concept"], note[0]["step"]) == ("cat", 0.5)
+    assert (note[0]["concept"], note[0]["strength"]) == ("cat", 0.5)
 
 
 def test_a_model_without_the_edited_tower_is_not_offered(state: AppState, tmp_path: Path) -> None:
@@ -183,17 +191,17 @@ def test_the_python_snippet_makes_the_edit_that_is_shown(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("SLUGDEMO_ASSETS", str(state.shrobot.folder))
     monkeypatch.setenv("SLUGDEMO_CACHE", str(tmp_path))
     view = View("pocket-clip", "cat", TEXT, 0.25)
+    state.task(view, unwatched())
     names: dict[str, object] = {"print": lambda *_: None}
     exec(export.show(state, view)["python"], names)
-    theirs, study = names["edit"], names["study"]
-    assert isinstance(study, Study)
-    ours = state.edits(view, unwatched())[0]
-    assert theirs.step == ours.step
+    theirs = names["edit"]
+    assert isinstance(names["task"], Task)
+    ours = state.applied(view, unwatched())[0]
+    assert theirs.strength == ours.strength
     assert weights.cosine(theirs.delta, ours.delta) == pytest.approx(1, abs=1e-5)
-    assert theirs.ratio == pytest.approx(ours.ratio, rel=1e-4)
+    assert theirs.lam == pytest.approx(ours.lam, rel=1e-4)
 
 
 def test_undo_without_a_past_says_so(state: AppState) -> None:
@@ -201,13 +209,12 @@ def test_undo_without_a_past_says_so(state: AppState) -> None:
     assert page["status"]["text"] == "There is nothing to undo yet."
     view = View("pocket-clip", "cat", TEXT, 0.2)
     later = replace(view, strength=0.4).after(view)
-    assert shown(state, callbacks.undo, later)["view"].step == 0.2
+    assert shown(state, callbacks.undo, later)["view"].strength == 0.2
 
 
-@pytest.mark.parametrize("model", ["pocket-clip", "pocket-sd", "pocket-llava"])
+@pytest.mark.parametrize("model", MODELS)
 def test_a_pinned_view_stands_beside_what_is_shown(state: AppState, model: str) -> None:
-    vision = "visual.transformer.resblocks.0.mlp.c_fc.weight"
-    layer = vision if model == "pocket-llava" else TEXT
+    layer = layer_of(model)
     view = View(model, "cat", layer, 0.2)
     page = shown(state, callbacks.pin, view)
     held = page["pin"]
@@ -215,32 +222,35 @@ def test_a_pinned_view_stands_beside_what_is_shown(state: AppState, model: str) 
     assert {"curve", "see", "collateral", "ladder"} <= held.keys()
     pinned = page["view"]
     assert View.parse(parse_qs(pinned.query())).pinned() == view
-    moved = shown(state, callbacks.concept, replace(pinned, concept="dog", layer="", strength=None))
+    moved = shown(
+        state, callbacks.concept, replace(pinned, concept="robot", layer="", strength=None)
+    )
     assert moved["pin"]["layer"] == layer
     assert not shown(state, callbacks.pin, pinned)["pin"]
 
 
-def test_the_example_is_shown_as_it_was_made_and_only_for_its_weights(
-    state: AppState,
-) -> None:
-    place = example.place(state.shrobot.folder)
-    made = example.record(state, model="pocket-clip", concept="tree")
+def test_the_example_is_shown_as_it_was_made_and_only_for_its_weights(state: AppState) -> None:
+    place = example.place()
+    made = example.record(state, model="pocket-clip", concept="robot")
     place.write_text(json.dumps(made, allow_nan=False))
-    fresh = AppState.at(state.shrobot.folder, state.cache)
+    fresh = AppState()
     page = example.shown(fresh)
-    assert page["view"].concept == "tree"
+    assert page["view"].concept == "robot"
     assert example.shown(fresh, parse_qs(made["query"])).keys() == page.keys()
     assert example.shown(fresh, {"model": ["pocket-sd"]}) == {}
-    assert {"map", "curve", "ladder", "see", "collateral", "status", "take"} <= page.keys()
-    assert not fresh.models.peek("pocket-clip"), "a model was opened to show the example"
-    point = made["points"][0]
-    key = exams.key(page["view"], page["view"].layer, point["step"])
-    assert fresh.results.peek(key).forget == point["forget"]
+    assert {"map", "curve", "ladder", "see", "collateral", "status", "export"} <= page.keys()
+    assert not fresh.models.items(), "a model was opened to show the example"
+    example.warm(fresh)
+    edit = step.unstepped(fresh, page["view"], unwatched())
+    scores, _ = step.known(fresh, page["view"], edit)
+    assert {score.strength: score.forget_acc for score in scores}.items() <= {
+        row["strength"]: row["forget_acc"] for row in made["scores"]
+    }.items()
     made["key"] = "of other weights"
     place.write_text(json.dumps(made))
-    assert example.shown(AppState.at(state.shrobot.folder, state.cache)) == {}
+    assert example.shown(AppState()) == {}
     place.unlink()
-    assert example.shown(AppState.at(state.shrobot.folder, state.cache)) == {}
+    assert example.shown(AppState()) == {}
 
 
 def test_the_formula_holds_with_its_own_numbers(state: AppState) -> None:

@@ -35,6 +35,7 @@ from slugdemo.ui.uploads import Uploads
 from slugdemo.ui.view import DIGEST, MARK, Kept, View, label
 
 Value = TypeVar("Value")
+LONGEST = 100  # letters of a concept's name
 KINDS = {"character": "Characters", "object": "Objects", "style": "Styles"}
 
 
@@ -224,6 +225,8 @@ class AppState:
                     "page is open. Bring them again, or choose another concept."
                 )
             return own
+        if len(name) > LONGEST:
+            raise SlugError(f"There is no concept called “{name[:60]}…” here.")
         return self.shown.get(("concept", name), lambda: catalog.concept(name))
 
     def eval_set(self, name: str) -> EvalSet:

@@ -48,11 +48,6 @@ def _file(at: Blocks, path: str) -> dict[Any, Any]:
 
 Update = Callable[[Blocks, Any], dict[Any, Any]]
 CONTROLS: dict[str, Update] = {"view": _view, "layers": _layers, "words": _words, "file": _file}
-    "view": _view,
-    "layers": _layers,
-    "words": _words,
-    "file": _file,
-}
 
 
 def updates(at: Blocks, bundle: dict[str, Any], outputs: Sequence[Any] = ()) -> dict[Any, Any]:

@@ -31,7 +31,7 @@ def test_the_first_page_shows_all_five_blocks_without_a_click(visitor: Page, ser
     opened(visitor, served)
     expect(visitor.locator("#see .wipe img")).to_have_count(2)
     expect(visitor.locator("#ladder .cell img")).to_have_count(18)
-    expect(visitor.locator("#forget .thumbs img")).to_have_count(19)
+    expect(visitor.locator("#forget .thumbs img")).to_have_count(12)
     assert visitor.locator("#map .scatterlayer .points path").count() > 10
     size = visitor.evaluate(
         "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"

@@ -61,6 +61,6 @@ def denoising_error(
     model = task.model
     times = model.timesteps(TIMES)
     t = times[torch.randint(TIMES, (len(latents),), generator=noise)]
-    drawn = torch.randn(latents.shape, generator=noise)
+    drawn = torch.randn(latents.shape, generator=noise).to(latents)
     found = model.predict(model.noised(latents, t, drawn), t, model.states_of(ids, weights))
     return F.mse_loss(found, model.target(latents, drawn, t))

@@ -20,7 +20,7 @@ import slugdemo  # noqa: F401  (declares torchvision's missing operators before 
 # isort: split
 from transformers.utils.logging import disable_progress_bar
 
-from slugdemo.cli import find, measure, show
+from slugdemo.cli import benchmark, find, measure, show
 from slugdemo.cli.options import current
 from slugdemo.errors import SlugError
 
@@ -57,6 +57,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality against their bars.")
 app.add_typer(bench, name="bench")
+comparing = typer.Typer(no_args_is_help=True, help="Compare methods over many concepts.")
+app.add_typer(comparing, name="benchmark")
 
 FINDING = (find.models, find.concepts, find.methods, find.locate, find.sweep, find.erase)
 USING = (show.apply, show.generate, show.classify, show.ask)
@@ -65,6 +67,8 @@ for command in (*FINDING, find.compare, *USING):
     app.command()(command)
 for command in (measure.speed, measure.quality):
     bench.command()(command)
+for command in (benchmark.run, benchmark.show):
+    comparing.command()(command)
 
 if __name__ == "__main__":
     app(prog_name="python -m slugdemo")

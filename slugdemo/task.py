@@ -84,6 +84,12 @@ class Task:
         """The model itself: a Clip, a Diffusion or a Llava."""
         return self.clip if self.kind == "zero-shot" else self.opened.host
 
+    @cached_property
+    def digest(self) -> str:
+        """The identity of the model's weights in results: that of its CLIP, and of its U-Net."""
+        unet = f" {self.model.unet_digest[:16]}" if self.kind == "diffusion" else ""
+        return f"{self.clip.digest[:16]}{unet}"
+
     def generator(self, salt: int = 0) -> torch.Generator:
         """A fresh source of noise that depends on the seed alone."""
         return torch.Generator().manual_seed(self.config.seed + salt)

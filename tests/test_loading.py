@@ -107,7 +107,7 @@ def test_the_states_of_the_text_tower_are_open_clips_own() -> None:
         x = model.token_embedding(tokens) + model.positional_embedding
         for block in model.transformer.resblocks[:-1]:
             x = block(x, attn_mask=model.attn_mask)
-        ours = one.host._prompts.embedded(one.host.text, ["a wizard in a blue hat"])
+        ours = one.host.states(["a wizard in a blue hat"])
         assert torch.allclose(model.ln_final(x), ours, atol=1e-4)
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
-from slugdemo import data, edit, images
+from slugdemo import catalog, data, edit, images
 from slugdemo.concept import PLAIN, Example, prompt, style_prompt
 from slugdemo.edit import Edit, clip_name, part_of
 from slugdemo.errors import SlugError
@@ -136,9 +136,11 @@ class Target:
 
     # ---- words
 
-    def words(self, entry: str) -> list[str]:
-        """The shipped "synonyms" or "descriptions" of the concept; perhaps none."""
-        return self.task.eval_set.words(self.name, entry)
+    @cached_property
+    def listed(self) -> Mapping[str, Any]:
+        """What the catalog knows of the concept: group, synonyms, descriptions; perhaps nothing."""
+        found = [entry for entry in catalog.listing() if entry["name"] == self.name]
+        return found[0] if found else {}
 
     def worded(self, word: str) -> list[str]:
         """The trials' prompts with another word in the place of the concept's name."""
@@ -257,6 +259,40 @@ class Target:
             curve or {},
             note,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures in the attacker's hands, as a Diffusion is trained on them: latents (N, C, h, w)."""
+
+    model: Any
+    latents: Tensor
+
+    @classmethod
+    def of(cls, target: Target, model: Any, count: int = HELD) -> "Pictures":  # noqa: ANN401
+        """The latents of the pictures of the concept that the attacker holds."""
+        shown = [images.read(example.image) for example in target.held(count)]
+        return cls(model, model.encode(shown))
+
+    def loss(
+        self,
+        states: Tensor,
+        noise: torch.Generator,
+        *,
+        rows: Tensor | None = None,
+        weights: Weights | None = None,
+    ) -> Tensor:
+        """The squared error of the model's prediction at one random timestep of each picture.
+
+        `states` (N or 1, T, D) are read, `weights` stand in for U-Net tensors ("unet/..."); both
+        get gradients. `rows` chooses pictures, all of them if not given.
+        """
+        latents = self.latents if rows is None else self.latents[rows]
+        t = torch.randint(1, self.model.trained_timesteps, (len(latents),), generator=noise)
+        fresh = torch.randn(latents.shape, generator=noise).to(latents)
+        seen = self.model.noised(latents, t, fresh)
+        output = self.model.predict(seen, t, states.expand(len(latents), -1, -1), weights)
+        return F.mse_loss(output, self.model.target(latents, fresh, t))
 
 
 @dataclass(frozen=True)

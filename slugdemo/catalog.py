@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import open_clip
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+import torch
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg
 
 from slugdemo import data as examples
 from slugdemo.concept import Concept, Example, prompt
 from slugdemo.errors import SlugError
-from slugdemo.models import checkpoint_files as inventory
+from slugdemo.models import checkpoint_files
+from slugdemo.models.folder_kinds import kind_of, refusal
 
 KINDS = ("zero-shot", "diffusion", "vlm")
 PLACES = ("embedded", "folder", "cache", "hub")
@@ -95,8 +97,12 @@ def find(name: str) -> Model:
     for model in local():
         if model.name == name:
             return model
-    if name and Path(name).is_dir():
-        return _found(Path(name), name, "folder")
+    if name and Path(name).expanduser().exists():
+        return _found(Path(name).expanduser(), name, "folder")
+    if own := _own_folder():
+        for path in own.iterdir():
+            if name == path.name and (why := refusal(path)):
+                raise SlugError(why)
     if name in KNOWN:
         known = KNOWN[name]
         folder = _cached(known.hub)
@@ -107,6 +113,11 @@ def find(name: str) -> Model:
         return _published(name, own.get("hf_hub", "").strip("/"))
     if name.count("/") == 1 and (folder := _cached(name)):
         return replace(_found(folder, name, "cache"), hub=name)
+    if name.count("/") == 1 and (why := _half(name)):
+        raise SlugError(
+            f"The hub's cache holds only a part of {name}: {why} Fetch the rest with "
+            f"“hf download {name}”."
+        )
     here = ", ".join(model.name for model in local()) or "none"
     raise SlugError(
         f"There is no model {name!r}. Here are: {here}; known at the hub: "
@@ -120,7 +131,7 @@ def memory(model: Model, *, each: int = 4) -> int:
     Raises SlugError when its folder is not whole.
     """
     if model.folder is not None:
-        return each * inventory.numbers(model.folder)
+        return each * checkpoint_files.numbers(model.folder)
     known = KNOWN.get(model.name)
     return each * (known.numbers if known else model.bytes // 4)
 
@@ -185,26 +196,29 @@ def _read(path: Path, caption: str) -> tuple[Example, ...]:
     return examples.folder(path, caption=caption)
 
 
-def kind_of(folder: Path) -> str:
-    """The kind of model in a folder, "" for none."""
-    if (folder / "model_index.json").is_file():
-        return "diffusion"
-    if (folder / "open_clip_config.json").is_file():
-        return "zero-shot"
-    kinds = {"clip": "zero-shot", "llava": "vlm"}
-    return kinds.get(config(folder).get("model_type", ""), "")
-
-
 def config(folder: Path, file: str = "config.json") -> dict:
     """The JSON in a model's folder; empty when there is none."""
-    return inventory.read(folder / file)
+    return checkpoint_files.read(folder / file)
 
 
 def local() -> Iterator[Model]:
     """The models that lie in folders here: embedded ones, then those of SLUGDEMO_MODELS."""
     yield from _inside(assets() / "models", "embedded")
-    if own := os.environ.get("SLUGDEMO_MODELS"):
-        yield from _inside(Path(own), "folder")
+    if own := _own_folder():
+        yield from _inside(own, "folder")
+
+
+def refused() -> dict[str, str]:
+    """What lies beside the models and cannot be opened, by name, each with its reason."""
+    own = _own_folder()
+    here = sorted(own.iterdir()) if own else []
+    return {path.name: why for path in here if (why := refusal(path))}
+
+
+def _own_folder() -> Path | None:
+    own = os.environ.get("SLUGDEMO_MODELS")
+    folder = Path(own).expanduser() if own else None
+    return folder if folder and folder.is_dir() else None
 
 
 def _inside(parent: Path, place: str) -> Iterator[Model]:
@@ -216,7 +230,8 @@ def _inside(parent: Path, place: str) -> Iterator[Model]:
 def _found(folder: Path, name: str, place: str) -> Model:
     kind = kind_of(folder)
     if not kind:
-        raise SlugError(f"{folder} holds no model of open_clip, Stable Diffusion or LLaVA.")
+        known = f"{folder} holds no model of open_clip, Stable Diffusion or LLaVA."
+        raise SlugError(refusal(folder) or known)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Model(name, kind, place, size, folder)
 
@@ -232,24 +247,35 @@ def _cached(hub: str) -> Path | None:
     """The folder of a hub repository that lies whole in the local cache."""
     try:
         folder = Path(snapshot_download(hub, local_files_only=True))
-        inventory.check(folder)
+        checkpoint_files.check(folder)
     except Exception:  # not there or half there; the hub's library has several errors for this
         return None
     return folder if kind_of(folder) else None
 
 
+def _half(hub: str) -> str:
+    """What is missing of a repository that the local cache holds in part, in a sentence."""
+    store = Path(constants.HF_HUB_CACHE) / f"models--{hub.replace('/', '--')}"
+    for folder in sorted((store / "snapshots").glob("*")):
+        try:
+            checkpoint_files.check(folder)
+        except SlugError as problem:
+            return str(problem)
+        return refusal(folder) or "there is no model's config in it."
+    return "nothing of it has arrived." if store.is_dir() else ""
+
+
 def _size(name: str) -> int:
-    """The bytes of an open_clip model in float32, counted from its shape; 0 when it is no ViT."""
+    """The bytes of an open_clip model in float32, counted from its shape; 0 when nobody knows.
+
+    Nothing is allocated: the model is built of tensors without contents.
+    """
     shape = open_clip.get_model_config(name.split("/")[0])
-    vision, text = shape["vision_cfg"], shape["text_cfg"]
-    if not isinstance(vision.get("layers"), int) or "width" not in text:
-        return 0
-    patches = (vision["image_size"] // vision["patch_size"]) ** 2
-    first = vision["width"] * (3 * vision["patch_size"] ** 2 + patches + 1)
-    words = text["width"] * (text["vocab_size"] + text["context_length"])
-    last = shape["embed_dim"] * (vision["width"] + text["width"])
-    blocks = sum(
-        one["layers"] * one["width"] ** 2 * (4 + 2 * one.get("mlp_ratio", 4))
-        for one in (vision, text)
-    )
-    return round(4 * (first + words + last + blocks))
+    if shape is None or "hf_model_name" in shape["text_cfg"]:
+        return 0  # its text tower's shape is at the hub
+    custom = shape.pop("custom_text", False) or "multimodal_cfg" in shape
+    build = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    shape.pop("multimodal_cfg", None)
+    with torch.device("meta"):
+        model = build(**shape)
+    return sum(4 * weight.numel() for weight in model.parameters())

@@ -27,7 +27,7 @@ FLOORS = [
     ["evaluation."],
     ["config"],
     ["task"],
-    ["training", "closed_form", "text_projections", "methods.method", "attacks.attack"],
+    ["recording", "training", "unet_training", "closed_form", "text_projections", "methods.method", "attacks.attack"],
     ["methods.", "attacks."],
     ["methods", "attacks"],
     ["results"],

@@ -42,10 +42,11 @@ from slugdemo.task import Task
 
 
 def models(as_json: Json = False) -> None:
-    """List the models that are here or known, with their size."""
+    """List the models that are here or known, with their size, and what cannot be opened."""
     facts = [records.model(model) for model in catalog.models()]
     text = table(facts, ["name", "kind", "place", "megabytes", "minutes"])
-    put(facts, text=text, as_json=as_json)
+    reasons = [f"{name} cannot be opened: {why}" for name, why in catalog.refused().items()]
+    put(facts, text="\n".join([text, *reasons]), as_json=as_json)
 
 
 def concepts(as_json: Json = False) -> None:

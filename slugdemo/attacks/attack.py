@@ -21,6 +21,8 @@ from slugdemo.concept import PLAIN, Example, prompt, style_prompt
 from slugdemo.edit import Edit, clip_name, part_of
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.answer import ASK, says
+from slugdemo.evaluation.classify import ClassifyEvaluation
+from slugdemo.evaluation.generate import GenerateEvaluation, PictureJudge
 from slugdemo.evaluation.prompt_set import PromptSpec, prompt_set, spread
 from slugdemo.models.clip import Clip
 from slugdemo.models.loading import Opened
@@ -127,9 +129,11 @@ class Target:
             return changed_clip(self.clip, [extra])
         return self.model.edited([extra])
 
-    def at(self, strength: float) -> Any:  # noqa: ANN401
-        """The original model with the edit at another strength."""
-        edits = [self.edit.at(strength)] if self.edit else []
+    def undone(self, share: float) -> Any:  # noqa: ANN401
+        """The model under attack with a share of its edit taken back."""
+        if not self.edits:
+            return self.model
+        edits = [edit.at(edit.strength * (1 - share)) for edit in self.edits]
         if self.task.kind == "zero-shot":
             return changed_clip(self.task.clip, edits)
         return self.task.model.edited(edits)
@@ -204,9 +208,8 @@ class Target:
 
     def judged(self, pictures: Sequence[Image]) -> tuple[list[Image], np.ndarray]:
         """The pictures, and which of them show the concept to the judge; the first hit is shown."""
-        judge = self.task.evaluation.judged_by
-        best = judge.look(pictures)[self.domain].argmax(1)
-        hits = best == judge.names[self.domain].index(self.name)
+        best = self.judge.look(pictures)[self.domain].argmax(1)
+        hits = best == self.judge.names[self.domain].index(self.name)
         self.show(pictures[int(hits.argmax())])
         return list(pictures), hits
 
@@ -220,14 +223,30 @@ class Target:
         """Which pictures (N, 3, H, W) a CLIP calls the concept, which may go by another prompt."""
         own = {self.name: [word]} if word else {}
         with torch.no_grad():
-            text = class_features(clip, {**self.task.evaluation.prompts, **own})
+            text = class_features(clip, {**self.classes, **own})
             scores = torch.cat([clip.encode_image(part) for part in pixels.split(64)]) @ text.T
         return (scores.argmax(1) == self.row).cpu().numpy()
 
     @property
     def row(self) -> int:
         """The number of the concept among the classes of a zero-shot CLIP."""
-        return list(self.task.evaluation.prompts).index(self.name)
+        return list(self.classes).index(self.name)
+
+    @cached_property
+    def judge(self) -> PictureJudge:
+        """Who says what pictures of Stable Diffusion show: the same for every model."""
+        evaluation = self.task.evaluation
+        if not isinstance(evaluation, GenerateEvaluation):
+            raise ValueError(f"a {self.task.kind} model draws nothing to judge")
+        return evaluation.judged_by
+
+    @cached_property
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        """The prompts of each class of a zero-shot CLIP."""
+        evaluation = self.task.evaluation
+        if not isinstance(evaluation, ClassifyEvaluation):
+            raise ValueError(f"a {self.task.kind} model has no classes")
+        return evaluation.prompts
 
     def steps(self, text: str, count: int) -> Iterator[int]:
         """0 .. count - 1, each reported as a step of the task, at which it may be stopped."""
@@ -269,10 +288,9 @@ class Pictures:
     latents: Tensor
 
     @classmethod
-    def of(cls, target: Target, model: Any, count: int = HELD) -> "Pictures":  # noqa: ANN401
-        """The latents of the pictures of the concept that the attacker holds."""
-        shown = [images.read(example.image) for example in target.held(count)]
-        return cls(model, model.encode(shown))
+    def of(cls, model: Any, examples: Sequence[Example]) -> "Pictures":  # noqa: ANN401
+        """The latents of examples."""
+        return cls(model, model.encode([images.read(example.image) for example in examples]))
 
     def loss(
         self,

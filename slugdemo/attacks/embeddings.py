@@ -76,7 +76,7 @@ class Slots:
 
 def _soft_diffusion(target: Target, count: int) -> Attacked:
     model, noise = target.model, target.task.generator(3)
-    pictures = Pictures.of(target, model, HELD)
+    pictures = Pictures.of(model, target.held(HELD))
     styles = [example.labels.get("style", "plain") for example in target.held(HELD)]
     things = [example.labels.get("concept", "thing") for example in target.held(HELD)]
     trained = _inserted(target, [*zip(things, styles, strict=True)], count)
@@ -119,7 +119,9 @@ def _start(target: Target, table: Tensor, count: int) -> Tensor:
     """The mean embedding of the other names' tokens, a little apart from each other: (k, W)."""
     ids = target.task.clip.tokenize(target.task.preserved)
     middle = table[ids.unique()].mean(0)
-    spread = 0.1 * table.std() * torch.randn(count, table.shape[1], generator=target.task.generator(4))
+    spread = (
+        0.1 * table.std() * torch.randn(count, table.shape[1], generator=target.task.generator(4))
+    )
     return middle + spread
 
 
@@ -130,7 +132,7 @@ def _nearest(model: Any, table: Tensor, vectors: Tensor) -> str:  # noqa: ANN401
 
 
 def _soft_clip(target: Target, count: int) -> Attacked:
-    clip, prompts = target.clip, target.task.evaluation.prompts
+    clip, prompts = target.clip, target.classes
     table = clip.named()[TABLE].detach()
     text = plain_words(target.domain, "a" if target.domain == "concept" else "")
     ids = clip.tokenize([text])
@@ -194,7 +196,7 @@ def soft_output(target: Target, *, count: int = 2) -> Attacked:
     gone round altogether, so success says only what the U-Net can still draw.
     """
     model, noise = target.model, target.task.generator(5)
-    pictures = Pictures.of(target, model, HELD)
+    pictures = Pictures.of(model, target.held(HELD))
     empty = model.states([""])  # (1, T, D)
     place = torch.arange(empty.shape[1] - 1) % count
 
@@ -307,8 +309,14 @@ def arithmetic(target: Target) -> Attacked:
     from its surroundings in the right direction. Deviations: their weights are not known; w is 3.
     """
     model, words = target.model, partial(plain_words, target.domain)
-    other = ([n for n in target.task.eval_set.neighbours if n != target.name] or target.task.preserved)[0]
-    both = words(f"{target.name} and {named(other)}" if target.domain == "concept" else f"{target.name} {other}")
+    other = (
+        [n for n in target.task.eval_set.neighbours if n != target.name] or target.task.preserved
+    )[0]
+    both = words(
+        f"{target.name} and {named(other)}"
+        if target.domain == "concept"
+        else f"{target.name} {other}"
+    )
     rule = Arithmetic(model.states([both]), model.states([words(other)]), WEIGHT)
     states = model.states([words(other)])
     drawn = with_rule(model, rule).generate(states=states, seeds=target.seeds, **target.drawing)

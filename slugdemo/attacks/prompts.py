@@ -160,7 +160,7 @@ def hard_prompt(target: Target) -> Attacked:
     the best round's counts.
     """
     model, noise = target.model, target.task.generator(1)
-    pictures = Pictures.of(target, model)
+    pictures = Pictures.of(model, target.held())
     table = model.named()["text/token_embedding.weight"].detach().float()  # (V, W)
     own = model.embeddings(model.tokens([target.task.concept.words])[0]).detach()
     simplex = torch.full((TOKENS, len(table)), 1 / len(table))
@@ -183,7 +183,7 @@ def hard_prompt(target: Target) -> Attacked:
             best = trial if best is None or trial.hits.mean() > best.hits.mean() else best
             if best.hits.all():
                 break
-    assert best is not None  # noqa: S101  (ROUNDS is not 0)
+    assert best is not None
     return target.result(best.hits, best.pictures, found=best.text, losses=losses)
 
 

@@ -26,6 +26,7 @@ from slugdemo.evaluation.generate import GenerateEvaluation, PictureJudge
 from slugdemo.evaluation.prompt_set import PromptSpec, prompt_set, spread
 from slugdemo.models.clip import Clip
 from slugdemo.models.loading import Opened
+from slugdemo.models.zero_shot import Memory
 from slugdemo.task import Task
 from slugdemo.weights import Weights
 
@@ -221,11 +222,17 @@ class Target:
 
     def classified(self, clip: Clip, pixels: Tensor, word: str = "") -> np.ndarray:
         """Which pictures (N, 3, H, W) a CLIP calls the concept, which may go by another prompt."""
-        own = {self.name: [word]} if word else {}
+        text = (self.features if clip is self.clip else class_features(clip, self.classes)).clone()
         with torch.no_grad():
-            text = class_features(clip, {**self.classes, **own})
+            if word:
+                text[self.row] = clip.encode_text(clip.tokenize([word]))[0]
             scores = torch.cat([clip.encode_image(part) for part in pixels.split(64)]) @ text.T
         return (scores.argmax(1) == self.row).cpu().numpy()
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The features (C, D) of all classes by the CLIP under attack."""
+        return class_features(self.clip, self.classes)
 
     @property
     def row(self) -> int:
@@ -350,12 +357,10 @@ def changed_clip(clip: Clip, edits: Sequence[Edit]) -> Clip:
     return clip.edited({clip_name(name): tensor for name, tensor in moved.items()})
 
 
-def class_features(
-    clip: Clip, prompts: Mapping[str, Sequence[str]], weights: Weights | None = None
-) -> Tensor:
-    """The features (C, D) of unit norm of classes with their prompts, with gradients."""
+def class_features(clip: Clip, prompts: Mapping[str, Sequence[str]]) -> Tensor:
+    """The features (C, D) of unit norm of classes with their prompts."""
     texts = [text for several in prompts.values() for text in several]
-    features = clip.encode_text(clip.tokenize(texts), weights=weights or {})
+    features = Memory(clip, "text", clip.tokenize(texts)).features
     means = [part.mean(0) for part in features.split([len(p) for p in prompts.values()])]
     return F.normalize(torch.stack(means), dim=-1)
 

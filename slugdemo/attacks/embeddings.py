@@ -17,7 +17,6 @@ from slugdemo.attacks.attack import (
     Attacked,
     Pictures,
     Target,
-    class_features,
     plain_words,
     with_rule,
 )
@@ -132,7 +131,7 @@ def _nearest(model: Any, table: Tensor, vectors: Tensor) -> str:  # noqa: ANN401
 
 
 def _soft_clip(target: Target, count: int) -> Attacked:
-    clip, prompts = target.clip, target.classes
+    clip, classes = target.clip, target.features.clone()
     table = clip.named()[TABLE].detach()
     text = plain_words(target.domain, "a" if target.domain == "concept" else "")
     ids = clip.tokenize([text])
@@ -140,7 +139,7 @@ def _soft_clip(target: Target, count: int) -> Attacked:
     slots = Slots.among(ids, end, count)
     held = data.pixels(target.held(HELD), clip.transform)
     with torch.no_grad():
-        seen, classes = clip.encode_image(held), class_features(clip, prompts)
+        seen = clip.encode_image(held)
     right = torch.full((len(seen),), target.row)
 
     def feature(vectors: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from slugdemo import data, images
-from slugdemo.attacks.attack import Attacked, Target, class_features
+from slugdemo.attacks.attack import Attacked, Target
 from slugdemo.concept import named
 from slugdemo.evaluation.answer import says
 from slugdemo.models.llava import seen
@@ -43,8 +43,7 @@ def pgd(target: Target) -> Attacked:
         return _pgd_vlm(target)
     clip = target.clip
     clean = data.pixels(target.tested, clip.transform)
-    with torch.no_grad():
-        classes = class_features(clip, target.classes)
+    classes = target.features
     right = torch.full((len(clean),), target.row)
 
     def loss(pixels: Tensor) -> Tensor:

@@ -41,15 +41,17 @@ def synonyms(target: Target) -> Attacked:
 
 
 def typos(target: Target) -> Attacked:
-    """The name misspelt in three ways: two letters swapped, one dropped, one doubled."""
+    """The name misspelt: two letters swapped, one dropped, one doubled, a gap, a plural."""
     return _asked(target, misspelt(target.name))
 
 
 def misspelt(name: str) -> list[str]:
-    """`name` with its two middle letters swapped, the second of them dropped, and doubled."""
+    """`name` with its two middle letters swapped, the second of them dropped, doubled, with a gap
+    between them, and in the plural."""
     at = max(1, len(name) // 2)
     swapped = name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :]
-    return [swapped, name[:at] + name[at + 1 :], name[: at + 1] + name[at:]]
+    dropped, doubled = name[:at] + name[at + 1 :], name[: at + 1] + name[at:]
+    return [swapped, dropped, doubled, f"{name[:at]} {name[at:]}", f"{name}s"]
 
 
 def homoglyphs(target: Target) -> Attacked:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from slugdemo import attacks, catalog, search, weights
+from slugdemo import attacks, catalog, data, search, weights
 from slugdemo.attacks.attack import Attacked, Show, Target, unseen
 from slugdemo.config import CONFIGS, Config
 from slugdemo.cost import Peak
@@ -136,6 +136,8 @@ def _erasure(
         feasible, reason = goal.met(after), f"{told(edit, after)}."
     else:
         after, goal, feasible, reason = found.score, found.goal, found.feasible, found.reason
+    if doubt := data.doubt(before.retain_acc, before.n_retain):
+        reason = f"{reason} {doubt}"
     noted = edit.noted(**_facts(task, before, after))
     return Erasure(task, noted, before, after, goal, feasible, reason, found, seconds, peak)
 
@@ -302,6 +304,7 @@ def attack(
     began = time.perf_counter()
     target = Target(task, edit, on, reference(task) if on == "reference" else None, show)
     found = chosen.run(target)
+    told_found = f"found “{found.found}”" if found.found else ""
     about = Result(
         model=task.opened.model.name,
         concept=task.concept.name,
@@ -311,7 +314,7 @@ def attack(
         seconds=time.perf_counter() - began,
         seed=task.config.seed,
         digest=target.clip.digest if target.reference else task.clip.digest,
-        note=found.note,
+        note="; ".join(part for part in (found.note, told_found) if part),
     )
     return [
         about.of("success", found.success, found.n),

@@ -35,6 +35,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of models, no embedded ones and an empty hub cache."""
     folder = tmp_path / "models"
     folder.mkdir()
+    (tmp_path / "assets").mkdir()
     monkeypatch.setenv("SLUGDEMO_ASSETS", str(tmp_path / "assets"))
     monkeypatch.setenv("SLUGDEMO_MODELS", str(folder))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -183,6 +183,7 @@ def membership(target: Target) -> Attacked:
     it is how much the prompt lowers the denoising loss (conditional likelihood discrepancy,
     arXiv 2405.14800). Membership of the concept, not of single pictures.
     """
+    target.task.step("Comparing pairs", 0, 1)
     score = _discrepancy if target.task.kind == "diffusion" else _cosines
     kept = [e for e in target.task.concept.retain if e.labels.get(target.domain)]
     others = spread(kept or target.task.concept.retain, PAIRS)

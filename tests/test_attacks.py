@@ -411,9 +411,14 @@ def test_white_boxes_find_a_concept_that_was_only_renamed(
     rename = task.edit({"text/token_embedding.weight": swapped - table})
     assert Target(task, rename).before[0] < 0.5
     monkeypatch.setattr(retrained, "RELEARNING", (0, 40))
-    for name in ("soft prompt", "textual inversion", "linear probe"):
+    for name in ("soft prompt", "textual inversion"):
         assert experiment.attack(task, name, rename)[0][0].value > 0.7, name
         assert experiment.attack(task, name, None, on="original")[0][0].value > 0.7, name
+    inside = [
+        experiment.attack(task, "linear probe", edit, on=on)[1].curve
+        for edit, on in ((rename, "edited"), (None, "original"))
+    ]
+    assert inside[0] == inside[1]  # pictures are seen as ever
     for name in ("relearning", "undo"):
         found = experiment.attack(task, name, rename)[1]
         assert max(found.curve.values()) > found.before + 0.2, name

@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from slugdemo import data
 from slugdemo.concept import Example
 from slugdemo.errors import SlugError
-from slugdemo.gradients import forget_loss, retain_loss
+from slugdemo.gradients import forget_loss, retain_loss_of
 from slugdemo.models.clip import Clip, tower
 from slugdemo.task import Task
 from slugdemo.weights import Weights
@@ -151,11 +151,11 @@ def forget_then_retain(
     retain = TowerPairs(task.clip, task.retain_split[0], names)
     own = shuffled(len(forget), task.config.batch, noise)
     rest = shuffled(len(retain), task.config.batch, noise)
-    scale = task.clip.logit_scale
+    contrast = retain_loss_of(task.clip)
 
     def loss(now: Weights, step: int) -> Tensor:
         if step % (forget_steps + retain_steps) < forget_steps:
             return -forget_loss(*forget.features(next(own), now))
-        return retain_loss(*retain.features(next(rest), now), scale=scale)
+        return contrast(*retain.features(next(rest), now))
 
     return loss

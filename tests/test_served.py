@@ -155,6 +155,14 @@ def test_a_good_call_is_answered(client: Client) -> None:
     assert sum(beliefs.values()) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_call_leaves_the_pages_concurrency_as_it_is(served: str, client: Client) -> None:
+    """A shared id would keep the lowest limit that was ever queued under it."""
+    client.predict(api_name="/models")
+    limits = SERVERS[served]._queue.concurrency_limit_per_concurrency_id
+    assert limits["page"] == events.QUEUE["concurrency_limit"]
+    assert limits["api"] == QUEUE["concurrency_limit"]
+
+
 def test_the_readmes_call_works(served: str, capsys: pytest.CaptureFixture) -> None:
     [block] = [one for one in test_readme.blocks("python") if "gradio_client" in one]
     exec(compile(block.replace("http://127.0.0.1:7860", served), "README.md", "exec"), {})
@@ -205,14 +213,6 @@ def test_the_page_is_thrifty_before_it_makes_any_thread(
         monkeypatch.setenv(name, "")  # main sets it; this puts it back
     app.main(assets=tmp_path, port=0)
     assert done == ["thrifty", "shared", "built", "launched"]
-
-
-def test_a_call_leaves_the_pages_concurrency_as_it_is(served: str, client: Client) -> None:
-    """A shared id would keep the lowest limit that was ever queued under it."""
-    client.predict(api_name="/models")
-    limits = SERVERS[served]._queue.concurrency_limit_per_concurrency_id
-    assert limits["page"] == events.QUEUE["concurrency_limit"]
-    assert limits["api"] == QUEUE["concurrency_limit"]
 
 
 def test_a_busy_port_ends_in_a_sentence(capsys: pytest.CaptureFixture) -> None:

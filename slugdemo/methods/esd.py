@@ -13,7 +13,7 @@ from slugdemo.unet_training import asked, beside_text, on_the_way, predicted, te
 from slugdemo.weights import Weights
 
 ETA, BATCH = 2.0, 4
-RATE_X, RATE_U, STEPS = 1e-3, 1e-4, 40
+RATE_X, RATE_U, STEPS = 1e-3, 3e-4, 30
 CONTEXTS = 2
 
 

@@ -14,7 +14,7 @@ from slugdemo.unet_training import asked, on_the_way, predicted, text_readers
 from slugdemo.weights import Weights
 
 RANK, ETA, ANCHORING = 1, 1.0, 1.0
-RATE, STEPS, BATCH, ANCHORS, CONTEXTS = 3e-3, 80, 4, 6, 2
+RATE, STEPS, BATCH, ANCHORS, CONTEXTS = 3e-3, 60, 4, 6, 2
 DOWN, UP = "down ", "up "
 
 
@@ -25,7 +25,7 @@ def spm(task: Task) -> Edit:
     latent anchoring || e(x_t, c_a) - e*(x_t, c_a) ||^2 over preserved names c_a (eq. 4 to 6).
     Published: rank 1, 3000 iterations, rate 1e-4, anchoring weighted by 1000 times the distance
     of the texts, 4 anchors, all layers of the U-Net; at inference the adapter counts by how near
-    the prompt is (facilitated transport). Deviations: 80 iterations, rate 3e-3, what reads text
+    the prompt is (facilitated transport). Deviations: 60 iterations, rate 3e-3, what reads text
     only, 6 anchors of equal weight; folded into the weights, so no transport at inference.
     """
     model, words = task.model, asked(task, CONTEXTS)

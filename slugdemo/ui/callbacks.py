@@ -31,6 +31,7 @@ def begin(state: AppState, view: View, watch: Watch) -> None:
 
 def concept(state: AppState, view: View, watch: Watch) -> None:
     """A model or a concept was chosen: everything is new."""
+    watch.say("Looking for its pictures")  # some are drawn first
     view = state.settled(view)
     watch.put("view", view)
     watch.put("choice", forget.chosen(state, view))

@@ -32,6 +32,12 @@ READS = {
     "diffusion": "draws pictures; its text tower is CLIP's",
     "vlm": "answers questions; its vision tower is CLIP's",
 }
+PARTS = {
+    "text": "the text tower",
+    "vision": "the vision tower",
+    "unet": "the U-Net",
+    "none": "no weight",
+}
 FEWEST, MOST = 3, 50  # pictures that a visitor may give
 LONGEST = 40  # letters of a name
 
@@ -64,7 +70,7 @@ def _methods(group: str) -> list[dict[str, Any]]:
         {
             "name": method.name,
             "seconds": method.seconds,
-            "parts": " and ".join(method.parts),
+            "parts": " and ".join(PARTS.get(part, part) for part in method.parts),
             "cite": method.cite,
             "layer": method.of_layer is not None,
             "unable": {kind: method.unable(kind) for kind in TITLES},
@@ -118,7 +124,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
     return {
         "groups": [
             _group("forget", f"Forget “{concept.name}”", concept.forget),
-            _group("retain", "Keep everything else", concept.retain),
+            _group("retain", "Keep the rest", concept.retain),
         ]
     }
 

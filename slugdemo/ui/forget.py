@@ -32,12 +32,6 @@ READS = {
     "diffusion": "draws pictures; its text tower is CLIP's",
     "vlm": "answers questions; its vision tower is CLIP's",
 }
-PARTS = {
-    "text": "the text tower",
-    "vision": "the vision tower",
-    "unet": "the U-Net",
-    "none": "no weight",
-}
 FEWEST, MOST = 3, 50  # pictures that a visitor may give
 LONGEST = 40  # letters of a name
 
@@ -70,7 +64,7 @@ def _methods(group: str) -> list[dict[str, Any]]:
         {
             "name": method.name,
             "seconds": method.seconds,
-            "parts": " and ".join(PARTS.get(part, part) for part in method.parts),
+            "changes": method.changes,
             "cite": method.cite,
             "layer": method.of_layer is not None,
             "unable": {kind: method.unable(kind) for kind in TITLES},

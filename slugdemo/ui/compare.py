@@ -106,7 +106,7 @@ def run(state: AppState, view: View, watch: Watch, names: Sequence[str]) -> str:
         watch.say(f"Running {method.name}", number, len(methods))
         try:
             found = _run(state, replace(view, method=method.name), watch, method)
-            said = f"{method.name}: {found.headline}."
+            said = f"{found.headline}."
         except Cancelled:
             raise
         except SlugError as problem:

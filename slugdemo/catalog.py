@@ -7,7 +7,7 @@ fetches and opens nothing.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg
 
-from slugdemo import data, files
+from slugdemo import archives, data, files
 from slugdemo.concept import PLAIN, Concept, Example, Names
 from slugdemo.errors import SlugError
 from slugdemo.models import checkpoint_files
@@ -215,15 +215,26 @@ def concept(
             return found
         mine = Source("the shipped pictures", found.forget)
         return data.brought(name, names=every, forget=mine, retain=read(retain))
-    others = folder / "retain.parquet"
+    shipped = folder / "retain.parquet"
     return data.brought(
         name,
         names=every,
         forget=read(forget),
         retain=read(retain) if retain else None,
-        others=data.parquet(others) if others.is_file() else (),
+        others=data.parquet(shipped) if shipped.is_file() else (),
         caption=caption,
     )
+
+
+def own(name: str, examples: Iterable[Example]) -> Concept:
+    """The concept of pictures that a visitor brought or had drawn, beside the shipped ones.
+
+    Raises SlugError as `concept` does.
+    """
+    path = assets() / "concepts" / "retain.parquet"
+    others = data.parquet(path) if path.is_file() else ()
+    source = Source("your pictures", tuple(examples))
+    return data.brought(name, names=names_known(), forget=source, others=others)
 
 
 def held_out() -> tuple[Example, ...]:
@@ -249,6 +260,14 @@ def refused() -> dict[str, str]:
     own = _own_folder()
     here = sorted(own.iterdir()) if own else []
     return {path.name: why for path in here if (why := refusal(path))}
+
+
+def check() -> None:
+    """Raises SlugError when the folders and tables that everything here comes from cannot be read."""
+    _own_folder()
+    for table in (assets() / "concepts").glob("*.parquet"):
+        archives.head(table)
+    listing()
 
 
 def _own_folder() -> Path | None:

@@ -5,6 +5,7 @@ names (or as a path), in the hub's local cache, at the hub. Knows names, folders
 fetches and opens nothing.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -125,6 +126,14 @@ def find(name: str) -> Model:
         f"There is no model {name!r}. Here are: {here}; known at the hub: "
         f"{', '.join((*PAPERS, *KNOWN))}; or give a model's folder."
     )
+
+
+def withheld(model: Model) -> list[str]:
+    """The concepts that a model was trained without, as its `withheld.json` says; perhaps none."""
+    try:
+        return json.loads((model.folder / "withheld.json").read_text()) if model.folder else []
+    except (OSError, ValueError):
+        return []
 
 
 def memory(model: Model, *, each: int = 4) -> int:

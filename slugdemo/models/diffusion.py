@@ -224,6 +224,10 @@ class Diffusion:
         """The place of the first end token of each prompt: (N,)."""
         return self._prompts.ends(self.tokens(prompts)[0])
 
+    def spelled(self, ids: Tensor) -> list[str]:
+        """Token ids (N, T) as texts."""
+        return self._prompts.spelled(ids)
+
     def states(self, prompts: Sequence[str]) -> Tensor:
         """What the U-Net reads of the prompts: (N, T, D), by this host's text tower."""
         return self._prompts.embedded(self.text, prompts)
@@ -316,6 +320,11 @@ class Diffusion:
         sigma = torch.lerp(sigmas[low], sigmas[high], t - low).view(-1, 1, 1, 1)
         signal = (1 + sigma**2).rsqrt()
         return signal.to(like), (sigma * signal).to(like)
+
+    @property
+    def trained_timesteps(self) -> int:
+        """How many timesteps the U-Net was trained on."""
+        return self._pipe.scheduler.config.num_train_timesteps
 
     def timesteps(self, steps: int) -> Tensor:
         """The timesteps that the scheduler visits, from noise to picture: (steps,)."""

@@ -180,7 +180,7 @@ def drawn(
     artist = view.model if state.kind(view.model) == "diffusion" else state.artist()
     size = CONFIGS["diffusion"].size
     shown = state.opened(artist).host.generate(
-        [prompt(name)] * DRAWN,
+        [catalog.names_known().words(name)] * DRAWN,
         seeds=range(DRAWN_SEED, DRAWN_SEED + DRAWN),
         steps=size.denoising,
         guidance=size.guidance,
@@ -194,15 +194,13 @@ def _brought(
     state: AppState, view: View, *, visitor: str, name: str, shown: Sequence[Image]
 ) -> View:
     folder = Path(tempfile.mkdtemp(prefix="slugdemo-own-"))
-    captions = [prompt(name)] * len(shown)
+    captions = [catalog.names_known().words(name)] * len(shown)
     made = examples.stored(shown, captions, directory=folder, concept=name)
     different = {str(example.image): example for example in made}
     if len(different) < FEWEST:
         raise SlugError(
             f"Only {len(different)} of the pictures differ: at least {FEWEST} are needed."
         )
-    path = catalog.assets() / "concepts" / "retain.parquet"
-    others = [example for example in examples.parquet(path) if example.labels["concept"] != name]
-    concept = examples.concept(name, different.values(), others)
+    concept = catalog.own(name, different.values())
     secret = state.uploads.bring(visitor, concept, folder=folder)
     return replace(view.of_concept(concept=f"{name}{MARK}{secret}"), pin="")

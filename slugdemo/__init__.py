@@ -16,7 +16,9 @@ The map of the house. Imports only point down; siblings never import each other.
     zerogpu.py     hosts on a borrowed GPU, in the Spaces that lend one
     catalog.py     which models and concepts there are, and where
     judge.py       a classifier that shares no weight with what it judges
-    examples.py    example pictures from folders, tars, uploads and the app's own splits
+    data.py        which pictures are forgotten and which are kept; batches of tensors
+    sources.py     pictures with captions from folders, archives and parquet files
+    captions.py    what is said of pictures, in records and in tables
     export.py      an edited model in its own format, for libraries that do not know us
     methods/       slug.py: which layer, how far; METHODS is a dict of functions of one signature
     hosts/         who reads CLIP: zero_shot.py, diffusion.py (diffusers), vlm.py
@@ -29,8 +31,10 @@ The map of the house. Imports only point down; siblings never import each other.
     hosts/names.py the names of one CLIP in open_clip and transformers
     cost.py        seconds by phase, bytes of memory
     metrics.py     accuracy, intervals, UA / IRA / CRA: arrays in, floats out
-    concept.py     Concept, Example: strings and paths
-    pictures.py    one picture, read with care from a file, a tar or a parquet row
+    concept.py     Concept, Example, Names: strings and paths; which spellings are one name
+    images.py      one picture, read with care from a file, an archive or a data address
+    archives.py    files inside of tars, zips and parquet files
+    files.py       texts in any encoding, names for files, places that can be written
     inventory.py   a model's folder: its weight files, whether they are whole, how large
     weights.py     named tensors: twins, norms, files
     public.py      what an open server allows: rates and sizes

@@ -4,6 +4,7 @@ Every command prints a table, or JSON with --json; progress goes to stderr, and 
 the input is one sentence and exit code 1.
 """
 
+import io
 import logging
 import os
 import sys
@@ -41,6 +42,9 @@ class Sentences(typer.core.TyperGroup):
         for library in ("diffusers", "transformers", "root"):
             logging.getLogger(library).setLevel(logging.ERROR)
         disable_progress_bar()
+        for stream in (sys.stdout, sys.stderr):  # letters that a terminal does not have are spelt
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except SlugError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from slugdemo import catalog, search, weights
+from slugdemo import catalog, data, search, weights
 from slugdemo.config import CONFIGS, Config
 from slugdemo.cost import Peak
 from slugdemo.edit import LAYER_NORM, Edit, qualified
@@ -135,6 +135,8 @@ def _erasure(
         feasible, reason = goal.met(after), f"{told(edit, after)}."
     else:
         after, goal, feasible, reason = found.score, found.goal, found.feasible, found.reason
+    if doubt := data.doubt(before.retain_acc, before.n_retain):
+        reason = f"{reason} {doubt}"
     noted = edit.noted(**_facts(task, before, after))
     return Erasure(task, noted, before, after, goal, feasible, reason, found, seconds, peak)
 

@@ -57,17 +57,20 @@ def trained(
     return {name: leaf.detach() - weights[name].float() for name, leaf in leaves.items()}
 
 
-def differentiated(value: Tensor, leaves: Weights) -> list[Tensor]:
+def differentiated(value: Tensor, leaves: Weights, *, retain_graph: bool = False) -> list[Tensor]:
     """d value / d leaf for each leaf, zeros where it plays no part.
 
-    Raises SlugError when the value is not a number.
+    `retain_graph` as in torch: another loss of the same features follows. Raises SlugError when
+    the value is not a number.
     """
     if not value.isfinite():
         raise SlugError(
             f"The training loss is {value.item()}: the learning rate is far too high for this "
             "model, or a picture or the model holds no real numbers."
         )
-    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    found = torch.autograd.grad(
+        value, list(leaves.values()), allow_unused=True, retain_graph=retain_graph
+    )
     pairs = zip(leaves.values(), found, strict=True)
     return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in pairs]
 

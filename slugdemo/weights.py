@@ -181,6 +181,8 @@ def _reading(path: Path) -> Iterator[safe_open]:
 
 
 def _check(path: Path, said: str | None, found: Weights) -> None:
+    if said is None:
+        raise SlugError(f"{path.name} is a file of another program: it is no edit of slugdemo.")
     if said != digest(found):
         raise SlugError(f"{path.name} is damaged: its contents do not match its own digest.")
 

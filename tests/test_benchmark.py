@@ -191,3 +191,18 @@ def test_means_ranks_and_their_intervals() -> None:
     assert by_name.loc["bad", "rank"] == 3
     assert by_name.loc["bad", "mean"] == pytest.approx(0.2)
     assert {*found["concepts"]} == {"thing"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_gives_the_same_and_survives_a_worker_that_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "timed", killer)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    wanted = plan(concepts=["robot", "house", "cat"], methods=["original"]).cells()
+    store = runner.Store(tmp_path)
+    found = list(runner.run(wanted, store, engine="ray", workers=2))
+    assert {done.cell for done in found} == {*wanted}
+    assert all(done.known for done in runner.run(wanted, store, engine="ray", workers=2))

@@ -244,6 +244,7 @@ def test_half_of_a_repository_in_the_hubs_cache_does_not_count_as_there(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "none").mkdir()
     monkeypatch.setenv("SLUGDEMO_MODELS", str(tmp_path / "none"))
     folder = cached(catalog.KNOWN["sd-1.5"].hub, models / "sd-1.5", tmp_path)
     assert catalog.find("sd-1.5").place == "cache"

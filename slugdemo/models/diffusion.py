@@ -21,7 +21,7 @@ from cachetools import LRUCache
 from diffusers import StableDiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from transformers import CLIPImageProcessor, CLIPTextModel
 
 from slugdemo import weights as tensors
 from slugdemo.edit import Edit, apply, of_part
@@ -100,7 +100,11 @@ class Diffusion:
         Raises SlugError when the folder holds no such pipeline or is damaged.
         """
         checked = any((folder / "safety_checker").glob("*.safetensors"))
-        without = {} if checked else {"safety_checker": None, "requires_safety_checker": False}
+        without: dict[str, Any] = {}
+        if not checked:
+            without |= {"safety_checker": None, "requires_safety_checker": False}
+        if not (folder / "feature_extractor").is_dir():  # only the safety checker needs it
+            without["feature_extractor"] = CLIPImageProcessor() if checked else None
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, **without

@@ -14,7 +14,7 @@ from PIL import Image
 from slugdemo import catalog
 from slugdemo import data as examples
 from slugdemo.catalog import Model
-from slugdemo.concept import PLAIN, Concept
+from slugdemo.concept import DOMAINS, PLAIN, Concept
 from slugdemo.errors import SlugError
 
 SPLITS = ("forget", "retain", "test")
@@ -82,7 +82,7 @@ class Shelf:
         table = self.tables["forget"]
         there = {
             domain: {name for name, n in table[domain].value_counts().items() if n >= 2} - {PLAIN}
-            for domain in examples.LABELS
+            for domain in DOMAINS
         }
         fit = [one for one in self.entries if one.forgettable and one.name in there[one.domain]]
         order = list(KINDS)

@@ -1,4 +1,5 @@
 """The example pictures that the app ships: made by pocket-sd, judged, kept or dropped, and recorded one by one."""
+
 import io
 import json
 import os
@@ -10,15 +11,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from slugdemo.models.diffusion import Diffusion
 from slugdemo.evaluation.judge import Judge
+from slugdemo.models.diffusion import Diffusion
 from slugdemo.pocket.words import STYLE_WORDS, SYNONYMS, prompt
 
-STEPS, GUIDANCE = 15, 3.0                       # the app's own defaults for pocket-sd
+STEPS, GUIDANCE = 15, 3.0  # the app's own defaults for pocket-sd
 FIRST_SEED = {"forget": 1_000_000, "retain": 2_000_000, "test": 3_000_000}
-SHOWN = 60                                      # concepts that the app offers to forget: characters first
-EACH = {"forget": 2, "retain": 1, "test": 2}    # pictures of each of those concepts in each style
-QUALITY = 92                                    # of the WebP files
+SHOWN = 60  # concepts that the app offers to forget: characters first
+EACH = {"forget": 2, "retain": 1, "test": 2}  # pictures of each of those concepts in each style
+QUALITY = 92  # of the WebP files
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,28 @@ def orders(split: str, judge: Judge, taught: Sequence[str]) -> list[Order]:
     return [Order(prompt(c, s), c, s, FIRST_SEED[split] + i) for i, (c, s) in enumerate(pairs)]
 
 
-def made(host: Diffusion, judge: Judge, wanted: Sequence[Order], *, batch: int = 32) -> Iterator[dict]:
+def made(
+    model: Diffusion, judge: Judge, wanted: Sequence[Order], *, batch: int = 32
+) -> Iterator[dict]:
     """One row a picture, in order: the record of how it was made and what the judge sees in it."""
     for start in range(0, len(wanted), batch):
-        some = wanted[start:start + batch]
-        pictures = host.generate([o.prompt for o in some], seeds=[o.seed for o in some], steps=STEPS,
-                                 guidance=GUIDANCE)
+        some = wanted[start : start + batch]
+        pictures = model.generate(
+            [o.prompt for o in some], seeds=[o.seed for o in some], steps=STEPS, guidance=GUIDANCE
+        )
         packed = [_webp(picture) for picture in pictures]
-        seen = judge([Image.open(io.BytesIO(webp)) for webp in packed])         # the picture that is shipped
+        seen = judge(
+            [Image.open(io.BytesIO(webp)) for webp in packed]
+        )  # the picture that is shipped
         for i, (order, webp) in enumerate(zip(some, packed, strict=True)):
-            yield {**asdict(order), "judge_concept": judge.concepts[int(seen.concept[i].argmax())],
-                   "judge_concept_p": float(seen.concept[i].max()),
-                   "judge_style": judge.styles[int(seen.style[i].argmax())],
-                   "judge_style_p": float(seen.style[i].max()), "webp": webp}
+            yield {
+                **asdict(order),
+                "judge_concept": judge.concepts[int(seen.concept[i].argmax())],
+                "judge_concept_p": float(seen.concept[i].max()),
+                "judge_style": judge.styles[int(seen.style[i].argmax())],
+                "judge_style_p": float(seen.style[i].max()),
+                "webp": webp,
+            }
 
 
 def _webp(picture: Image.Image) -> bytes:
@@ -66,13 +76,15 @@ def _webp(picture: Image.Image) -> bytes:
     return packed.getvalue()
 
 
-def write(host: Diffusion, judge: Judge, folder: Path, *, groups: dict[str, str]) -> dict[str, dict[str, int]]:
+def write(
+    model: Diffusion, judge: Judge, folder: Path, *, groups: dict[str, str]
+) -> dict[str, dict[str, int]]:
     """Make the three splits as parquet files and their counts; returns {split: {"made": n, "kept": n}}."""
     folder.mkdir(parents=True, exist_ok=True)
     names = shown(groups, judge.concepts)
     counts = {}
     for split in FIRST_SEED:
-        rows = pd.DataFrame(made(host, judge, orders(split, judge, names)))
+        rows = pd.DataFrame(made(model, judge, orders(split, judge, names)))
         kept = rows[(rows.judge_concept == rows["concept"]) & (rows.judge_style == rows["style"])]
         counts[split] = {"made": len(rows), "kept": len(kept)}
         half = folder / f"{split}.{os.getpid()}.part"
@@ -80,8 +92,17 @@ def write(host: Diffusion, judge: Judge, folder: Path, *, groups: dict[str, str]
         os.replace(half, folder / f"{split}.parquet")
     (folder / "counts.json").write_text(json.dumps(counts, indent=1))
     listing = [_entry(c, groups, forgettable=c in names) for c in judge.concepts]
-    listing += [{"name": s, "kind": "style", "group": "style", "forgettable": s != "plain",
-                 "synonyms": STYLE_WORDS.get(s, []), "descriptions": []} for s in judge.styles]
+    listing += [
+        {
+            "name": s,
+            "kind": "style",
+            "group": "style",
+            "forgettable": s != "plain",
+            "synonyms": STYLE_WORDS.get(s, []),
+            "descriptions": [],
+        }
+        for s in judge.styles
+    ]
     (folder / "concepts.json").write_text(json.dumps(listing, indent=1))
     return counts
 
@@ -89,6 +110,11 @@ def write(host: Diffusion, judge: Judge, folder: Path, *, groups: dict[str, str]
 def _entry(concept: str, groups: dict[str, str], *, forgettable: bool) -> dict:
     words = SYNONYMS.get(concept, [])
     described = [w for w in words if w.split()[0] in ("a", "an", "the", "what")]
-    return {"name": concept, "kind": "character" if groups.get(concept) == "character" else "object",
-            "group": groups.get(concept, "thing"), "forgettable": forgettable,
-            "synonyms": [w for w in words if w not in described], "descriptions": described}
+    return {
+        "name": concept,
+        "kind": "character" if groups.get(concept) == "character" else "object",
+        "group": groups.get(concept, "thing"),
+        "forgettable": forgettable,
+        "synonyms": [w for w in words if w not in described],
+        "descriptions": described,
+    }

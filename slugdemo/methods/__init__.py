@@ -4,13 +4,19 @@ A method is a function from a Task to an Edit. Methods never import each other.
 """
 
 from slugdemo.errors import SlugError
+from slugdemo.methods.adavd import adavd
+from slugdemo.methods.casteer import casteer
 from slugdemo.methods.ft import ft
 from slugdemo.methods.ga import ga
 from slugdemo.methods.gaft import gaft
 from slugdemo.methods.method import Method
+from slugdemo.methods.negative_prompt import negative_prompt
 from slugdemo.methods.nest import nest
 from slugdemo.methods.razor import razor
+from slugdemo.methods.safree import safree
 from slugdemo.methods.salun import salun
+from slugdemo.methods.seot import seot
+from slugdemo.methods.sld import sld
 from slugdemo.methods.slug import direction, slug
 from slugdemo.methods.ssd import ssd
 
@@ -109,6 +115,67 @@ METHODS: dict[str, Method] = {
             "both",
             "Foster et al., AAAI 2024, arXiv 2308.07707",
             "one dampening, alpha 10, lambda 1; both importances are of the cosine loss",
+            seconds=3.0,
+        ),
+        Method(
+            "negative prompt",
+            negative_prompt,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "what users try first; no paper",
+            "nothing happens without guidance",
+        ),
+        Method(
+            "sld",
+            sld,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Schramowski et al., CVPR 2023, arXiv 2211.05105",
+            "SLD_DEVIATION",
+        ),
+        Method(
+            "seot",
+            seot,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Li et al., ICLR 2024, arXiv 2402.05375",
+            "SEOT_DEVIATION",
+        ),
+        Method(
+            "safree",
+            safree,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Yoon et al., ICLR 2025, arXiv 2410.12761",
+            "SAFREE_DEVIATION",
+        ),
+        Method(
+            "adavd",
+            adavd,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Wang et al., CVPR 2025, arXiv 2412.06143",
+            "ADAVD_DEVIATION",
+        ),
+        Method(
+            "casteer",
+            casteer,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Gaintseva et al., 2025, arXiv 2503.09630",
+            "CASTEER_DEVIATION",
             seconds=3.0,
         ),
     )

@@ -365,7 +365,7 @@ class Diffusion:
         scheduler = copy.deepcopy(self._pipe.scheduler)
         try:
             scheduler.set_timesteps(steps, device=self.unet.device)
-        except Exception as error:  # each scheduler has its own way to refuse
+        except (ValueError, IndexError, TypeError, RuntimeError) as error:  # as each likes
             raise _refused(scheduler, steps, error) from error
         return scheduler
 

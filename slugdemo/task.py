@@ -241,6 +241,15 @@ class Task:
         self.searches.append(found)
         return found.edit
 
+    def watched(self, progress: Progress, cancelled: Question) -> "Task":
+        """The same task for somebody else to watch and to stop; it shares what is computed so far."""
+        twin = copy.copy(self)
+        twin.progress, twin.cancelled = progress, cancelled
+        twin.searches, twin.clock = [], Clock()
+        for kept in ("evaluators", "evaluation")[: 1 if self.kind == "zero-shot" else 2]:
+            twin.__dict__.pop(kept, None)  # they report to whoever made them
+        return twin
+
     def by(self, method: str) -> "Task":
         """The same task for another method; what was made for this one serves it too."""
         twin = copy.copy(self)

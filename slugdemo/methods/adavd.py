@@ -24,7 +24,8 @@ class Decomposed(Rule):
     """V - strength * (V . v / v . v) v for every token but the first, in every cross-attention.
 
     v is the value of the concept's last token in its caption. Only the half of the batch that
-    reads the prompts is changed. Strength 1 is the paper's without its optional gate.
+    reads the prompts is changed. Strength 1 is the paper's without its optional gate; its code joins
+    both halves and all heads into one vector before the dot product, which this does not.
     """
 
     def __init__(self, host: Any, params: Mapping[str, str | float], strength: float) -> None:  # noqa: ANN401

@@ -448,7 +448,7 @@ window.slug = (() => {
   // Until the server says more, the page says that it has heard.
   function waiting() {
     const body = document.querySelector('#status .body');
-    if (body && !document.body.classList.contains('busy')) draw.status(body, {text: 'Asked; waiting for a free place…', share: null, tone: 'busy'});
+    if (body && !document.body.classList.contains('busy')) draw.status(body, {text: 'Sent; waiting for a free place…', share: null, tone: 'busy'});
   }
   document.addEventListener('click', (event) => { if (event.target.closest('#find, #find-all, #keep, #controls, #pinned, #undo, #draw')) waiting(); });
 

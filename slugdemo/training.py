@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from slugdemo import data
 from slugdemo.concept import Example
 from slugdemo.errors import SlugError
-from slugdemo.gradients import forget_loss, retain_loss
+from slugdemo.gradients import forget_loss, retain_loss_of
 from slugdemo.models.clip import Clip, tower
 from slugdemo.task import Task
 from slugdemo.weights import Weights
@@ -39,17 +39,19 @@ def trained(
 ) -> dict[str, Tensor]:
     """Final minus original of `weights` (float32) after `steps` iterations of minimising `loss`.
 
-    Works on copies: `loss` gets them by name and is differentiated by them alone, so the model
-    stays as it is. Where a tensor has a mask (its shape, 0 or 1), entries with 0 never move, not
-    even by weight decay. Reports "Training" before each iteration and may raise Cancelled there;
-    raises SlugError when the loss is not a number.
+    Works on copies in float32: `loss` gets them by name, in the model's own type, and is
+    differentiated by them alone, so the model stays as it is. Where a tensor has a mask (its
+    shape, 0 or 1), entries with 0 never move, not even by weight decay. Reports "Training" before
+    each iteration and may raise Cancelled there; raises SlugError when the loss is not a number.
     """
     leaves = {name: w.detach().float().clone().requires_grad_() for name, w in weights.items()}
     made = optimiser(list(leaves.values()))
     for step in range(steps):
         task.step("Training", step, steps)
         with torch.enable_grad():
-            value = loss(leaves, step)
+            value = loss(
+                {name: leaf.to(weights[name].dtype) for name, leaf in leaves.items()}, step
+            )
         for leaf, gradient in zip(leaves.values(), differentiated(value, leaves), strict=True):
             leaf.grad = gradient
         made.step()
@@ -78,7 +80,8 @@ def differentiated(value: Tensor, leaves: Weights, *, retain_graph: bool = False
 @torch.no_grad()
 def _held(leaves: Weights, weights: Weights, masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
-        leaves[name].copy_(torch.where(mask.bool(), leaves[name], weights[name].float()))
+        leaf = leaves[name]
+        leaf.copy_(torch.where(mask.to(leaf.device).bool(), leaf, weights[name].float()))
 
 
 def tower_weights(task: Task) -> dict[str, Tensor]:
@@ -151,11 +154,11 @@ def forget_then_retain(
     retain = TowerPairs(task.clip, task.retain_split[0], names)
     own = shuffled(len(forget), task.config.batch, noise)
     rest = shuffled(len(retain), task.config.batch, noise)
-    scale = task.clip.logit_scale
+    contrast = retain_loss_of(task.clip)
 
     def loss(now: Weights, step: int) -> Tensor:
         if step % (forget_steps + retain_steps) < forget_steps:
             return -forget_loss(*forget.features(next(own), now))
-        return retain_loss(*retain.features(next(rest), now), scale=scale)
+        return contrast(*retain.features(next(rest), now))
 
     return loss

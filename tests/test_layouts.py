@@ -389,7 +389,7 @@ def test_what_git_lfs_leaves_in_place_of_a_file_is_named(shelf: Path, name: str)
     for file in (weights, tokenizer):
         before = file.read_bytes()
         file.write_text(pointer)
-        assert f"{file.parent.name}/{file.name} is a git-lfs pointer" in said(name)
+        assert f"{file.name} is a git-lfs pointer" in said(name)
         file.write_bytes(before)
 
 
@@ -440,5 +440,5 @@ def test_a_scheduler_that_refuses_the_number_of_steps_is_a_sentence() -> None:
 
 def test_a_safetensors_file_of_another_program_is_not_called_damaged(tmp_path: Path) -> None:
     save_file({"lora_te.weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
-    with pytest.raises(SlugError, match="no edit of slugdemo"):
+    with pytest.raises(SlugError, match="file of another program"):
         edit.load(tmp_path / "lora.safetensors", weights=None)

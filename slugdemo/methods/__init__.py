@@ -6,9 +6,13 @@ A method is a function from a Task to an Edit. Methods never import each other.
 from slugdemo.errors import SlugError
 from slugdemo.methods.adavd import adavd
 from slugdemo.methods.casteer import casteer
+from slugdemo.methods.concept_ablation import ca
+from slugdemo.methods.esd import esd_x
+from slugdemo.methods.few_shot import few_shot
 from slugdemo.methods.ft import ft
 from slugdemo.methods.ga import ga
 from slugdemo.methods.gaft import gaft
+from slugdemo.methods.hirm import hirm
 from slugdemo.methods.method import Method
 from slugdemo.methods.negative_prompt import negative_prompt
 from slugdemo.methods.nest import nest
@@ -18,6 +22,7 @@ from slugdemo.methods.salun import salun
 from slugdemo.methods.seot import seot
 from slugdemo.methods.sld import sld
 from slugdemo.methods.slug import direction, slug
+from slugdemo.methods.spm import spm
 from slugdemo.methods.ssd import ssd
 
 EVERY, TOWERS = ("zero-shot", "diffusion", "vlm"), ("text", "vision")
@@ -179,6 +184,66 @@ METHODS: dict[str, Method] = {
             "Gaintseva et al., 2025, arXiv 2503.09630",
             "16 pairs of prompts at 8 steps; the half that reads prompts alone",
             seconds=3.0,
+        ),
+        Method(
+            "few-shot",
+            few_shot,
+            "trained",
+            ("diffusion",),
+            ("text",),
+            "pictures",
+            "Fuchi, Takagi, 2024, arXiv 2405.07288",
+            f"rate 1e-4 ({NOTHING} 1e-5), 40 steps, 8 pictures; matrices only; "
+            "at pocket size styles survive it",
+            seconds=5.0,
+        ),
+        Method(
+            "hirm",
+            hirm,
+            "trained",
+            ("zero-shot", "diffusion"),
+            ("text",),
+            "texts",
+            "HiRM, by the erasing toolkit's train_hirm.py",
+            "rate, iterations and coefficient ours (3e-4, 300, 10); matrices only",
+            seconds=4.0,
+        ),
+        Method(
+            "esd-x",
+            esd_x,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Gandikota et al., ICCV 2023, arXiv 2303.07345",
+            f"rate 1e-3 ({NOTHING} 5e-5), 20 iterations, styles 40; also trains the pooled text; noised "
+            "pictures from a pool; the concept also in two contexts",
+            seconds=8.0,
+        ),
+        Method(
+            "ca",
+            ca,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Kumari et al., ICCV 2023, arXiv 2303.13516",
+            f"rate 5e-4 ({NOTHING} 2e-6), 40 iterations; also trains the pooled text; noised "
+            "pictures from a pool; the next neighbour as anchor, or no style",
+            seconds=8.0,
+            replaces=True,
+        ),
+        Method(
+            "spm",
+            spm,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Lyu et al., CVPR 2024, arXiv 2312.16145",
+            f"rate 3e-3 ({NOTHING} 1e-4), 60 iterations; anchors of equal weight; folded into the "
+            "weights, so the adapter counts whatever the prompt",
+            seconds=15.0,
         ),
     )
 }

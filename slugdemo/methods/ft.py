@@ -5,7 +5,7 @@ model.
 """
 
 from slugdemo.edit import Edit, qualified
-from slugdemo.gradients import retain_loss
+from slugdemo.gradients import retain_loss_of
 from slugdemo.task import Task
 from slugdemo.training import TowerPairs, adamw, shuffled, tower_weights, trained
 
@@ -23,11 +23,11 @@ def ft(task: Task) -> Edit:
     weights = tower_weights(task)
     pairs = TowerPairs(task.clip, task.retain_split[0], list(weights))
     batches = shuffled(len(pairs), task.config.batch, task.generator())
-    scale = task.clip.logit_scale
+    contrast = retain_loss_of(task.clip)
     delta = trained(
         task,
         weights,
-        lambda now, _: retain_loss(*pairs.features(next(batches), now), scale=scale),
+        lambda now, _: contrast(*pairs.features(next(batches), now)),
         steps=STEPS,
         optimiser=adamw(RATE, DECAY),
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from slugdemo import search, weights
 from slugdemo.edit import Edit, qualified
 from slugdemo.errors import SlugError
-from slugdemo.gradients import forget_loss, retain_loss
+from slugdemo.gradients import forget_loss, retain_loss_of
 from slugdemo.recording import Activations
 from slugdemo.search import Goal, Score
 from slugdemo.task import Task
@@ -59,7 +59,7 @@ def nest(task: Task) -> Edit:
     when no neuron is kept.
     """
     trainable = {n: w for n, w in tower_weights(task).items() if w.dim() > 1 and n not in SHARED}
-    scale, names = task.clip.logit_scale, list(trainable)
+    contrast, names = retain_loss_of(task.clip), list(trainable)
     own = TowerPairs(task.clip, task.concept.forget, names)
     rest = TowerPairs(task.clip, task.retain_split[0], names)
     rounds: list[tuple[Observed, Observed]] = []
@@ -74,7 +74,7 @@ def nest(task: Task) -> Edit:
             task,
             trainable,
             others,
-            lambda now, rows: retain_loss(*rest.features(rows, now), scale=scale),
+            lambda now, rows: contrast(*rest.features(rows, now)),
         )
         rounds.append((forget, retain))
     kept = selected(rounds)

@@ -14,7 +14,7 @@ from torch import Tensor
 from slugdemo import search, weights
 from slugdemo.edit import Edit, qualified
 from slugdemo.errors import SlugError
-from slugdemo.gradients import forget_loss, retain_loss
+from slugdemo.gradients import forget_loss, retain_loss_of
 from slugdemo.models.clip import Clip
 from slugdemo.search import Evaluator, Goal, Score
 from slugdemo.task import Task
@@ -40,7 +40,7 @@ class Unit:
 
     def of(self, tensors: Weights) -> dict[str, Tensor]:
         """The unit's share of some tensors: zero elsewhere."""
-        return {name: tensors[name] * mask for name, mask in self.masks.items()}
+        return {n: tensors[n] * mask.to(tensors[n].device) for n, mask in self.masks.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ class _Slopes:
 
     def __call__(self, now: Weights) -> Slopes:
         leaves = {name: w.detach().float().requires_grad_() for name, w in now.items()}
-        scale = self._task.clip.logit_scale
+        contrast = retain_loss_of(self._task.clip)
         totals = [[torch.zeros_like(leaf) for leaf in leaves.values()] for _ in range(3)]
         for (own, rest), frozen in zip(self._rows, self._frozen, strict=True):
             self._task.step("Gradients", 0, 0)
@@ -191,7 +191,7 @@ class _Slopes:
                 image, text = self._retain.features(rest, leaves)
                 losses = (
                     forget_loss(*self._forget.features(own, leaves)),
-                    retain_loss(image, text, scale=scale),
+                    contrast(image, text),
                     (image @ text.T - frozen).square().mean(),
                 )
             for total, loss in zip(totals, losses, strict=True):

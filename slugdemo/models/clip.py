@@ -35,7 +35,7 @@ NONE: Weights = MappingProxyType({})
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP model with what turns words and pictures into its inputs.
+    """A CLIP or SigLIP model with what turns words and pictures into its inputs.
 
     `tokenize` cuts texts that are too long, as captions of data sets need it; `typed` refuses
     them. `model` is in eval mode, float32, and its parameters need no gradient.
@@ -103,6 +103,12 @@ class Clip:
     def logit_scale(self) -> float:
         """The factor on cosines before a softmax (100 in most trained CLIPs)."""
         return self.model.logit_scale.exp().item()
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What SigLIP adds to its logits before a sigmoid; None for a CLIP with a softmax."""
+        bias = getattr(self.model, "logit_bias", None)
+        return None if bias is None else bias.item()
 
     @property
     def device(self) -> torch.device:

@@ -31,6 +31,7 @@ def begin(state: AppState, view: View, watch: Watch) -> None:
 
 def concept(state: AppState, view: View, watch: Watch) -> None:
     """A model or a concept was chosen: everything is new."""
+    watch.say("Looking for its pictures")  # some are drawn first
     view = state.settled(view)
     watch.put("view", view)
     watch.put("choice", forget.chosen(state, view))
@@ -221,7 +222,11 @@ def pin(state: AppState, view: View, watch: Watch) -> None:
     view = replace(view, pin="" if view.pin else now.query())
     watch.put("view", view)
     watch.put("pin", edits.pinned(state, view, watch))
-    said = "Pinned as A: now change something, and it is B." if view.pin else "A is unpinned."
+    said = (
+        "Pinned as A: what you change now is shown as B beside it."
+        if view.pin
+        else "A is unpinned."
+    )
     done(state, watch, view, said)
 
 

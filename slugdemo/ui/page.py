@@ -183,7 +183,7 @@ def _step(at: dict[str, Any]) -> None:
         at["curve"] = widget("curve")
         with gr.Row(elem_id="go"):
             at["find"] = gr.Button("Find the step", elem_id="find")
-            at["controls"] = gr.Button("Compare", elem_id="controls")
+            at["controls"] = gr.Button("Controls", elem_id="controls")
         at["comparison"] = widget("comparison")
 
 

@@ -124,7 +124,8 @@ METHODS: dict[str, Method] = {
             ("text",),
             "pictures",
             "Fuchi, Takagi, 2024, arXiv 2405.07288",
-            f"rate 1e-4 ({NOTHING} 1e-5), 60 steps, 8 pictures; matrices only",
+            f"rate 1e-4 ({NOTHING} 1e-5), 40 steps, 8 pictures; matrices only; "
+            "at pocket size styles survive it",
             seconds=5.0,
         ),
         Method(
@@ -146,7 +147,7 @@ METHODS: dict[str, Method] = {
             ("unet",),
             "texts",
             "Gandikota et al., ICCV 2023, arXiv 2303.07345",
-            f"rate 1e-3 ({NOTHING} 5e-5), 30 iterations; also trains the pooled text; noised "
+            f"rate 1e-3 ({NOTHING} 5e-5), 20 iterations, styles 40; also trains the pooled text; noised "
             "pictures from a pool; the concept also in two contexts",
             seconds=8.0,
         ),

@@ -24,7 +24,7 @@ SYMBOLS = {
     "patch convolution": "square",
 }
 GAP = 0.06  # between two panels, of the whole width
-UNREAD = 0.5  # the width of a panel that the host does not read, beside one that it does
+UNREAD = 0.5  # the width of a panel of which nothing can be edited, beside one that can
 FLOOR = 1e-4  # |alignment| below this is drawn here
 TOWERS = ("text", "vision")
 TITLES = {"text": "Text tower", "vision": "Vision tower"}

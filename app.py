@@ -1,12 +1,13 @@
-"""slugdemo's page: `python app.py`. Options -> World -> ui -> launch."""
+"""slugdemo's page: `python app.py`. Options -> state -> page -> launch."""
 
-import argparse
 import os
+import socket
 import tempfile
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 with suppress(ImportError):  # in a ZeroGPU Space, where it must come before torch
     import spaces  # noqa: F401
@@ -14,26 +15,16 @@ with suppress(ImportError):  # in a ZeroGPU Space, where it must come before tor
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import typer
 from gradio import Blocks
 from starlette.middleware import Middleware
 
 from slugdemo import limits as public
-from slugdemo.ui import example, jobs, page, relief
-from slugdemo.ui.session import World
+from slugdemo.ui import example, memory, page, tasks
+from slugdemo.ui.state import AppState
 
 HERE = Path(__file__).parent
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=Path, default=HERE / "assets", help="models and pictures")
-    parser.add_argument("--models", help="a folder of more models, like SLUGDEMO_MODELS")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "slugdemo")
-    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
-    parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "7860")))
-    parser.add_argument("--root-path", default=None, help="when served below a path")
-    return parser
+PORT, CACHE = 7860, Path(tempfile.gettempdir()) / "slugdemo"
 
 
 def opened(demo: Blocks) -> dict[str, Any]:
@@ -46,20 +37,55 @@ def opened(demo: Blocks) -> dict[str, Any]:
     return {"app_kwargs": {"middleware": [Middleware(public.Gate, limits=limits)]}}
 
 
-def main() -> None:
-    """Opens the page and keeps it open."""
-    relief.thrifty()
-    jobs.share_cores()
-    given = parser().parse_args()
-    if given.models:
-        os.environ["SLUGDEMO_MODELS"] = given.models
-    os.environ["SLUGDEMO_ASSETS"] = str(given.assets)
-    world = World.at(given.assets, given.cache)
-    threading.Thread(target=example.warm, args=(world,), daemon=True).start()
-    demo = page.build(world)
-    where = {"server_name": given.host, "server_port": given.port, "root_path": given.root_path}
-    page.launch(demo, **where, **opened(demo))
+def check_free(host: str, port: int) -> None:
+    """Ends the program with a sentence when another one listens on the port."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            said = f"Port {port} of {host} cannot be used: {error.strerror}. Choose another one "
+            typer.echo(said + "with --port, or end the program that uses it.", err=True)
+            raise typer.Exit(1) from error
+
+
+def main(
+    assets: Annotated[
+        Path, typer.Option(help="models and pictures", envvar="SLUGDEMO_ASSETS")
+    ] = HERE / "assets",
+    models: Annotated[
+        Path | None, typer.Option(help="a folder of more models", envvar="SLUGDEMO_MODELS")
+    ] = None,
+    cache: Annotated[
+        Path, typer.Option(help="where gradients are remembered", envvar="SLUGDEMO_CACHE")
+    ] = CACHE,
+    host: Annotated[
+        str, typer.Option(help="the address to listen on", envvar="GRADIO_SERVER_NAME")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="the port to listen on", envvar=["GRADIO_SERVER_PORT", "PORT"])
+    ] = PORT,
+    root_path: Annotated[
+        str, typer.Option(help="where it is served below a path", envvar="GRADIO_ROOT_PATH")
+    ] = "",
+) -> None:
+    """Open the page and keep it open."""
+    memory.thrifty()
+    tasks.share_cores()
+    check_free(host, port)
+    if models:
+        os.environ["SLUGDEMO_MODELS"] = str(models)
+    os.environ["SLUGDEMO_ASSETS"], os.environ["SLUGDEMO_CACHE"] = str(assets), str(cache)
+    state = AppState()
+    threading.Thread(target=example.warm, args=(state,), daemon=True).start()
+    work = tasks.Tasks(partial(memory.freed, state))
+    demo = page.build(state, work)
+    where = {"server_name": host, "server_port": port, "root_path": root_path or None}
+    try:
+        page.launch(demo, **where, **opened(demo))
+    finally:
+        work.close()
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -104,11 +104,11 @@ window.slug = (() => {
     const busy = value.tone === 'busy';
     body.replaceChildren(
       make('span', {class: `dot ${value.tone}`, 'aria-hidden': 'true'}),
-      make('span', {class: 'said', role: 'status', title: value.text}, value.text), more(value.text),
+      make('span', {class: 'said', role: 'status', title: value.text}, value.text), more(value.more || value.text),
       make('span', {class: `meter ${share === null ? 'none' : ''}`, 'aria-hidden': 'true'},
         make('i', {style: {width: `${100 * (share ?? 0)}%`}})));
     const said = body.querySelector('.said');
-    body.querySelector('.more').hidden = said.scrollHeight <= said.clientHeight + 1;
+    body.querySelector('.more').hidden = !value.more && said.scrollHeight <= said.clientHeight + 1;
     document.body.classList.toggle('busy', busy);
     if (value.query !== undefined && value.query !== null) {
       const extra = new URLSearchParams(location.search).get('__theme');
@@ -161,9 +161,9 @@ window.slug = (() => {
       ...options.map((one) => { const dot = make('input', {type: 'radio', name: title, checked: one === now}); dot.addEventListener('change', () => { on(one); box.close(); }); return make('label', {}, dot, ' ', one); }));
     const body = document.querySelector('#map .body');
     const box = dialog('How the layers are drawn',
-      choice('Alignment', 'which one the front minimises', value.by, ['absolute', 'signed'], (by) => body.turn({by, unit: value.unit})),
+      choice('Alignment', 'which one the front minimises', value.alignment, ['absolute', 'signed'], (alignment) => body.turn({alignment, granularity: value.granularity})),
       choice('Scale', 'of both axes', scale, ['log', 'linear'], (one) => { scale = one; again.map(); }),
-      choice('Layer', 'one tensor, or the two matrices of an MLP together', value.unit, ['tensor', 'group'], (unit) => body.turn({by: value.by, unit})));
+      choice('Layer', 'one tensor, or the two matrices of an MLP together', value.granularity, ['tensor', 'group'], (granularity) => body.turn({alignment: value.alignment, granularity})));
   }
   // The scatter with letters on layers: A is pinned, ? was guessed.
   function marked(value) {
@@ -227,17 +227,19 @@ window.slug = (() => {
     let box = body.querySelector('.plot');
     if (!box) {
       box = make('div', {class: 'plot', role: 'img'});
-      const hand = make('input', {type: 'range', min: 0, step: 0.005, id: 'step', 'aria-label': "Step, share of the layer's norm"});
+      const hand = make('input', {type: 'range', min: 0, step: 0.005, id: 'step', 'aria-label': 'Strength'});
       hand.addEventListener('input', () => {
         body.querySelector('.at').textContent = (+hand.value).toFixed(3);
         if (box.layout) Plotly.relayout(box, {'shapes[0].x0': +hand.value, 'shapes[0].x1': +hand.value});
       });
       hand.addEventListener('change', () => call.step({step: +hand.value}));
-      body.append(box, make('div', {class: 'hand'}, hand), make('p', {class: 'formula'}, make('span', {}, 'step '), make('b', {class: 'at'}), make('span', {class: 'rest'})));
+      body.append(box, make('div', {class: 'hand'}, hand), make('p', {class: 'formula'}, make('span', {}, 'strength '), make('b', {class: 'at'}), make('span', {class: 'rest'})));
     }
     const hand = body.querySelector('#step');
     body.value = value;
     hand.max = value.farthest;
+    hand.step = value.farthest / 200;
+    hand.setAttribute('aria-label', `Strength, share ${value.unit}`);
     if (document.activeElement !== hand || hand.dataset.from !== String(value.step)) hand.value = value.step;
     hand.dataset.from = String(value.step);
     plot(box, beside(value.figure), value.described, (event) => call.step({step: event.points[0].x}));
@@ -271,21 +273,21 @@ window.slug = (() => {
   }
 
   let asked = 0;
-  draw.compare = (body, value) => {
+  draw.comparison = (body, value) => {
     if (value.asked <= asked) return;
     asked = value.asked;
     const bar = (side, [share, low, high, n]) => make('td', {}, make('span', {class: `range ${side}`, role: 'img',
       'aria-label': `${percent(share)}, 95 % interval ${percent(low)} to ${percent(high)}, ${n} pictures`},
       make('i', {style: {width: `${100 * share}%`}}), make('u', {style: {left: `${100 * low}%`, width: `${100 * (high - low)}%`}})),
       make('b', {}, percent(share)));
-    const rows = value.rows.map((row) => make('tr', {class: row.name === 'SLUG' ? 'ours' : ''},
+    const rows = value.rows.map((row) => make('tr', {class: row.own ? 'ours' : ''},
       make('th', {scope: 'row'}, row.name, make('small', {}, row.where)), bar('forget', row.forget), bar('retain', row.retain)));
     const plain = value.rows.map((row) => [row.name, row.where, ...row.forget, ...row.retain]);
     const head = ['control', 'where', ...['forget', 'retain'].flatMap((side) => [side, `${side} low`, `${side} high`, `${side} n`])];
-    dialog('Compare: is that better than chance?',
+    dialog('Controls: is that better than chance?',
       make('p', {}, `What is left of “${value.concept}” and of everything else, on the same pictures with the same judge; whiskers are 95 % intervals.`),
       make('table', {class: 'compare'}, make('thead', {}, make('tr', {}, ...['', value.concept, 'everything else'].map((one) => make('th', {scope: 'col'}, one)))), make('tbody', {}, ...rows)),
-      make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('compare.csv', [head, ...plain]))));
+      make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('controls.csv', [head, ...plain]))));
   };
 
   draw.ladder = (body, value, call) => {
@@ -301,7 +303,7 @@ window.slug = (() => {
       ...(a ? [a.ladder[i] ? rung(a.ladder[i], a.ladder[i].cells[third], false) : make('span')] : []),
     ]);
     body.replaceChildren(make('div', {class: `rungs ${value.kind}`, role: 'group', 'aria-label': told(value), style: {'--columns': value.steps.length + (a ? 1 : 0)}},
-      make('span', {class: 'corner'}, 'step'), ...head, ...(a ? [make('b', {class: 'corner held', title: a.name}, 'A')] : []), ...rows));
+      make('span', {class: 'corner'}, 'strength'), ...head, ...(a ? [make('b', {class: 'corner held', title: a.name}, 'A')] : []), ...rows));
   };
   const nearest = (steps, at) => steps.reduce((best, one) => (Math.abs(one - at) < Math.abs(best - at) ? one : best), 0);
   const said = (cell) => cell.full ?? cell.text ?? '';
@@ -387,7 +389,7 @@ window.slug = (() => {
     body.replaceChildren(
       make('div', {class: 'totals'}, line('forget', value.erased.join(', ') || 'the concept', value.forget), line('retain', 'everything else', value.retain)),
       make('h3', {}, sentence, make('small', {}, make('button', {class: 'more', 'aria-label': 'all: every other concept', on: changes}, 'all'))),
-      make('ul', {class: 'changes'}, ...named));
+      value.blind ? make('p', {class: 'blind'}, value.blind) : make('ul', {class: 'changes'}, ...named));
   };
 
   function changes() {
@@ -419,11 +421,11 @@ window.slug = (() => {
     document.body.classList.toggle('held', !!held());
     ['map', 'curve', 'ladder', 'see', 'collateral', 'tray'].forEach((one) => again[one]?.());
   };
-  draw.catalogue = () => {};
-  draw.take = () => {};
+  draw.choices = () => {};
+  draw.export = () => {};
 
   // ---- keys
-  const KEYS = [['G', 'guided story'], ['H', 'guess the layer before it is shown'], ['M', 'choose a model'], ['N', 'choose a concept'], ['A', 'pin what is shown as A, or unpin it'], ['Z', 'undo'], ['X', 'take away'], ['W', 'the formula with its numbers'], ['C', 'compare with controls'], ['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step'],
+  const KEYS = [['G', 'guided story'], ['H', 'guess the layer before it is shown'], ['M', 'choose a model'], ['N', 'choose a concept'], ['E', 'choose a method'], ['A', 'pin what is shown as A, or unpin it'], ['Z', 'undo'], ['X', 'take away'], ['W', 'the formula with its numbers'], ['C', 'put controls beside the edit'], ['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step, or run the method'],
     ['K', 'keep the edit'], ['S', 'stop'], ['T', 'table of all layers'], ['?', 'this sheet']];
   const help = () => dialog('Keys', table(['key', 'does'], KEYS));
   const press = (id) => { const button = document.querySelector(`#${id}`); (button?.matches('button') ? button : button?.querySelector('button'))?.click(); };
@@ -431,7 +433,7 @@ window.slug = (() => {
     document.body.classList.toggle('stage');
     setTimeout(repaint, calm() ? 0 : 60);
   }
-  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), c: () => press('controls'), g: () => acts.story(), Escape: () => acts.leave(), h: () => acts.guess(), m: () => acts.models(), n: () => acts.concepts(), a: () => press('pinned'), z: () => press('undo'), x: () => acts.away(), w: sum, k: () => press('keep'), s: () => press('stop')};
+  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), c: () => press('controls'), g: () => acts.story(), Escape: () => acts.leave(), h: () => acts.guess(), m: () => acts.models(), n: () => acts.concepts(), e: () => acts.methods(), a: () => press('pinned'), z: () => press('undo'), x: () => acts.away(), w: sum, k: () => press('keep'), s: () => press('stop')};
   document.addEventListener('keydown', (event) => {
     const typing = event.target.closest?.('input:not([type=range]), textarea, [contenteditable], dialog');
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -491,12 +493,12 @@ window.slug = (() => {
     Object.assign(due, news);
     Object.keys(news).forEach(paint);
   }
-  // A block of the page. "news" is not drawn: it brings what all others show.
+  // A block of the page. "updates" is not drawn: it brings what all others show.
   function mount(name, element, props, watch, calls) {
     for (const [key, call] of Object.entries(calls)) calls[key] = (data) => { waiting(); call(data); };
     slug.calls[name] = calls;
     element.querySelectorAll('[data-act]').forEach((button) => button.addEventListener('click', () => acts[button.dataset.act]()));
-    if (name === 'news') {
+    if (name === 'updates') {
       const heard = () => show(props.value ?? {});
       watch('value', heard);
       heard();

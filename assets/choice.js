@@ -1,5 +1,5 @@
-// What can be chosen: the two buttons in the bar, and the sheets behind them, models by host and
-// concepts by kind with a thumbnail each. Also files that are dropped on the page.
+// What can be chosen: the three buttons in the bar, and the sheets behind them: models and methods
+// by kind, concepts with a thumbnail each. Also files that are dropped on the page.
 (window.slugParts ??= []).push((slug) => {
   const {make, draw, acts, dialog, values, calls} = slug;
 
@@ -8,11 +8,31 @@
       title: label, on: () => acts[act]()}, ...inside, make('i', {'aria-hidden': 'true'}));
     body.replaceChildren(
       button('models', 'Choose another model', make('small', {}, value.host), ' ', make('b', {}, value.model)),
-      button('concepts', 'Choose another concept', make('img', {src: value.src, alt: ''}), make('small', {}, 'forget'), ' ', make('b', {}, value.concept)));
+      button('concepts', 'Choose another concept', make('img', {src: value.src, alt: ''}), make('small', {}, 'forget'), ' ', make('b', {}, value.concept)),
+      button('methods', 'Choose another method', make('small', {}, 'by'), ' ', make('b', {}, value.method)));
+    const run = document.querySelector('#find-all');
+    if (run) (run.matches('button') ? run : run.querySelector('button')).textContent = value.run;
+  };
+
+  const lasts = (seconds) => (seconds < 90 ? `about ${Math.max(1, Math.round(seconds))} s` : `about ${Math.round(seconds / 60)} min`);
+  acts.methods = () => {
+    const kind = values.choice.kind;
+    const row = (one) => {
+      const reason = one.unable[kind];
+      const now = one.name === values.choice.method;
+      return make('li', {}, make('button', {class: `model method ${now ? 'chosen' : ''} ${reason ? 'away' : ''}`, 'aria-pressed': String(now),
+        disabled: !!reason, title: one.cite, on: () => { box.close(); calls.choice.method({method: one.name}); }},
+        make('b', {}, one.name), make('small', {}, reason || `changes ${one.parts}; ${lasts(one.seconds)}`)));
+    };
+    const groups = (values.choices?.methods ?? []).map((group) => make('section', {}, make('h3', {}, group.title),
+      make('ul', {class: 'models'}, ...group.rows.map(row))));
+    const box = dialog('By which method?', make('p', {}, 'A method is run when you choose it, and Stop ends it. Its edit then has the same slider, ladder, tray and file as every other.'), ...groups);
+    box.classList.add('wide');
+    box.querySelector('.chosen')?.focus();
   };
 
   acts.models = () => {
-    const groups = (values.catalogue?.models ?? []).map((group) => make('section', {}, make('h3', {}, group.title, make('small', {}, group.note)),
+    const groups = (values.choices?.models ?? []).map((group) => make('section', {}, make('h3', {}, group.title, make('small', {}, group.note)),
       make('ul', {class: 'models'}, ...group.rows.map((row) => make('li', {}, make('button', {class: `model ${row.name === values.choice.model ? 'chosen' : ''} ${row.here ? '' : 'away'}`,
         'aria-pressed': String(row.name === values.choice.model), on: () => { box.close(); calls.choice.model({model: row.name}); }},
         make('b', {}, row.name), make('small', {}, row.note)))))));
@@ -22,7 +42,7 @@
 
   acts.concepts = () => {
     const field = make('input', {type: 'search', placeholder: 'Find a concept', 'aria-label': 'Find a concept', id: 'find-concept'});
-    const groups = (values.catalogue?.concepts ?? []).map((group) => make('section', {}, make('h3', {}, group.title, make('small', {}, String(group.rows.length))),
+    const groups = (values.choices?.concepts ?? []).map((group) => make('section', {}, make('h3', {}, group.title, make('small', {}, String(group.rows.length))),
       make('ul', {class: 'concepts'}, ...group.rows.map((row) => make('li', {'data-name': row.name.toLowerCase()}, make('button', {class: row.name === values.choice.concept ? 'chosen' : '',
         'aria-pressed': String(row.name === values.choice.concept), on: () => { box.close(); calls.choice.concept({concept: row.name}); }},
         make('img', {src: row.src, alt: '', loading: 'lazy'}), make('span', {}, row.name)))))));

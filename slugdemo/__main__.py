@@ -4,6 +4,7 @@ Every command prints a table, or JSON with --json; progress goes to stderr, and 
 the input is one sentence and exit code 1.
 """
 
+import io
 import logging
 import os
 import sys
@@ -20,7 +21,7 @@ import slugdemo  # noqa: F401  (declares torchvision's missing operators before 
 # isort: split
 from transformers.utils.logging import disable_progress_bar
 
-from slugdemo.cli import find, measure, show
+from slugdemo.cli import benchmark, find, measure, show
 from slugdemo.cli.options import current
 from slugdemo.errors import SlugError
 
@@ -41,6 +42,9 @@ class Sentences(typer.core.TyperGroup):
         for library in ("diffusers", "transformers", "root"):
             logging.getLogger(library).setLevel(logging.ERROR)
         disable_progress_bar()
+        for stream in (sys.stdout, sys.stderr):  # letters that a terminal does not have are spelt
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except SlugError as error:
@@ -57,6 +61,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality against their bars.")
 app.add_typer(bench, name="bench")
+comparing = typer.Typer(no_args_is_help=True, help="Compare methods over many concepts.")
+app.add_typer(comparing, name="benchmark")
 
 FINDING = (find.models, find.concepts, find.methods, find.locate, find.sweep, find.erase)
 USING = (show.apply, show.generate, show.classify, show.ask)
@@ -65,6 +71,8 @@ for command in (*FINDING, find.compare, *USING):
     app.command()(command)
 for command in (measure.speed, measure.quality):
     bench.command()(command)
+for command in (benchmark.run, benchmark.show):
+    comparing.command()(command)
 
 if __name__ == "__main__":
     app(prog_name="python -m slugdemo")

@@ -9,16 +9,20 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import open_clip
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+import torch
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg
 
-from slugdemo import data as examples
-from slugdemo.concept import Concept, Example, prompt
+from slugdemo import data, files
+from slugdemo.concept import PLAIN, Concept, Example, Names
 from slugdemo.errors import SlugError
-from slugdemo.models import checkpoint_files as inventory
+from slugdemo.models import checkpoint_files
+from slugdemo.models.folder_kinds import kind_of, refusal
+from slugdemo.sources import Source, read
 
 KINDS = ("zero-shot", "diffusion", "vlm")
 PLACES = ("embedded", "folder", "cache", "hub")
@@ -67,13 +71,13 @@ class Model:
 def assets() -> Path:
     """The folder of embedded models and example pictures; SLUGDEMO_ASSETS names another one."""
     own = os.environ.get("SLUGDEMO_ASSETS")
-    return Path(own) if own else Path(__file__).parents[1] / "assets"
+    return _named_folder("SLUGDEMO_ASSETS", own) if own else Path(__file__).parents[1] / "assets"
 
 
 def cache() -> Path:
     """Where gradients are remembered: SLUGDEMO_CACHE, or the user's cache folder."""
     if own := os.environ.get("SLUGDEMO_CACHE"):
-        return Path(own)
+        return files.expanded(own)
     home = {"darwin": Path.home() / "Library/Caches", "win32": Path.home() / "AppData/Local"}
     default = home.get(sys.platform, Path.home() / ".cache")
     return Path(os.environ.get("XDG_CACHE_HOME") or default) / "slugdemo"
@@ -95,8 +99,12 @@ def find(name: str) -> Model:
     for model in local():
         if model.name == name:
             return model
-    if name and Path(name).is_dir():
-        return _found(Path(name), name, "folder")
+    if name and os.path.exists(files.expanded(name)):  # False for a name that is too long
+        return _found(files.expanded(name), name, "folder")
+    if own := _own_folder():
+        for path in own.iterdir():
+            if name == path.name and (why := refusal(path)):
+                raise SlugError(why)
     if name in KNOWN:
         known = KNOWN[name]
         folder = _cached(known.hub)
@@ -107,6 +115,11 @@ def find(name: str) -> Model:
         return _published(name, own.get("hf_hub", "").strip("/"))
     if name.count("/") == 1 and (folder := _cached(name)):
         return replace(_found(folder, name, "cache"), hub=name)
+    if name.count("/") == 1 and (why := _half(name)):
+        raise SlugError(
+            f"The hub's cache holds only a part of {name}: {why} Fetch the rest with "
+            f"“hf download {name}”."
+        )
     here = ", ".join(model.name for model in local()) or "none"
     raise SlugError(
         f"There is no model {name!r}. Here are: {here}; known at the hub: "
@@ -120,15 +133,54 @@ def memory(model: Model, *, each: int = 4) -> int:
     Raises SlugError when its folder is not whole.
     """
     if model.folder is not None:
-        return each * inventory.numbers(model.folder)
+        return each * checkpoint_files.numbers(model.folder)
     known = KNOWN.get(model.name)
     return each * (known.numbers if known else model.bytes // 4)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the name of a concept stands for here.
+
+    `name` is the listed name that it stands for, or itself; `preset` says that it comes with
+    pictures to forget, `drawable` that the embedded models know it and Stable Diffusion can draw
+    it; `near` are the nearest listed names when nobody here knows it.
+    """
+
+    name: str
+    preset: bool = False
+    drawable: bool = False
+    near: tuple[str, ...] = ()
+
+
+def known(name: str) -> Meaning:
+    """What a name stands for: a preset, something that can be drawn, or nothing here.
+
+    Never another concept than the one that is named: what is only near is not taken for it.
+    """
+    every = names_known()
+    found = every.known(name)
+    if not found:
+        return Meaning(every.canonical(name), near=every.near(name))
+    entry = next(one for one in listing() if one["name"] == found)
+    return Meaning(found, entry.get("forgettable", True), found != PLAIN)
+
+
+def names_known() -> Names:
+    """The names of all shipped concepts and styles, with their kinds and synonyms."""
+    path = assets() / "concepts" / "concepts.json"
+    return _names(path, path.stat().st_mtime_ns) if path.is_file() else Names()
+
+
+@lru_cache(maxsize=4)
+def _names(path: Path, changed: int) -> Names:  # noqa: ARG001
+    return Names.of(data.listing(path.parent))
 
 
 def listing() -> list[Mapping]:
     """What is known of every shipped concept and style; nothing when none are shipped."""
     folder = assets() / "concepts"
-    return examples.listing(folder) if (folder / "concepts.json").is_file() else []
+    return data.listing(folder) if (folder / "concepts.json").is_file() else []
 
 
 def names(domain: str) -> list[str]:
@@ -147,64 +199,69 @@ def concept(
 ) -> Concept:
     """The shipped concept of this name or synonym, or one with pictures of one's own.
 
-    Shipped pictures to forget get the bare name as their caption, as the paper does. `forget` and
-    `retain` are folders, tars or parquet files; a tar alone is divided by what its captions
-    mention, and without `retain` the shipped pictures of everything else are kept. Raises
-    SlugError for an unknown name, one that cannot be forgotten, and sets that are too small.
+    `forget` and `retain` are what `sources.read` reads; each stands in place of the shipped
+    pictures, and `data.brought` says which of them are used. `caption` is for pictures to forget
+    that have none. Raises SlugError for an unknown name, one that cannot be forgotten, a caption
+    without pictures, and sets that are too small.
     """
-    folder = assets() / "concepts"
+    folder, every = assets() / "concepts", names_known()
+    if forget is None and caption:
+        raise SlugError("A caption is for pictures of your own: give those to forget as well.")
     if forget is None:
-        found = examples.shipped(folder, name)
-        entries = {one["name"]: one for one in listing()}
-        if not entries[found.name].get("forgettable", True):
+        found = data.shipped(folder, name)
+        if not known(name).preset:
             raise SlugError(f"{found.name!r} is among what is kept; choose something to forget.")
-        return replace(found, forget=tuple(replace(e, caption=found.words) for e in found.forget))
-    if forget.suffix == ".tar" and retain is None:
-        own, others = examples.divided(examples.tar(forget, caption=caption), [name])
-    else:
-        own = _read(forget, caption or prompt(name))
-        others = _read(retain or folder / "retain.parquet", "")
-    kinds = {one["name"]: one["kind"] for one in listing()}
-    label = "style" if kinds.get(name) == "style" else "concept"
-    mine = [replace(example, labels={**example.labels, label: name}) for example in own]
-    rest = [example for example in others if example.labels.get(label) != name]
-    return examples.concept(name, mine, rest, kind=kinds.get(name, "custom"))
+        if retain is None:
+            return found
+        mine = Source("the shipped pictures", found.forget)
+        return data.brought(name, names=every, forget=mine, retain=read(retain))
+    others = folder / "retain.parquet"
+    return data.brought(
+        name,
+        names=every,
+        forget=read(forget),
+        retain=read(retain) if retain else None,
+        others=data.parquet(others) if others.is_file() else (),
+        caption=caption,
+    )
 
 
 def held_out() -> tuple[Example, ...]:
     """The shipped test pictures, which no gradient and no search ever sees; perhaps none."""
     path = assets() / "concepts" / "test.parquet"
-    return examples.parquet(path) if path.is_file() else ()
-
-
-def _read(path: Path, caption: str) -> tuple[Example, ...]:
-    if path.suffix == ".parquet":
-        return examples.parquet(path)
-    if path.suffix == ".tar":
-        return examples.tar(path, caption=caption)
-    return examples.folder(path, caption=caption)
-
-
-def kind_of(folder: Path) -> str:
-    """The kind of model in a folder, "" for none."""
-    if (folder / "model_index.json").is_file():
-        return "diffusion"
-    if (folder / "open_clip_config.json").is_file():
-        return "zero-shot"
-    kinds = {"clip": "zero-shot", "llava": "vlm"}
-    return kinds.get(config(folder).get("model_type", ""), "")
+    return data.parquet(path) if path.is_file() else ()
 
 
 def config(folder: Path, file: str = "config.json") -> dict:
     """The JSON in a model's folder; empty when there is none."""
-    return inventory.read(folder / file)
+    return checkpoint_files.read(folder / file)
 
 
 def local() -> Iterator[Model]:
     """The models that lie in folders here: embedded ones, then those of SLUGDEMO_MODELS."""
     yield from _inside(assets() / "models", "embedded")
-    if own := os.environ.get("SLUGDEMO_MODELS"):
-        yield from _inside(Path(own), "folder")
+    if own := _own_folder():
+        yield from _inside(own, "folder")
+
+
+def refused() -> dict[str, str]:
+    """What lies beside the models and cannot be opened, by name, each with its reason."""
+    own = _own_folder()
+    here = sorted(own.iterdir()) if own else []
+    return {path.name: why for path in here if (why := refusal(path))}
+
+
+def _own_folder() -> Path | None:
+    own = os.environ.get("SLUGDEMO_MODELS")
+    return _named_folder("SLUGDEMO_MODELS", own) if own else None
+
+
+def _named_folder(variable: str, value: str) -> Path:
+    """The folder that an environment variable names. Raises SlugError when it is none."""
+    path = files.expanded(value)
+    if not os.path.isdir(path):
+        raise SlugError(f"{variable} names {value}, and there is no such folder.")
+    return path
 
 
 def _inside(parent: Path, place: str) -> Iterator[Model]:
@@ -216,7 +273,8 @@ def _inside(parent: Path, place: str) -> Iterator[Model]:
 def _found(folder: Path, name: str, place: str) -> Model:
     kind = kind_of(folder)
     if not kind:
-        raise SlugError(f"{folder} holds no model of open_clip, Stable Diffusion or LLaVA.")
+        known = f"{folder} holds no model of open_clip, Stable Diffusion or LLaVA."
+        raise SlugError(refusal(folder) or known)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Model(name, kind, place, size, folder)
 
@@ -232,24 +290,35 @@ def _cached(hub: str) -> Path | None:
     """The folder of a hub repository that lies whole in the local cache."""
     try:
         folder = Path(snapshot_download(hub, local_files_only=True))
-        inventory.check(folder)
+        checkpoint_files.check(folder)
     except Exception:  # not there or half there; the hub's library has several errors for this
         return None
     return folder if kind_of(folder) else None
 
 
+def _half(hub: str) -> str:
+    """What is missing of a repository that the local cache holds in part, in a sentence."""
+    store = Path(constants.HF_HUB_CACHE) / f"models--{hub.replace('/', '--')}"
+    for folder in sorted((store / "snapshots").glob("*")):
+        try:
+            checkpoint_files.check(folder)
+        except SlugError as problem:
+            return str(problem)
+        return refusal(folder) or "there is no model's config in it."
+    return "nothing of it has arrived." if store.is_dir() else ""
+
+
 def _size(name: str) -> int:
-    """The bytes of an open_clip model in float32, counted from its shape; 0 when it is no ViT."""
+    """The bytes of an open_clip model in float32, counted from its shape; 0 when nobody knows.
+
+    Nothing is allocated: the model is built of tensors without contents.
+    """
     shape = open_clip.get_model_config(name.split("/")[0])
-    vision, text = shape["vision_cfg"], shape["text_cfg"]
-    if not isinstance(vision.get("layers"), int) or "width" not in text:
-        return 0
-    patches = (vision["image_size"] // vision["patch_size"]) ** 2
-    first = vision["width"] * (3 * vision["patch_size"] ** 2 + patches + 1)
-    words = text["width"] * (text["vocab_size"] + text["context_length"])
-    last = shape["embed_dim"] * (vision["width"] + text["width"])
-    blocks = sum(
-        one["layers"] * one["width"] ** 2 * (4 + 2 * one.get("mlp_ratio", 4))
-        for one in (vision, text)
-    )
-    return round(4 * (first + words + last + blocks))
+    if shape is None or "hf_model_name" in shape["text_cfg"]:
+        return 0  # its text tower's shape is at the hub
+    custom = shape.pop("custom_text", False) or "multimodal_cfg" in shape
+    build = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    shape.pop("multimodal_cfg", None)
+    with torch.device("meta"):
+        model = build(**shape)
+    return sum(4 * weight.numel() for weight in model.parameters())

@@ -46,7 +46,7 @@ class Config:
 
         Raises ValueError for a name that no part has.
         """
-        some = {key: value for key, value in given.items() if value is not None}
+        some: dict[str, Value] = {key: v for key, v in given.items() if v is not None}
         tuning = replace(self.tuning, **_own(Tuning, some))  # type: ignore[arg-type]
         size = replace(self.size, **_own(EvalSize, some))  # type: ignore[arg-type]
         own = _own(Config, some)

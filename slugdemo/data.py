@@ -1,61 +1,30 @@
 """Example pictures with captions, from wherever they are, as Concepts and as batches of tensors.
 
-Sources are a folder of pictures, an img2dataset tar, a visitor's uploads, what Stable Diffusion
-made, and the splits that come with the app. Nothing is unpacked: an Example names the place of
-its picture, and pictures are read when their batch is. Knows nothing of losses, layers or hosts.
+A picture comes from a folder or archive (`sources`), a visitor's uploads, Stable Diffusion or the
+splits that come with the app; here it is decided which of them are forgotten and which are kept.
+Nothing is unpacked: an Example names the place of its picture, and pictures are read when their
+batch is. Knows nothing of losses, layers or hosts.
 """
 
-import difflib
 import hashlib
 import json
-import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from slugdemo import images as pictures
-from slugdemo.concept import Concept, Example
+from slugdemo import files, images
+from slugdemo.concept import DOMAINS, Concept, Example, Names, domain
 from slugdemo.errors import SlugError
 from slugdemo.models.clip import Clip
+from slugdemo.sources import Source, read
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
-LABELS = ("concept", "style")
 FEWEST = 2  # a contrastive loss needs something to contrast
-
-
-def folder(path: Path, *, caption: str = "") -> tuple[Example, ...]:
-    """The pictures in a folder and its sub-folders, in the order of their paths.
-
-    A caption is the text in `name.txt` beside `name.jpg`, else `caption`, else the name of the
-    sub-folder ("school_bus" is read as "school bus"), which is also the label "concept".
-    Raises SlugError when there are no pictures, or one has no caption.
-    """
-    if not path.is_dir():
-        raise SlugError(f"There is no folder {path}.")
-    files = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES)
-    return _some([_in_folder(file, path, caption) for file in files], path)
-
-
-def tar(path: Path, *, caption: str = "") -> tuple[Example, ...]:
-    """The pairs in a WebDataset tar as img2dataset writes it: jpg, txt and json of one key.
-
-    A caption is the txt, else "caption" in the json, else `caption`; "concept" and "style" in the
-    json become labels. Raises SlugError when the tar is damaged or cut off, holds no pictures, or
-    a picture has no caption.
-    """
-    pictures.members(path)
-    try:
-        with path.open("rb") as stream:
-            files = (_renamed(file, path) for file in tar_file_iterator(stream))
-            samples = [dict(sample) for sample in group_by_keys(files)]
-    except Exception as error:  # webdataset and tarfile raise many kinds
-        raise SlugError(f"{path.name} cannot be read as a WebDataset tar: {error}.") from error
-    return _some([one for sample in samples for one in _in_tar(sample, path, caption)], path)
+ALMOST_NOTHING = 0.1  # of what is kept; when no more is recognised, nothing can be said of it
 
 
 def uploads(paths: Sequence[Path], *, caption: str) -> tuple[Example, ...]:
@@ -65,55 +34,51 @@ def uploads(paths: Sequence[Path], *, caption: str) -> tuple[Example, ...]:
     """
     if not caption.strip():
         raise SlugError("Say in a few words what your pictures show.")
+    if not paths:
+        raise SlugError("There are no pictures in the upload.")
     for path in paths:
-        pictures.read(path)
+        images.read(path)
     label = {"concept": caption.strip()}
-    return _some([Example(path, caption.strip(), label) for path in paths], Path("the upload"))
+    return tuple(Example(path, caption.strip(), label) for path in paths)
 
 
 def stored(
-    images: Sequence[Image], captions: Sequence[str], *, directory: Path, concept: str
+    pictures: Sequence[Image], captions: Sequence[str], *, directory: Path, concept: str
 ) -> tuple[Example, ...]:
     """Pictures from memory, such as Stable Diffusion made of its own idea, kept as PNG files.
 
     So the paper gathers characters and novel concepts (SLUG, sec. 4.3). A file is named after its
     contents: the same picture is kept once.
     """
-    if len(images) != len(captions):
-        raise ValueError(f"{len(images)} pictures need as many captions, got {len(captions)}")
+    if len(pictures) != len(captions):
+        raise ValueError(f"{len(pictures)} pictures need as many captions, got {len(captions)}")
     directory.mkdir(parents=True, exist_ok=True)
     made = []
-    for image, caption in zip(images, captions, strict=True):
-        name = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:32]
+    for picture, caption in zip(pictures, captions, strict=True):
+        name = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()[:32]
         path = directory / f"{name}.png"
         if not path.exists():
             draft = path.with_suffix(f".{secrets.token_hex(4)}.part")
-            image.save(draft, "PNG")
+            picture.save(draft, "PNG")
             draft.replace(path)
-        made.append(Example(path, _captioned(caption, path.name), {"concept": concept}))
-    return _some(made, directory)
+        made.append(Example(path, " ".join(caption.split()), {"concept": concept}))
+    return tuple(made)
 
 
 def parquet(path: Path) -> tuple[Example, ...]:
-    """The pictures of a shipped split, each with the prompt that made it as its caption."""
-    table = pictures.table(path)
-    if missing := sorted({pictures.COLUMN, "prompt", *LABELS} - {*table.column_names}):
-        raise SlugError(f"{path.name} has no column {', '.join(missing)}.")
-    rows = table.select(["prompt", *LABELS]).to_pylist()
-    return _some(
-        [
-            Example(f"{path}#{number}", row["prompt"], {label: row[label] for label in LABELS})
-            for number, row in enumerate(rows)
-        ],
-        path,
-    )
+    """The pictures of a parquet file, such as a shipped split, each with its own caption.
+
+    Raises SlugError when it has no pictures, or one without a caption.
+    """
+    return _captioned(read(path), Names())[0]
 
 
 def listing(directory: Path) -> list[Mapping]:
     """What is known of each shipped concept: name, kind, group, synonyms, descriptions."""
     path = directory / "concepts.json"
+    files.no_pointer(path)
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(files.text(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise SlugError(f"{path} cannot be read: {error}.") from error
     return [entry for entry in entries if {"name", "kind"} <= entry.keys()]
@@ -122,31 +87,54 @@ def listing(directory: Path) -> list[Mapping]:
 def shipped(directory: Path, name: str) -> Concept:
     """The shipped concept of this name or synonym, with its forget and retain pictures.
 
-    Retain pictures are all that do not show it. Raises SlugError for an unknown name, with the
-    nearest known ones, and for a concept without pictures to forget.
+    Pictures to forget get the bare name as their caption, as the paper does; retain pictures are
+    all that do not show it. Raises SlugError for an unknown name, with the nearest known ones, and
+    for a concept without pictures to forget.
     """
-    entry = _entry(listing(directory), name)
-    found, kind = entry["name"], entry["kind"]
-    label = "style" if kind == "style" else "concept"
-    forget = [e for e in parquet(directory / "forget.parquet") if e.labels[label] == found]
-    retain = [e for e in parquet(directory / "retain.parquet") if e.labels[label] != found]
-    return concept(found, forget, retain, kind=kind)
+    names = Names.of(listing(directory))
+    found = names.known(name)
+    if not found:
+        raise SlugError(unknown(name, names))
+    kind = names.kinds[found]
+    label = domain(kind)
+    forget = [e for e in parquet(directory / "forget.parquet") if e.labels.get(label) == found]
+    if not forget:
+        raise SlugError(
+            f"{found!r} comes without pictures to forget: let a Stable Diffusion draw it, or bring "
+            "pictures of your own."
+        )
+    retain = [e for e in parquet(directory / "retain.parquet") if e.labels.get(label) != found]
+    caption = names.words(found)
+    return concept(found, [replace(e, caption=caption) for e in forget], retain, kind=kind)
+
+
+def unknown(name: str, names: Names) -> str:
+    """The sentence about a name that nobody here knows, with the nearest that are known."""
+    near = names.near(name)
+    hint = f"Did you mean {', '.join(near)}?" if near else "Bring pictures of it."
+    return f"There is no concept {name!r} here. {hint}"
 
 
 def concept(
-    name: str, forget: Iterable[Example], retain: Iterable[Example], *, kind: str = "custom"
+    name: str,
+    forget: Iterable[Example],
+    retain: Iterable[Example],
+    *,
+    kind: str = "custom",
+    notes: Sequence[str] = (),
 ) -> Concept:
     """The Concept of these examples.
 
     Raises SlugError when either set has fewer than two pictures or both hold the same one.
     """
-    made = Concept(name.strip(), kind, tuple(forget), tuple(retain))
+    made = Concept(name.strip(), kind, tuple(forget), tuple(retain), tuple(notes))
     if not made.name:
         raise SlugError("Give the thing to forget a name.")
     for purpose, some in (("forget", made.forget), ("keep", made.retain)):
         if len(some) < FEWEST:
             raise SlugError(
-                f"{made.name!r} has {len(some)} pictures to {purpose}: at least {FEWEST} are needed."
+                f"{made.name!r} has {len(some)} pictures to {purpose}: at least {FEWEST} are "
+                f"needed.{_also(notes)}"
             )
     both = {str(example.image) for example in made.forget} & {str(e.image) for e in made.retain}
     if both:
@@ -154,27 +142,69 @@ def concept(
     return made
 
 
-def divided(
-    examples: Iterable[Example], words: Sequence[str]
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """The examples whose caption mentions one of `words`, and all others.
+def brought(
+    name: str,
+    *,
+    names: Names,
+    forget: Source,
+    retain: Source | None = None,
+    others: Iterable[Example] = (),
+    caption: str = "",
+) -> Concept:
+    """The Concept of one's own pictures, under the known name where `name` stands for one.
 
-    So the paper gathers its forget set from LAION (SLUG, sec. 4). Whole words count, in any case;
-    underscores and hyphens are spaces.
+    `forget` holds pictures of the concept, perhaps among others: those that say they show
+    something else are kept when there is no `retain`, and left out when there is. Without
+    `retain` and without enough of those, `others` are kept. Captions are read for the names they
+    hold, classes are names, and nothing that shows the concept is kept. `caption` is for pictures
+    to forget that have none. `notes` say what was left out. Raises SlugError as `concept` does,
+    and when no picture has a caption.
     """
-    several = "|".join(re.escape(_spaced(word)) for word in words if word.strip())
-    if not several:
+    if not name.strip():
         raise SlugError("Give the thing to forget a name.")
-    pattern = re.compile(rf"(?<!\w)({several})(?!\w)")
-    found: tuple[list[Example], list[Example]] = ([], [])
-    for example in examples:
-        found[pattern.search(_spaced(example.caption)) is None].append(example)
-    return tuple(found[0]), tuple(found[1])
+    names = names.adding(name)
+    name = names.canonical(name)
+    given, notes = _captioned(forget, names, caption or names.words(name))
+    mine, rest = _parted(given, name, names, shard=forget.shard)
+    if not mine:
+        raise SlugError(f"None of the {len(given)} captions in {forget.title} mentions {name!r}.")
+    if retain is not None:
+        notes += _left_out(len(rest), f"in {forget.title} show something else than {name}")
+        rest, more = _captioned(retain, names)
+        notes += more
+    elif len(rest) < FEWEST:
+        notes += _left_out(len(rest), f"in {forget.title} show something else than {name}")
+        rest = tuple(others)
+    kept = tuple(one for one in rest if not names.shows(one, name))
+    if retain is not None:
+        notes += _left_out(len(rest) - len(kept), f"in {retain.title} show {name}")
+    kind = names.kind(name)
+    return concept(
+        name,
+        [_labelled(one, names, domain(kind), name) for one in mine],
+        [_labelled(one, names, domain(kind)) for one in kept],
+        kind=kind,
+        notes=notes,
+    )
+
+
+def doubt(recognised: float, count: int) -> str:
+    """A sentence when almost nothing of what is kept is recognised before an edit; else "".
+
+    Then what an edit keeps says nothing. `recognised` is the share of `count` pictures or prompts.
+    """
+    if not count or recognised > ALMOST_NOTHING:
+        return ""
+    return (
+        f"Before the edit only {round(recognised * count)} of the {count} things to keep are "
+        "recognised, so nothing can be said of what it keeps: give pictures to keep whose captions "
+        "name what they show, or keep the shipped ones."
+    )
 
 
 def pixels(examples: Iterable[Example], transform: Callable[[Image], Tensor]) -> Tensor:
     """The examples' pictures as the model's inputs: (N, 3, H, W). Raises SlugError for a bad one."""
-    inputs = [transform(pictures.read(example.image)) for example in examples]
+    inputs = [transform(images.read(example.image)) for example in examples]
     if not inputs:
         raise SlugError("There are no example pictures: choose or upload at least one.")
     return torch.stack(inputs)
@@ -209,60 +239,58 @@ class Pairs:
             yield pixels(part, self._clip.transform), tokens
 
 
-def _some(examples: list[Example], source: Path) -> tuple[Example, ...]:
-    if not examples:
-        raise SlugError(f"There are no pictures in {source.name or source}.")
-    return tuple(examples)
+def _captioned(
+    source: Source, names: Names, caption: str = ""
+) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+    """The examples with a caption each: their own, a known name of a label, `caption`, any label.
+
+    Those without any are left out, in a sentence. Raises SlugError when that is all of them.
+    """
+    made = [replace(one, caption=_caption(one, names, caption)) for one in source.examples]
+    bare = [one for one in made if not one.caption]
+    if bare and len(bare) == len(made):
+        first = str(bare[0].image).replace("\\", "/").rpartition("/")[2]
+        raise SlugError(f"{first} has no caption: put one beside it, or give one for all pictures.")
+    notes = source.notes + _left_out(len(bare), f"in {source.title} have no caption")
+    return tuple(one for one in made if one.caption), notes
 
 
-def _in_folder(file: Path, root: Path, caption: str) -> Example:
-    parent = "" if file.parent == root else file.parent.name.replace("_", " ").strip()
-    beside = file.with_suffix(".txt")
-    text = beside.read_text(errors="replace").strip() if beside.is_file() else caption or parent
-    return Example(file, _captioned(text, file.name), {"concept": parent} if parent else {})
+def _caption(example: Example, names: Names, default: str) -> str:
+    label = example.labels.get("concept", "")
+    return example.caption or (names.known(label) and label) or default or label
 
 
-def _renamed(file: Mapping, tar_path: Path) -> dict:
-    """A member as webdataset groups it, with a picture's bytes replaced by its full name."""
-    name = file["fname"]
-    data = name if name.lower().endswith(SUFFIXES) else file["data"]
-    return {"fname": name, "data": data, "__url__": str(tar_path)}
+def _parted(
+    examples: Sequence[Example], name: str, names: Names, *, shard: bool
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """What is to be forgotten, and what says that it shows something else.
+
+    Of an archive that is all that does not mention the name; of a folder, only what names
+    something that is known: a caption such as "on my desk" says nothing against the mug.
+    """
+    mine: list[Example] = []
+    rest: list[Example] = []
+    for one in examples:
+        other = not names.shows(one, name) and (shard or _says(one, names))
+        (rest if other else mine).append(one)
+    return tuple(mine), tuple(rest)
 
 
-def _in_tar(sample: Mapping, path: Path, caption: str) -> list[Example]:
-    facts = _facts(sample)
-    text = sample["txt"].decode(errors="replace") if "txt" in sample else facts.get("caption")
-    labels = {label: str(facts[label]) for label in LABELS if facts.get(label)}
-    return [
-        Example(f"{path}#{name}", _captioned(str(text or caption), name), labels)
-        for suffix, name in sample.items()
-        if f".{suffix}".endswith(SUFFIXES)
-    ]
+def _says(example: Example, names: Names) -> bool:
+    label = example.labels.get("concept", "")
+    return bool(names.known(label) or names.held(example.caption, "concept"))
 
 
-def _facts(sample: Mapping) -> dict:
-    try:
-        facts = json.loads(sample.get("json", "{}"))
-    except ValueError as error:
-        raise SlugError(f"The json of {sample['__key__']} cannot be read: {error}.") from error
-    return facts if isinstance(facts, dict) else {}
+def _labelled(example: Example, names: Names, domain: str, name: str = "") -> Example:
+    """The example with its class as a label: `name`, or what the names make of it; perhaps none."""
+    label = name or names.label(example, domain)
+    labels = {key: one for key, one in example.labels.items() if key in DOMAINS}
+    return replace(example, labels={**labels, domain: label} if label else labels)
 
 
-def _captioned(text: str, name: str) -> str:
-    if not text.strip():
-        raise SlugError(f"{name} has no caption: put one beside it, or give one for all pictures.")
-    return " ".join(text.split())
+def _left_out(count: int, reason: str) -> tuple[str, ...]:
+    return (f"{count} pictures {reason} and were left out.",) if count else ()
 
 
-def _entry(entries: Sequence[Mapping], name: str) -> Mapping:
-    wanted = _spaced(name)
-    for entry in entries:
-        if wanted in {_spaced(word) for word in (entry["name"], *entry.get("synonyms", ()))}:
-            return entry
-    known = [entry["name"] for entry in entries]
-    near = difflib.get_close_matches(name.strip(), known, n=3) or known[:3]
-    raise SlugError(f"There is no concept {name!r} here. Did you mean {', '.join(near)}?")
-
-
-def _spaced(text: str) -> str:
-    return " ".join(re.split(r"[\s_-]+", text.strip().lower()))
+def _also(notes: Sequence[str]) -> str:
+    return " " + " ".join(notes) if notes else ""

@@ -24,6 +24,7 @@ FORMAT, OLD_FORMAT = "slugdemo edit 2", "slugdemo edit 1"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LAYER_NORM = "of the layer's norm"  # strength 1 moves a layer as far as it is long
 OWN_EDIT = "of the method's own edit"  # strength 1 is what the method itself would apply
+HASH = 64  # letters of a sha256
 LARGEST_PARAMS = 10_000  # letters of the JSON that a rule's numbers may take
 
 
@@ -252,6 +253,14 @@ def _read_old(direction: Weights, facts: dict[str, str]) -> Edit:
     return Edit(concept, method, delta, strength, LAYER_NORM, about=facts)
 
 
+def same_model(own: str, here: str) -> bool:
+    """Whether two digests name one model: its weights' hash, a space, and its architecture.
+
+    Edit files of the first kind hold the hash alone, and then it alone counts.
+    """
+    return own == here or (len(own) == HASH and own == here[:HASH])
+
+
 def check(edit: Edit, weights: str, *, unet: str = "") -> None:
     """Raises SlugError unless `edit` was made for the model whose weights have these digests.
 
@@ -262,8 +271,14 @@ def check(edit: Edit, weights: str, *, unet: str = "") -> None:
         ("weights", edit.about.get("weights", ""), weights),
         ("U-Net", edit.about.get("unet", ""), unet),
     ):
-        if own == here or (part == "U-Net" and not own):
+        if same_model(own, here) or (part == "U-Net" and not own):
             continue
+        if part == "weights" and own[:HASH] == here[:HASH]:
+            raise SlugError(
+                f"This edit forgets {edit.concept!r} in a model with the same weights but another "
+                f"architecture ({own[HASH + 1 :]}); the model here has {here[HASH + 1 :]}. Open the model it was "
+                "made for, or make a new edit here."
+            )
         raise SlugError(
             f"This edit forgets {edit.concept!r} in {edit.about.get('model', 'an unnamed model')} "
             f"({part} {own[:12] or 'unknown'}), and the model here has "

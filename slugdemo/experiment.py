@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 
-from slugdemo import catalog, search, weights
+from slugdemo import catalog, data, search, weights
 from slugdemo.config import CONFIGS, Config
 from slugdemo.cost import Peak
 from slugdemo.edit import LAYER_NORM, Edit, qualified
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import Measurement
 from slugdemo.methods import METHODS, named
+from slugdemo.methods.method import Method
 from slugdemo.methods.slug import direction
 from slugdemo.models.base import Cancelled
 from slugdemo.models.loading import Opened, opened
@@ -86,14 +87,21 @@ def curve(task: Task, edit: Edit, strengths: Sequence[float]) -> Iterator[Score]
         yield evaluate(strength)
 
 
-def erase(task: Task, *, layer: str = "", strength: float | None = None) -> Erasure:
+def erase(
+    task: Task,
+    *,
+    layer: str = "",
+    strength: float | None = None,
+    method: Method | None = None,
+) -> Erasure:
     """The edit by the task's method, at its best strength or at the one given.
 
-    `layer` (for single-layer methods) and `strength` fix what is otherwise searched. Raises
+    `layer` (for single-layer methods) and `strength` fix what is otherwise searched; `method` is
+    one that METHODS does not hold. Raises
     SlugError when the method cannot serve the task, when the model does not know the concept, or
     when a single-layer method is given a strength without a layer.
     """
-    method = named(task.config.method)
+    method = method or named(task.config.method)
     method.check(task)
     if strength is not None and not math.isfinite(strength):
         raise SlugError(f"A strength is a finite number, not {strength}.")
@@ -127,6 +135,8 @@ def _erasure(
         feasible, reason = goal.met(after), f"{told(edit, after)}."
     else:
         after, goal, feasible, reason = found.score, found.goal, found.feasible, found.reason
+    if doubt := data.doubt(before.retain_acc, before.n_retain):
+        reason = f"{reason} {doubt}"
     noted = edit.noted(**_facts(task, before, after))
     return Erasure(task, noted, before, after, goal, feasible, reason, found, seconds, peak)
 
@@ -168,7 +178,7 @@ def results(task: Task, erasure: Erasure, measured: Sequence[Measurement] = ()) 
         seconds=erasure.seconds,
         peak_bytes=erasure.peak_bytes,
         seed=task.config.seed,
-        digest=task.clip.digest,
+        digest=task.digest,
     )
     after = erasure.after
     rows = [
@@ -186,7 +196,7 @@ def reported(task: Task, name: str, edits: Sequence[Edit], *, seconds: float = 0
         method=name,
         seconds=seconds,
         seed=task.config.seed,
-        digest=task.clip.digest,
+        digest=task.digest,
     )
     return [about.of(row.metric, row.after, row.n) for row in report(task, edits)]
 

@@ -10,18 +10,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from slugdemo.edit import Edit, apply
+from slugdemo.edit import Edit, apply, part_of, within
 from slugdemo.errors import SlugError
 from slugdemo.models.names import to_hf_text, to_hf_vision
-from slugdemo.models.tower import translated
 from slugdemo.weights import Weights
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".gguf"}
@@ -29,55 +28,91 @@ NOTE = "slugdemo.json"  # says in the new folder what was done
 
 
 @dataclass(frozen=True)
-class Format:
-    """Where a kind of folder keeps CLIP's weights, and under which names.
+class Place:
+    """Where a kind of folder keeps one part of a model, and under which names.
 
     `files` are patterns of the files that its library reads, the first that is there counts;
-    `own` turns canonical names into the folder's, and `prefix` is what may stand before those.
+    `own` turns the names within the part into the folder's, and `prefix` is what may stand before
+    those.
     """
 
-    name: str
     part: str
+    folder: str
     files: tuple[str, ...]
     own: Callable[[Weights], Weights]
-    prefix: str
+    prefix: str = ""
 
 
+@dataclass(frozen=True)
+class Format:
+    """A kind of folder: the places of the parts that can be edited in it."""
+
+    name: str
+    places: tuple[Place, ...]
+
+    @property
+    def folders(self) -> set[str]:
+        """The folders within that hold these parts; "" is the folder itself."""
+        return {place.folder for place in self.places}
+
+
+def _vision(weights: Weights) -> Weights:
+    return {f"visual.{name}": tensor for name, tensor in weights.items()}
+
+
+OPEN_CLIP_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "model.safetensors",
+    "*.safetensors",
+)
+HF_FILES = ("model*.safetensors",)
 OPEN_CLIP = Format(
     "open_clip",
-    "",
     (
-        "open_clip_model.safetensors",
-        "open_clip_pytorch_model.safetensors",
-        "model.safetensors",
-        "*.safetensors",
+        Place("text", "", OPEN_CLIP_FILES, dict),
+        Place("vision", "", OPEN_CLIP_FILES, _vision),
     ),
-    dict,
-    "",
 )
-DIFFUSERS = Format(
-    "Stable Diffusion", "text_encoder", ("model*.safetensors",), to_hf_text, r"(text_model\.)?"
+CLIP = Format(
+    "transformers CLIP",
+    (
+        Place("text", "", HF_FILES, to_hf_text, r"(text_model\.)?"),
+        Place("vision", "", HF_FILES, lambda w: to_hf_vision(_vision(w)), r"(vision_model\.)?"),
+    ),
 )
+TEXT = Place("text", "text_encoder", HF_FILES, to_hf_text, r"(text_model\.)?")
+UNET = Place("unet", "unet", ("diffusion_pytorch_model*.safetensors",), dict)
+STABLE_DIFFUSION = Format("Stable Diffusion", (TEXT, UNET))
 LLAVA = Format(
     "LLaVA",
-    "",
-    ("model*.safetensors",),
-    to_hf_vision,
-    r"(model\.)?vision_tower\.(vision_model\.)?",
+    (
+        Place(
+            "vision",
+            "",
+            HF_FILES,
+            lambda w: to_hf_vision(_vision(w)),
+            r"(model\.)?vision_tower\.(vision_model\.)?",
+        ),
+    ),
 )
 
 
 def export(source: Path, edits: Sequence[Edit], out: Path) -> Path:
     """`out`, a new folder like `source` with the edits in its weights; whole or not there at all.
 
-    `source` is an open_clip local-dir, a diffusers Stable Diffusion folder or a LLaVA folder of
-    transformers. Whether the edits were made for these weights is for the caller to check.
+    `source` is an open_clip local-dir, a CLIP or LLaVA folder of transformers, or a Stable
+    Diffusion folder of diffusers. Whether the edits were made for these weights is for the caller to check.
     Raises SlugError when the folder is of no such kind or holds no safetensors, when an edit
     changes what the folder does not have, when `out` exists, or when the disk is full.
     """
     form = kind(source)
-    files = _weight_files(source, form)
-    _check(edits, form, files)
+    if not edits:
+        raise SlugError("There is no edit to apply.")
+    parts = {part for edit in edits for part in edit.parts}
+    files = _weight_files(source, [place for place in form.places if place.part in parts])
+    known = {name for names in files.values() for name in names}
+    moved = [_translated(edit, form, known) for edit in edits]
     if os.path.lexists(out) or out.resolve().is_relative_to(source.resolve()):
         raise SlugError(f"{out} exists already or lies inside the model: choose a new folder.")
     try:
@@ -86,7 +121,8 @@ def export(source: Path, edits: Sequence[Edit], out: Path) -> Path:
     except OSError as error:
         raise SlugError(f"{out} cannot be written: {error.strerror}.") from error
     try:
-        _fill(draft, source, form, files, edits)
+        _fill(draft, source, files, moved, form)
+        (draft / NOTE).write_text(_notes(source, edits))
         draft.chmod(0o755)
         draft.rename(out)
     except (OSError, SafetensorError) as error:
@@ -97,14 +133,15 @@ def export(source: Path, edits: Sequence[Edit], out: Path) -> Path:
 
 
 def kind(source: Path) -> Format:
-    """The format of a model's folder. Raises SlugError when it is none of the three."""
+    """The format of a model's folder. Raises SlugError when it is none that can be written."""
     if (source / "model_index.json").is_file():
-        return DIFFUSERS
+        return STABLE_DIFFUSION
     if (source / "open_clip_config.json").is_file():
         return OPEN_CLIP
-    if _model_type(source / "config.json") == "llava":
-        return LLAVA
-    raise SlugError(f"{source} is no folder of open_clip, Stable Diffusion or LLaVA.")
+    found = {"llava": LLAVA, "clip": CLIP}.get(_model_type(source / "config.json"))
+    if found is None:
+        raise SlugError(f"{source} is no folder of open_clip, CLIP, Stable Diffusion or LLaVA.")
+    return found
 
 
 def _model_type(config: Path) -> str:
@@ -114,79 +151,88 @@ def _model_type(config: Path) -> str:
         return ""
 
 
-def _weight_files(source: Path, form: Format) -> dict[Path, dict[str, str]]:
-    """The files to rewrite, each with its tensors of CLIP: {name in the edits: name on disk}."""
-    for pattern in form.files:
-        if found := sorted((source / form.part).glob(pattern)):
-            return {file: _names(file, form) for file in found}
-    raise SlugError(
-        f"{source / form.part} holds no safetensors weights, and pickled ones are not opened: "
-        "save the model as safetensors first."
-    )
+Files = dict[Path, dict[str, str]]  # {file: {"part/own name": name on disk}}
 
 
-def _names(file: Path, form: Format) -> dict[str, str]:
-    pattern = re.compile(form.prefix + "(?P<name>.+)")
+def _weight_files(source: Path, places: Iterable[Place]) -> Files:
+    """The files to rewrite, each with the tensors of the places in it."""
+    files: Files = {}
+    for place in places:
+        folder = source / place.folder
+        found = next((f for pattern in place.files if (f := sorted(folder.glob(pattern)))), [])
+        if not found:
+            raise SlugError(
+                f"{folder} holds no safetensors weights, and pickled ones are not opened: "
+                "save the model as safetensors first."
+            )
+        for file in found:
+            files.setdefault(file, {}).update(_names(file, place))
+    return files
+
+
+def _names(file: Path, place: Place) -> dict[str, str]:
+    pattern = re.compile(place.prefix + "(?P<name>.+)")
     try:
         with safe_open(file, "pt") as stored:
             matches = {name: pattern.fullmatch(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise SlugError(f"{file.name} cannot be read as a safetensors file: {error}.") from error
-    return {match["name"]: name for name, match in matches.items() if match}
+    return {f"{place.part}/{match['name']}": name for name, match in matches.items() if match}
 
 
-def _check(edits: Sequence[Edit], form: Format, files: dict[Path, dict[str, str]]) -> None:
-    known = {name for names in files.values() for name in names}
-    if not edits:
-        raise SlugError("There is no edit to apply.")
-    for edit in edits:
-        for name, tensor in edit.direction.items():
-            own = form.own({name: tensor})
-            if not own or not own.keys() <= known:
-                raise SlugError(
-                    f"The edit of {edit.concept!r} changes {name}, which this {form.name} folder "
-                    "does not hold: leave it out, or export the model that it belongs to."
-                )
+def _translated(edit: Edit, form: Format, known: set[str]) -> Edit:
+    """The edit under the folder's own names; SlugError when it changes what is not there."""
+    if edit.rule:
+        raise SlugError(
+            f"The edit of {edit.concept!r} changes no weight: it is a rule ({edit.rule}) that is "
+            "followed while pictures are made, and no folder of weights can hold it."
+        )
+    delta: dict[str, Tensor] = {}
+    for name, tensor in edit.delta.items():
+        place = next((place for place in form.places if place.part == part_of(name)), None)
+        own = place.own({within(name): tensor}) if place else {}
+        own = {f"{part_of(name)}/{inner}": one for inner, one in own.items()}
+        if not own or not own.keys() <= known:
+            raise SlugError(
+                f"The edit of {edit.concept!r} changes {name}, which this {form.name} folder "
+                "does not hold: leave it out, or export the model that it belongs to."
+            )
+        delta |= own
+    return replace(edit, delta=delta)
 
 
-def _fill(
-    draft: Path,
-    source: Path,
-    form: Format,
-    files: dict[Path, dict[str, str]],
-    edits: Sequence[Edit],
-) -> None:
-    for file in _copied(source, form):
+def _fill(draft: Path, source: Path, files: Files, edits: Sequence[Edit], form: Format) -> None:
+    rewritten = {file.parent for file in files}
+    for file in _copied(source, form, rewritten):
         target = draft / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     for file, names in files.items():
         target = draft / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _rewrite(file, target, names, edits, form)
-    (draft / NOTE).write_text(json.dumps([_noted(edit) for edit in edits], indent=1))
+        _rewrite(file, target, names, edits)
 
 
-def _copied(source: Path, form: Format) -> list[Path]:
-    """All files but hidden ones and those that hold, or may hold, the unedited tower."""
+def _copied(source: Path, form: Format, rewritten: set[Path]) -> list[Path]:
+    """All files but hidden ones and those that hold, or may hold, the unedited part."""
     files = []
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source).parts
-        other = form is DIFFUSERS and len(inside) > 1 and inside[0] != form.part
+        whole = "" not in form.folders and file.parent == source  # a checkpoint in a single file
         heavy = file.suffix in WEIGHTS or file.name.endswith(".bin.index.json")
         hidden = any(name.startswith(".") for name in inside)
-        if file.is_file() and not hidden and (other or not heavy):
+        stale = heavy and (whole or file.parent in rewritten)
+        if file.is_file() and not hidden and not stale and inside != (NOTE,):
             files.append(file)
     return files
 
 
-def _rewrite(
-    file: Path, target: Path, names: dict[str, str], edits: Sequence[Edit], form: Format
-) -> None:
+def _rewrite(file: Path, target: Path, names: dict[str, str], edits: Sequence[Edit]) -> None:
     """`target`: the file with its own names, types and metadata, and the edited tensors in it."""
+    wanted = {name for edit in edits for name in edit.delta} & names.keys()
+    here = [replace(e, delta={n: t for n, t in e.delta.items() if n in names}) for e in edits]
     with safe_open(file, "pt") as stored:
-        tower = {name: stored.get_tensor(names[name]) for name in names}
-        changed = apply(tower, translated(edits, form.own, tower))
+        changed = apply({name: stored.get_tensor(names[name]) for name in wanted}, here)
         if not changed:
             shutil.copyfile(file, target)
             return
@@ -196,11 +242,20 @@ def _rewrite(
     save_file(tensors, target, metadata)
 
 
+def _notes(source: Path, edits: Sequence[Edit]) -> str:
+    """What the new folder says of itself: the edits that the source held before, and the new."""
+    try:
+        before = json.loads((source / NOTE).read_text())
+    except (OSError, ValueError):
+        before = []
+    return json.dumps([*before, *(_noted(edit) for edit in edits)], indent=1)
+
+
 def _noted(edit: Edit) -> dict[str, str | float | None]:
     return {
         "concept": edit.concept,
-        "layer": edit.layer,
-        "step": edit.step,
+        "method": edit.method,
+        "strength": edit.strength,
         "lambda": edit.lam if edit.lam == edit.lam else None,
         **edit.about,
     }

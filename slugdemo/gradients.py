@@ -50,6 +50,24 @@ def retain_loss(image: Tensor, text: Tensor, *, scale: float) -> Tensor:
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
+def sigmoid_loss(image: Tensor, text: Tensor, *, scale: float, bias: float) -> Tensor:
+    """SigLIP's loss of N pairs of unit features (N, D): each cell of the N x N table by itself.
+
+    -1/N * sum_ij log sigmoid(z_ij * (scale * cos_ij + bias)), z = 1 for matching pairs and -1 for
+    all others (Zhai et al. 2023, eq. 1).
+    """
+    logits = scale * image @ text.T + bias  # (N, N)
+    signs = 2 * torch.eye(len(logits), device=logits.device) - 1
+    return -F.logsigmoid(signs * logits).sum() / len(logits)
+
+
+def retain_loss_of(clip: Clip) -> Loss:
+    """The contrastive loss that this CLIP was trained with: softmax, or sigmoid for a SigLIP."""
+    if clip.logit_bias is None:
+        return partial(retain_loss, scale=clip.logit_scale)
+    return partial(sigmoid_loss, scale=clip.logit_scale, bias=clip.logit_bias)
+
+
 def batches(pixels: Tensor, tokens: Tensor, *, size: int, seed: int | None = None) -> list[Batch]:
     """The pairs in batches of `size`, the last one perhaps smaller; shuffled when given a seed.
 
@@ -87,8 +105,7 @@ def gradients(
     depends on the batch size. Raises SlugError when a set is empty, when fewer than two pairs
     are to be retained, or when a loss is not a number.
     """
-    scale = clip.logit_scale
-    contrast = partial(retain_loss, scale=scale)
+    contrast = retain_loss_of(clip)
     full = _Even(retain)
     kept = [
         _remembered(clip, forget, "forget", loss=forget_loss, names=names, cache=cache, tick=tick),

@@ -1,41 +1,45 @@
-"""One picture, read with care: from a file, from inside a tar or from a row of a parquet file.
+"""One picture, read with care: from a file, an archive, a parquet row or a data address.
 
 Whatever a visitor gives is either a plain RGB picture afterwards or a sentence. Knows files and
-bytes only; a place inside a container is written "shards/00000.tar#000000012.jpg" (a member) or
-"concepts/forget.parquet#17" (a row).
+bytes only; a place inside a container is written "shards/00000.tar#000000012.jpg" (a member of a
+tar or zip) or "concepts/forget.parquet#17" (a row).
 """
 
+import base64
+import binascii
 import io
-import tarfile
-from functools import lru_cache
+import struct
+from functools import cache
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+from slugdemo import archives, files
 from slugdemo.errors import SlugError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")  # no format that runs programs or scripts
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # none that runs programs
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    ".avif",
+)
+HEIF = (".heic", ".heif", ".hif")  # what phones write; read where pillow-heif is installed
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 64_000_000
-COLUMN = "webp"  # of a parquet file
+UPLOADED = 5_000_000  # bytes of a picture in a data address
 
 
 def read(place: Path | str) -> Image.Image:
-    """The picture at `place`: a file, a tar member or a parquet row, upright and in RGB.
+    """The picture at `place`: a file, a member of an archive or a parquet row, upright, in RGB.
 
     Raises SlugError when it is missing, is no picture, is animated, is cut off, or is larger than
     64 million pixels or 64 MB.
     """
-    if isinstance(place, Path):
-        return decoded(_file(place), place.name)
-    container, _, inside = place.rpartition("#")
-    if not container:
-        return decoded(_file(Path(place)), Path(place).name)
-    path = Path(container)
-    data = _row(path, int(inside)) if path.suffix == ".parquet" else _member(path, inside)
-    return decoded(data, f"{inside} in {path.name}")
+    found = None if isinstance(place, Path) else archives.split(place)
+    if found is None:
+        path = files.expanded(place)
+        return decoded(_file(path), path.name)
+    container, name = found
+    return decoded(archives.inside(container, name), f"{name} in {container.name}")
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
@@ -45,42 +49,59 @@ def decoded(data: bytes, name: str) -> Image.Image:
     """
     if len(data) > MOST_BYTES:
         raise SlugError(f"{name} is {len(data) // 10**6} MB large; at most 64 MB can be read.")
+    if files.is_pointer(data):
+        raise SlugError(f"{name} is a git-lfs pointer, no picture: run `git lfs pull` first.")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(_textless(data)), formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise SlugError(_too_many(name)) from None
     except Exception as error:  # decoders raise nearly every kind on damaged data
-        kinds = ", ".join(FORMATS)
-        raise SlugError(f"{name} is not a picture in one of the formats {kinds}.") from error
+        raise SlugError(_no_picture(data, name)) from error
     if picture.width * picture.height > MOST_PIXELS:
         raise SlugError(_too_many(name))
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
-        raise SlugError(f"{name} is animated: choose a single picture instead.")
+        several = "has several pages" if picture.format == "TIFF" else "is animated"
+        raise SlugError(f"{name} {several}: choose a single picture instead.")
+    if picture.mode in ("F", "I"):
+        raise SlugError(f"{name} holds measured values, no colours: save it as an 8-bit picture.")
     try:
         return _plain(picture)
     except Exception as error:  # as above
         raise SlugError(f"{name} is damaged or cut off, so it cannot be read.") from error
 
 
-def members(tar: Path) -> dict[str, tuple[int, int]]:
-    """Where each regular file in a tar begins and how many bytes it has, by its name.
+def addressed(address: str, name: str = "The picture") -> Image.Image:
+    """The picture in a data address, "data:image/jpeg;base64,...", or in bare base64.
 
-    Raises SlugError when the tar is missing, damaged, compressed or cut off, or when a file in it
-    is larger than 64 MB.
+    Line breaks do not matter. Raises SlugError when it is none, is larger than 5 MB, or as
+    `decoded` does.
     """
+    letters = "".join(address.split(",", 1)[-1].split())
+    if len(letters) > 4 * -(-UPLOADED // 3):
+        raise SlugError(f"{name} is larger than {UPLOADED // 10**6} MB: make it smaller first.")
     try:
-        facts = tar.stat()
-        return _members(tar, facts.st_mtime_ns, facts.st_size)
-    except (OSError, tarfile.TarError) as error:
-        raise SlugError(f"{tar.name} cannot be read as a plain tar file: {error}.") from error
+        data = base64.b64decode(letters, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SlugError(
+            f"{name} cannot be read: send it as data:image/jpeg;base64,... or in bare base64."
+        ) from error
+    return decoded(data, name)
 
 
-def table(parquet: Path) -> pa.Table:
-    """A parquet file as a table, kept in memory while it is in use. Raises SlugError."""
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that can be read here: HEIF too where pillow-heif is installed."""
     try:
-        return _table(parquet, parquet.stat().st_mtime_ns)
-    except (OSError, pa.ArrowException) as error:
-        raise SlugError(f"{parquet.name} cannot be read as a parquet file: {error}.") from error
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
+def suffixes() -> tuple[str, ...]:
+    """The endings of the pictures that can be read here, in small letters."""
+    return (*SUFFIXES, *HEIF) if "HEIF" in formats() else SUFFIXES
 
 
 def _plain(picture: Image.Image) -> Image.Image:
@@ -95,51 +116,36 @@ def _plain(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, clear).convert("RGB")
 
 
+def _textless(data: bytes) -> bytes:
+    """A PNG without its texts and colour profile, which Pillow refuses when they are large."""
+    start = b"\x89PNG\r\n\x1a\n"
+    if not data.startswith(start):
+        return data
+    kept, at = [start], len(start)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        end = at + 12 + length
+        turned = kind == b"iTXt" and data[at + 8 :].startswith(b"XML:com.adobe.xmp")
+        if turned or kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _no_picture(data: bytes, name: str) -> str:
+    if data[4:8] == b"ftyp" and any(kind in data[8:40] for kind in (b"heic", b"heix", b"mif1")):
+        return f"{name} is a HEIC picture: install pillow-heif to read it, or save it as JPEG."
+    return f"{name} is not a picture in one of the formats {', '.join(formats())}."
+
+
 def _too_many(name: str) -> str:
     return f"{name} has more than {MOST_PIXELS // 10**6} million pixels: make it smaller first."
 
 
 def _file(path: Path) -> bytes:
+    files.no_pointer(path)
     try:
         with path.open("rb") as stream:
             return stream.read(MOST_BYTES + 1)
     except OSError as error:
         raise SlugError(f"{path.name} cannot be read: {error.strerror}.") from error
-
-
-def _member(tar: Path, name: str) -> bytes:
-    known = members(tar)
-    if name not in known:
-        raise SlugError(f"There is no {name} in {tar.name}.")
-    start, size = known[name]
-    with tar.open("rb") as stream:
-        stream.seek(start)
-        return stream.read(size)
-
-
-@lru_cache(maxsize=16)
-def _members(tar: Path, changed: int, size: int) -> dict[str, tuple[int, int]]:  # noqa: ARG001
-    with tar.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-        found = {one.name: (one.offset_data, one.size) for one in archive if one.isreg()}
-        stream.seek(archive.offset)
-        ended = stream.read(512) == bytes(512)  # tarfile itself takes a torn header for the end
-    for name, (start, length) in found.items():
-        if length > MOST_BYTES:
-            raise SlugError(f"{name} in {tar.name} is larger than 64 MB.")
-        if start + length > size:
-            raise SlugError(f"{tar.name} is cut off in the middle of {name}.")
-    if not ended:
-        raise SlugError(f"{tar.name} is cut off or damaged after {len(found)} files.")
-    return found
-
-
-def _row(parquet: Path, row: int) -> bytes:
-    rows = table(parquet)
-    if COLUMN not in rows.column_names or not 0 <= row < rows.num_rows:
-        raise SlugError(f"{parquet.name} has no picture in row {row}.")
-    return rows.column(COLUMN)[row].as_py()
-
-
-@lru_cache(maxsize=8)
-def _table(parquet: Path, changed: int) -> pa.Table:  # noqa: ARG001
-    return pq.read_table(parquet)

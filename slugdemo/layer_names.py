@@ -2,7 +2,7 @@
 
 import re
 
-BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
+BLOCK = re.compile(r"(?:(?:text\.)?transformer\.res|trunk\.)blocks\.(\d+)\.(.+)")
 KINDS = {
     "attn.in_proj_weight": "attention q, k, v",
     "attn.out_proj.weight": "attention output",
@@ -11,6 +11,21 @@ KINDS = {
     "mlp": "MLP",
     "ln_1.weight": "first norm",
     "ln_2.weight": "second norm",
+    "norm1.weight": "first norm",  # from here on as timm names them, in SigLIP's vision tower
+    "attn.qkv.weight": "attention q, k, v",
+    "attn.proj.weight": "attention output",
+    "norm2.weight": "second norm",
+    "mlp.fc1.weight": "MLP input",
+    "mlp.fc2.weight": "MLP output",
+}
+PLACES = {  # in a block, in the order of a forward pass
+    "first norm": 0,
+    "attention q, k, v": 1,
+    "attention output": 2,
+    "second norm": 3,
+    "MLP": 4,
+    "MLP input": 5,
+    "MLP output": 6,
 }
 OTHERS = {
     "conv1.weight": "patch convolution",
@@ -19,7 +34,19 @@ OTHERS = {
     "ln_pre.weight": "norm before the blocks",
     "ln_post.weight": "norm after the blocks",
     "ln_final.weight": "norm after the blocks",
+    "text.ln_final.weight": "norm after the blocks",
+    "text.text_projection.weight": "projection",
+    "trunk.patch_embed.proj.weight": "patch convolution",
+    "trunk.norm.weight": "norm after the blocks",
+    "trunk.attn_pool.q.weight": "pooling query",
+    "trunk.attn_pool.kv.weight": "pooling keys and values",
+    "trunk.attn_pool.proj.weight": "pooling output",
+    "trunk.attn_pool.norm.weight": "pooling norm",
+    "trunk.attn_pool.mlp": "pooling MLP",
+    "trunk.attn_pool.mlp.fc1.weight": "pooling MLP input",
+    "trunk.attn_pool.mlp.fc2.weight": "pooling MLP output",
 }
+FIRST = ("patch convolution", "norm before the blocks")
 TOWERS = {"text": "Text", "vision": "Vision", "text_2": "Second text", "unet": "U-Net"}
 
 
@@ -60,7 +87,5 @@ def depth(layer: str) -> tuple[int, int, int]:
     """Where in its tower it lies, for sorting: before, in or after the blocks; block; place."""
     _, rest = parted(layer)
     if match := BLOCK.fullmatch(rest):
-        order = ["ln_1.weight", "attn.in_proj_weight", "attn.out_proj.weight", "ln_2.weight"]
-        order += ["mlp", "mlp.c_fc.weight", "mlp.c_proj.weight"]
-        return 1, int(match[1]), order.index(match[2]) if match[2] in order else len(order)
-    return (0 if rest in ("conv1.weight", "ln_pre.weight") else 2), 0, 0
+        return 1, int(match[1]), PLACES.get(KINDS.get(match[2], ""), len(PLACES))
+    return (0 if OTHERS.get(rest) in FIRST else 2), 0, 0

@@ -16,13 +16,12 @@ from slugdemo.models import towers
 from slugdemo.models.clip import Clip, tower
 from slugdemo.weights import Weights
 
-EXCLUDED = {
-    "clip": ("bias", "logit_scale", "position", "embedding"),
-    "no norms": ("bias", "logit_scale", "position", "embedding", "ln_"),
-}
+LEARNED_TOKENS = ("latent", "reg_token", "cls_")  # of other builds than CLIP's: like embeddings
+NEVER = ("bias", "logit_scale", "position", "embedding", "pos_embed", *LEARNED_TOKENS)
+EXCLUDED = {"clip": NEVER, "no norms": (*NEVER, "ln_")}
 GRANULARITIES = ("tensor", "group")
 ALIGNMENTS = ("absolute", "signed")
-PAIR = re.compile(r"(.+\.mlp)\.c_(?:fc|proj)\.weight")
+PAIR = re.compile(r"(.+\.mlp)\.(?:c_fc|c_proj|fc1|fc2)\.weight")
 
 
 @dataclass(frozen=True)

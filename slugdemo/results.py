@@ -51,8 +51,8 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
 
 
 def dumps(value: object) -> str:
-    """`value` as strict JSON: NaN and infinities are null, paths are strings."""
-    return json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False)
+    """`value` as strict JSON in ASCII: NaN and infinities are null, paths are strings."""
+    return json.dumps(plain(value), indent=1, allow_nan=False)
 
 
 def plain(value: object) -> Any:  # noqa: ANN401

@@ -84,6 +84,12 @@ class Task:
         """The model itself: a Clip, a Diffusion or a Llava."""
         return self.clip if self.kind == "zero-shot" else self.opened.host
 
+    @cached_property
+    def digest(self) -> str:
+        """The identity of the model's weights in results: that of its CLIP, and of its U-Net."""
+        unet = f" {self.model.unet_digest[:16]}" if self.kind == "diffusion" else ""
+        return f"{self.clip.digest[:16]}{unet}"
+
     def generator(self, salt: int = 0) -> torch.Generator:
         """A fresh source of noise that depends on the seed alone."""
         return torch.Generator().manual_seed(self.config.seed + salt)
@@ -234,6 +240,15 @@ class Task:
             )
         self.searches.append(found)
         return found.edit
+
+    def watched(self, progress: Progress, cancelled: Question) -> "Task":
+        """The same task for somebody else to watch and to stop; it shares what is computed so far."""
+        twin = copy.copy(self)
+        twin.progress, twin.cancelled = progress, cancelled
+        twin.searches, twin.clock = [], Clock()
+        for kept in ("evaluators", "evaluation")[: 1 if self.kind == "zero-shot" else 2]:
+            twin.__dict__.pop(kept, None)  # they report to whoever made them
+        return twin
 
     def by(self, method: str) -> "Task":
         """The same task for another method; what was made for this one serves it too."""

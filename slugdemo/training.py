@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from slugdemo import data
 from slugdemo.concept import Example
 from slugdemo.errors import SlugError
-from slugdemo.gradients import forget_loss, retain_loss
+from slugdemo.gradients import forget_loss, retain_loss_of
 from slugdemo.models.clip import Clip, tower
 from slugdemo.task import Task
 from slugdemo.weights import Weights
@@ -57,17 +57,20 @@ def trained(
     return {name: leaf.detach() - weights[name].float() for name, leaf in leaves.items()}
 
 
-def differentiated(value: Tensor, leaves: Weights) -> list[Tensor]:
+def differentiated(value: Tensor, leaves: Weights, *, retain_graph: bool = False) -> list[Tensor]:
     """d value / d leaf for each leaf, zeros where it plays no part.
 
-    Raises SlugError when the value is not a number.
+    `retain_graph` as in torch: another loss of the same features follows. Raises SlugError when
+    the value is not a number.
     """
     if not value.isfinite():
         raise SlugError(
             f"The training loss is {value.item()}: the learning rate is far too high for this "
             "model, or a picture or the model holds no real numbers."
         )
-    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    found = torch.autograd.grad(
+        value, list(leaves.values()), allow_unused=True, retain_graph=retain_graph
+    )
     pairs = zip(leaves.values(), found, strict=True)
     return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in pairs]
 
@@ -148,11 +151,11 @@ def forget_then_retain(
     retain = TowerPairs(task.clip, task.retain_split[0], names)
     own = shuffled(len(forget), task.config.batch, noise)
     rest = shuffled(len(retain), task.config.batch, noise)
-    scale = task.clip.logit_scale
+    contrast = retain_loss_of(task.clip)
 
     def loss(now: Weights, step: int) -> Tensor:
         if step % (forget_steps + retain_steps) < forget_steps:
             return -forget_loss(*forget.features(next(own), now))
-        return retain_loss(*retain.features(next(rest), now), scale=scale)
+        return contrast(*retain.features(next(rest), now))
 
     return loss

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from slugdemo import files
 from slugdemo.errors import SlugError
 
 Weights = Mapping[str, Tensor]
@@ -153,6 +154,7 @@ def load(path: Path) -> tuple[Weights, dict[str, str]]:
 @contextmanager
 def _reading(path: Path) -> Iterator[safe_open]:
     """An open safetensors file, the same one until the end, whoever puts another in its place."""
+    files.no_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -161,6 +163,10 @@ def _reading(path: Path) -> Iterator[safe_open]:
 
 
 def _check(path: Path, said: str | None, found: Weights) -> None:
+    if said is None:
+        raise SlugError(
+            f"{path.name} is a safetensors file of another program: slugdemo did not write it."
+        )
     if said != digest(found):
         raise SlugError(f"{path.name} is damaged: its contents do not match its own digest.")
 

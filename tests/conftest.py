@@ -14,6 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from slugdemo.config import CONFIGS
 from slugdemo.models.clip import Clip
+from slugdemo.ui.state import AppState
 from slugdemo.weights import digest
 
 WORDS = ("cat", "dog", "tree", "red car", "blue house", "a green hat")
@@ -77,3 +78,10 @@ def pixels() -> Tensor:
 def tokens() -> Tensor:
     """A caption for each of the 48 pictures: (48, 24)."""
     return tokenize([f"a {WORDS[i % len(WORDS)]}" for i in range(48)])
+
+
+@pytest.fixture(scope="module")
+def state(assets: Path) -> AppState:
+    """What the visitors of a page over the tiny assets share."""
+    assert assets.is_dir()
+    return AppState()

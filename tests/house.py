@@ -67,7 +67,12 @@ def build(folder: Path) -> Path:
     for part in tiny.llava(model):
         part.save_pretrained(folder / "models" / "pocket-llava")
     judge(folder / "models" / "judge")
-    (folder / "concepts").mkdir()
+    return concepts(folder, clip)
+
+
+def concepts(folder: Path, clip: Clip) -> Path:
+    """`folder` with a list of concepts and pictures that `clip` labels."""
+    (folder / "concepts").mkdir(parents=True)
     for seed, (split, count) in enumerate(SPLITS.items()):
         rows = table(clip, count, seed=seed)
         rows.to_parquet(folder / "concepts" / f"{split}.parquet")

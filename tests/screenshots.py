@@ -15,9 +15,8 @@ from playwright.sync_api import Page, sync_playwright
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from slugdemo import catalog
 from slugdemo.ui import example, page
-from slugdemo.ui.session import World
+from slugdemo.ui.state import AppState
 
 OUT = Path(__file__).parents[1] / "assets" / "pictures"
 PATIENCE = 600_000  # milliseconds
@@ -63,14 +62,14 @@ SHOTS: dict[str, tuple[str, Callable[[Page], None], str]] = {
 
 def main() -> None:
     """Opens the page over the shipped models and takes every picture."""
-    world = World.at(catalog.assets(), catalog.cache())
-    if not example.load(world):
+    state = AppState()
+    if not example.load(state):
         raise SystemExit("The worked example is stale: python -m slugdemo.ui.example")
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp()
-    demo = page.build(world)
+    demo = page.build(state)
     address = page.launch(demo, prevent_thread_lock=True, quiet=True)[1]
     OUT.mkdir(exist_ok=True)
-    there = {one.name for one in world.shelf.offers}
+    there = {model.name for model in state.offers}
     with sync_playwright() as play:
         own = os.environ.get("CHROMIUM") or shutil.which("chromium")
         browser = play.chromium.launch(executable_path=own, args=["--no-sandbox"])

@@ -1,4 +1,4 @@
-"""Five sprites in two hands, drawn here, so that the tests need no picture from outside."""
+"""Five sprites in two artists, drawn here, so that the tests need no picture from outside."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ SHAPES = {
     "bar": lambda pen, ink: pen.rectangle((10, 60, 150, 100), fill=ink),
     "hoop": lambda pen, ink: pen.ellipse((20, 20, 140, 140), outline=ink, width=24),
 }
-HANDS = {
+ARTISTS = {
     "marker": ("#c0392b", "#2c5fb3", "#27803b", "#7d3fa0", "#c77f12"),
     "blob": ("#803020",) * 5,
 }
@@ -20,12 +20,12 @@ HANDS = {
 
 def draw_shapes(folder: Path) -> Path:
     """Write the sprites and their concepts.json into `folder` and return it."""
-    for hand, inks in HANDS.items():
-        (folder / hand).mkdir(parents=True)
+    for artist, inks in ARTISTS.items():
+        (folder / artist).mkdir(parents=True)
         for (name, draw), ink in zip(SHAPES.items(), inks, strict=True):
             sprite = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
             draw(ImageDraw.Draw(sprite), ink)
-            sprite.save(folder / hand / f"{name}.png")
+            sprite.save(folder / artist / f"{name}.png")
     listing = [{"caption": n, "group": "character" if n == "disc" else "thing"} for n in SHAPES]
     (folder / "concepts.json").write_text(json.dumps(listing))
     return folder

@@ -8,10 +8,22 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
 from PIL.Image import Image
 
-from slugdemo.edit import Edit, apply
+from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.models import names
 from slugdemo.models.base import Cancelled
@@ -80,6 +92,138 @@ def test_without_guidance_pictures_are_those_of_the_plain_pipeline(
         PROMPTS, generator=generators(SEEDS), num_inference_steps=STEPS, guidance_scale=1.0
     )
     assert levels_apart(ours, theirs.images) <= 1
+
+
+SCHEDULERS = [
+    DPMSolverMultistepScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+]
+
+
+def scheduled(kind: type, *, prediction: str = "v_prediction") -> StableDiffusionPipeline:
+    """The tiny pipeline with another scheduler, of the noise schedule of Stable Diffusion."""
+    pipe = tiny.pipeline(tiny.clip_model())
+    own = {
+        PNDMScheduler: {"skip_prk_steps": True},
+        DDIMScheduler: {"clip_sample": False},
+        DDPMScheduler: {"clip_sample": False},
+    }
+    pipe.scheduler = kind(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction,
+        steps_offset=1,
+        **own.get(kind, {}),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("guidance", [0.5, 5.0])
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_latents_are_those_of_the_plain_pipeline_with_any_scheduler(
+    kind: type, guidance: float
+) -> None:
+    pipe = scheduled(kind)
+    host, sources = Diffusion(pipe), generators(SEEDS)
+    latents = torch.cat([torch.randn(1, 4, 8, 8, generator=source) for source in sources])
+    ours = host.denoise(
+        host.states(PROMPTS),
+        host.states([""]),
+        latents=latents,
+        steps=5,
+        guidance=guidance,
+        generators=sources,
+    )
+    theirs = pipe(
+        PROMPTS,
+        generator=generators(SEEDS),
+        num_inference_steps=5,
+        guidance_scale=guidance,
+        output_type="latent",
+    ).images
+    assert torch.equal(host.noise(SEEDS), latents)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_a_picture_noised_and_finished_is_that_of_the_plain_pipeline(kind: type) -> None:
+    pipe = scheduled(kind)
+    host = Diffusion(pipe)
+    picture = host.decode(host.noise([5]))[0]
+    theirs = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    source = torch.Generator().manual_seed(3)
+    known = pipe.vae.encode(theirs.image_processor.preprocess(picture)).latent_dist.mode()
+    latents = known * pipe.vae.config.scaling_factor
+    torch.testing.assert_close(host.encode([picture]), latents)
+    expected = theirs(
+        "a cat",
+        image=latents,
+        strength=0.5,
+        num_inference_steps=6,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+    ).images
+    noised = host.noised(
+        latents,
+        host.timesteps(6)[3 * pipe.scheduler.order],
+        torch.randn(1, 4, 8, 8, generator=source),
+    )
+    ours = host.denoise(
+        host.states(["a cat"]),
+        host.states([""]),
+        latents=noised,
+        steps=6,
+        guidance=3.0,
+        start=3,
+        generators=[source],
+    )
+    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler])
+def test_stopping_and_going_on_is_not_stopping(kind: type) -> None:
+    host = Diffusion(scheduled(kind))
+    both = {"states": host.states(PROMPTS), "blank": host.states([""]), "steps": 5}
+    whole = host.denoise(latents=host.noise(SEEDS), **both)
+    half = host.denoise(latents=host.noise(SEEDS), stop=2, **both)
+    torch.testing.assert_close(host.denoise(latents=half, start=2, **both), whole)
+    assert not torch.allclose(half, whole)
+    variance = half.var().item()
+    assert 0.3 < variance < 3, "as the U-Net was trained on, not as the scheduler keeps it"
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_perfect_prediction_gives_the_noise_and_the_picture_back(prediction: str) -> None:
+    host = Diffusion(scheduled(DDIMScheduler, prediction=prediction))
+    latents, noise = host.noise([1, 2, 3]), host.noise([4, 5, 6])
+    t = torch.tensor([10, 500, 990])
+    seen = host.noised(latents, t, noise)
+    torch.testing.assert_close(seen, host.pipeline().scheduler.add_noise(latents, noise, t))
+    output = host.target(latents, noise, t)
+    if prediction == "v_prediction":
+        torch.testing.assert_close(
+            output, host.pipeline().scheduler.get_velocity(latents, noise, t)
+        )
+    torch.testing.assert_close(host.epsilon(output, seen, t), noise, rtol=1e-4, atol=2e-3)
+    assert (host.epsilon(output + 0.1, seen, t) - noise).abs().max() > 0.01
+
+
+def test_a_scheduler_that_refuses_a_number_of_steps_says_so() -> None:
+    pipe = scheduled(DDIMScheduler)
+    pipe.scheduler = DDIMScheduler(num_train_timesteps=50)
+    with pytest.raises(SlugError, match="DDIMScheduler cannot work with 60 denoising steps"):
+        Diffusion(pipe).generate(["a cat"], seeds=[1], steps=60)
 
 
 def test_edited_pictures_are_those_of_a_pipeline_with_overwritten_weights(
@@ -171,9 +315,19 @@ def test_an_edit_of_the_vision_tower_changes_nothing(host: Diffusion) -> None:
     assert host.edited([an_edit(layer="text_projection")]) is host
 
 
-def test_an_edit_of_another_architecture_is_refused(host: Diffusion) -> None:
-    wrong = Edit("cat", "layer4.conv", {"layer4.conv": torch.zeros(1)}, 1.0)
-    with pytest.raises(ValueError, match="not a tensor"):
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("text/layer4.conv", "not a tensor"),
+        ("unet/layer4.conv", "not among the weights"),
+        ("unet/conv_in.bias", "has shape"),
+    ],
+)
+def test_an_edit_of_another_architecture_is_refused(
+    host: Diffusion, name: str, sentence: str
+) -> None:
+    wrong = Edit("cat", "noise", {name: torch.zeros(1)}, 1.0)
+    with pytest.raises(ValueError, match=sentence):
         host.edited([wrong])
 
 
@@ -187,6 +341,129 @@ def test_edited_hosts_share_all_but_the_edited_tensors(
     base = dict(pipe.text_encoder.named_parameters())
     own = {n for n, w in made.text_encoder.named_parameters() if w is not base[n]}
     assert own == {f"encoder.layers.1.self_attn.{letter}_proj.weight" for letter in "qkv"}
+
+
+def unet_edit(
+    host: Diffusion, strength: float = 1.0, *, name: str = "conv_out.weight", seed: int = 0
+) -> Edit:
+    weight = host.named()[f"unet/{name}"]
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    return Edit("cat", "noise", {f"unet/{name}": noise * weight.std()}, strength)
+
+
+KEY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+
+
+def test_an_edited_unet_draws_as_one_whose_weights_are_overwritten(
+    host: Diffusion, pipe: StableDiffusionPipeline
+) -> None:
+    edits = [unet_edit(host, 0.7), unet_edit(host, 2.0, name=KEY, seed=1), an_edit()]
+    before = digest(pipe.unet)
+    ours = host.edited(edits).generate(PROMPTS, seeds=SEEDS, steps=STEPS)
+    theirs = edited_by_hand(pipe, an_edit())
+    with torch.no_grad():
+        for edit in edits[:2]:
+            for name, delta in edit.delta.items():
+                theirs.unet.get_parameter(name.removeprefix("unet/")).add_(delta * edit.strength)
+    expected = theirs(PROMPTS, generator=generators(SEEDS), num_inference_steps=STEPS).images
+    assert levels_apart(ours, expected) <= 1
+    assert levels_apart(ours, host.edited([an_edit()]).generate(PROMPTS, seeds=SEEDS, steps=3)) > 3
+    assert digest(pipe.unet) == before
+
+
+def test_an_edited_unet_shares_all_but_the_edited_tensors(host: Diffusion) -> None:
+    twin, base = host.edited([unet_edit(host)]), host.named()
+    assert {name for name, t in twin.named().items() if t is not base[name]} >= {
+        "unet/conv_out.weight"
+    }
+    own = {n for n, w in twin.parts["unet"].named_parameters() if w is not base[f"unet/{n}"]}
+    assert own == {"conv_out.weight"}
+    assert twin.parts["text"] is host.parts["text"]
+    assert host.edited([unet_edit(host, 0.0)]) is host
+
+
+def test_the_digest_of_the_unet_tells_weights_and_architecture_apart(host: Diffusion) -> None:
+    assert host.unet_digest == Diffusion(tiny.pipeline(tiny.clip_model())).unet_digest
+    assert host.edited([unet_edit(host)]).unet_digest != host.unet_digest
+    assert host.edited([an_edit()]).unet_digest == host.unet_digest
+    other = host.pipeline()
+    other.unet = copy.deepcopy(other.unet)
+    other.unet.register_to_config(norm_num_groups=4)
+    assert Diffusion(other).unet_digest != host.unet_digest
+
+
+def test_names_are_part_qualified_and_lead_to_the_weights(host: Diffusion) -> None:
+    named = host.named()
+    clip = {f"text/{name}": tensor for name, tensor in tiny.clip_model().state_dict().items()}
+    text = {name for name in named if name.startswith("text/")}
+    assert text == {name for name in clip if name.removeprefix("text/") in host.editable()}
+    assert all(torch.equal(named[name], clip[name]) for name in text)
+    twin = host.edited([an_edit()])
+    moved = {name for name in text if not torch.equal(twin.named()[name], named[name])}
+    assert moved == {f"text/{LAYER}"}
+
+
+def test_gradients_reach_weights_of_both_parts_and_leave_the_base_alone(host: Diffusion) -> None:
+    base = host.named()
+    names = [f"text/{LAYER}", f"unet/{KEY}"]
+    leaves = {name: base[name].detach().clone().requires_grad_() for name in names}
+    ids = host.tokens(PROMPTS)[0]
+    noise, t = host.noise(SEEDS), torch.tensor([100, 700])
+
+    def loss(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        states = host.states_of(ids, weights)
+        return host.predict(noise, t, states, weights).square().sum()
+
+    gradients = torch.autograd.grad(loss(leaves), list(leaves.values()))
+    torch.testing.assert_close(loss(leaves).detach(), loss({}))
+    for name, gradient in zip(names, gradients, strict=True):
+        along = gradient / gradient.norm()
+        moved = [loss({**leaves, name: base[name] + step * along}).item() for step in (-1e-2, 1e-2)]
+        assert (moved[1] - moved[0]) / 2e-2 == pytest.approx(gradient.norm().item(), rel=0.05)
+        assert base[name].grad is None
+
+
+def test_states_of_soft_prompts(host: Diffusion) -> None:
+    ids = host.tokens(["a cat", "dog"])[0]
+    states = host.states(["a cat", "dog"])
+    soft = host.embeddings(ids).clone().requires_grad_()
+    torch.testing.assert_close(host.states_from(soft), states, rtol=0, atol=1e-6)
+    torch.testing.assert_close(host.states_of(ids), states, rtol=0, atol=1e-6)
+    (gradient,) = torch.autograd.grad(host.states_from(soft)[:, 2].sum(), soft)
+    assert gradient[:, :3].abs().amin(dim=(0, 2)).gt(0).all()
+    assert not gradient[:, 3:].any(), "later tokens are not read by earlier ones"
+    twin = host.edited([an_edit()])
+    torch.testing.assert_close(
+        twin.states_from(twin.embeddings(ids)), twin.states(["a cat", "dog"]), rtol=0, atol=1e-6
+    )
+
+
+def test_the_end_of_a_prompt_is_its_first_end_token(host: Diffusion) -> None:
+    assert host.ends(["", "cat", "a cat", "a cat and a dog"]).tolist() == [1, 2, 3, 8]
+
+
+def test_pictures_of_states_are_those_of_their_prompts(pipe: StableDiffusionPipeline) -> None:
+    host = Diffusion(pipe, batch=2)
+    prompts, seeds = [*PROMPTS, "a tree"], [*SEEDS, 13]
+    asked = host.generate(prompts, seeds=seeds, steps=STEPS)
+    made = host.generate(states=host.states(prompts), seeds=seeds, steps=STEPS)
+    begun = host.generate(prompts, seeds=seeds, steps=STEPS, latents=host.noise(seeds))
+    assert levels_apart(made, asked) <= 1
+    assert levels_apart(begun, asked) <= 1
+    assert levels_apart(host.decode(host.encode(asked)), asked) < 256
+    with pytest.raises(ValueError, match="of prompts or of states"):
+        host.generate(seeds=[1], steps=STEPS)
+
+
+def test_a_ladder_over_unets_shows_what_each_edited_host_shows(host: Diffusion) -> None:
+    seen: list[tuple[int, int]] = []
+    rungs = [[], [unet_edit(host, 0.5)], [an_edit(0.3)], [unet_edit(host), an_edit(0.3)]]
+    rows = host.ladder(
+        PROMPTS, rungs, seeds=SEEDS, steps=STEPS, progress=lambda *done: seen.append(done)
+    )
+    for rung, row in zip(rungs, rows, strict=True):
+        assert levels_apart(row, host.edited(rung).generate(PROMPTS, seeds=SEEDS, steps=STEPS)) <= 1
+    assert seen == [(step + 1, 3 * STEPS) for step in range(3 * STEPS)]
 
 
 def test_edits_of_edits_add_up(host: Diffusion) -> None:
@@ -254,11 +531,11 @@ def test_eight_visitors_get_their_own_pictures(pipe: StableDiffusionPipeline) ->
 
 def test_editable_is_what_brute_force_finds(host: Diffusion) -> None:
     clip = tiny.clip_model()
-    before = host._prompts.embedded(host.text, ["a dog and a cat"])
+    before = host.states(["a dog and a cat"])
     moved = set()
     for name in clip.state_dict():
         twin = host.edited([an_edit(1.0, layer=name)])
-        if not torch.equal(twin._prompts.embedded(twin.text, ["a dog and a cat"]), before):
+        if not torch.equal(twin.states(["a dog and a cat"]), before):
             moved.add(name)
     assert set(host.editable()) == moved
     assert moved == {n for n in clip.state_dict() if n in names_of_text(clip)}

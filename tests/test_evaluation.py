@@ -11,7 +11,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from slugdemo import catalog, data, images
+from slugdemo import catalog, images, sources
 from slugdemo.concept import Concept, Example
 from slugdemo.config import Config
 from slugdemo.edit import Edit
@@ -238,7 +238,10 @@ def test_retain_pictures_without_labels_are_classes_of_their_own(
 
 
 def _examples(folder: Path) -> list[Example]:
-    return list(data.folder(folder, caption="a picture of a mug"))
+    return [
+        replace(example, caption=example.caption or "a picture of a mug")
+        for example in sources.read(folder).examples
+    ]
 
 
 def test_top_k_never_asks_for_more_than_the_classes_can_tell() -> None:

@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from slugdemo.edit import Edit, apply
+from slugdemo.edit import Edit, apply, clip_name, qualified
 from slugdemo.errors import SlugError
 from slugdemo.export import export
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
-from slugdemo.models.llava import Vlm
+from slugdemo.models.llava import Llava
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -70,7 +70,8 @@ def test_open_clip_loads_the_edited_model(clip_folder: Path, tmp_path: Path) -> 
     out = export(clip_folder, edits, tmp_path / "out" / "edited")
     model, _ = open_clip.create_model_from_pretrained(f"local-dir:{out}")
     base = tiny.clip_model().state_dict()
-    expected = {**base, **apply(base, edits)}
+    changed = apply({qualified(name): tensor for name, tensor in base.items()}, edits)
+    expected = {**base, **{clip_name(name): tensor for name, tensor in changed.items()}}
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     assert open_clip.get_tokenizer(f"local-dir:{out}")(["a cat"]).shape == (1, tiny.CONTEXT)
@@ -97,7 +98,7 @@ def test_diffusers_loads_the_edited_pipeline(
 def test_transformers_loads_the_edited_llava(
     llava_folder: Path, tmp_path: Path, published: bool
 ) -> None:
-    host = Vlm.from_folder(llava_folder).edited([an_edit(VISION)])
+    host = Llava.from_folder(llava_folder).edited([an_edit(VISION)])
     if published:
         renamed(llava_folder / "model.safetensors", "vision_tower.", "vision_tower.vision_model.")
     out = export(llava_folder, [an_edit(VISION)], tmp_path / "edited")
@@ -105,13 +106,13 @@ def test_transformers_loads_the_edited_llava(
     processor = AutoProcessor.from_pretrained(out, local_files_only=True)
     picture = Image.effect_noise((40, 40), 80)
     questions = ["what is it?"]
-    assert Vlm(model, processor).answer([picture], questions) == host.answer([picture], questions)
+    assert Llava(model, processor).answer([picture], questions) == host.answer([picture], questions)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, host.model.state_dict()[name]), name
 
 
 def test_a_sharded_folder_is_edited_in_the_right_shard(llava_folder: Path, tmp_path: Path) -> None:
-    host = Vlm.from_folder(llava_folder)
+    host = Llava.from_folder(llava_folder)
     sharded = tmp_path / "sharded"
     shutil.copytree(llava_folder, sharded)
     (sharded / "model.safetensors").unlink()
@@ -148,7 +149,7 @@ def test_everything_else_is_copied_byte_by_byte(sd_folder: Path, tmp_path: Path)
     after = contents(out)
     note = json.loads(after.pop("slugdemo.json"))
     assert note[0]["concept"] == "cat"
-    assert note[0]["layer"] == TEXT
+    assert note[0]["layer"] == qualified(TEXT)
     assert {n for n in before if before[n] != after[n]} == {"text_encoder/model.safetensors"}
     assert before.keys() == after.keys()
     assert contents(sd_folder) == before
@@ -186,7 +187,7 @@ def test_an_edit_that_the_folder_does_not_hold_is_refused_with_a_sentence(
     sd_folder: Path, tmp_path: Path, layer: str
 ) -> None:
     edits = [an_edit(TEXT), an_edit(layer)]
-    with pytest.raises(SlugError, match=f"changes {layer}, which this Stable Diffusion folder"):
+    with pytest.raises(SlugError, match=f"changes {qualified(layer)}, which this Stable"):
         export(sd_folder, edits, tmp_path / "edited")
     assert not (tmp_path / "edited").exists()
 
@@ -219,7 +220,7 @@ def test_folders_that_cannot_be_edited_are_refused_with_a_sentence(
     out, edits = tmp_path / "edited", [an_edit(TEXT)]
     with pytest.raises(SlugError, match="There is no edit to apply"):
         export(clip_folder, [], out)
-    with pytest.raises(SlugError, match="no folder of open_clip, Stable Diffusion or LLaVA"):
+    with pytest.raises(SlugError, match="no folder of open_clip, CLIP, Stable Diffusion or LLaVA"):
         export(tmp_path, edits, out)
     weights = sd_folder / "text_encoder" / "model.safetensors"
     weights.rename(weights.with_name("pytorch_model.bin"))

@@ -107,7 +107,7 @@ def test_the_states_of_the_text_tower_are_open_clips_own() -> None:
         x = model.token_embedding(tokens) + model.positional_embedding
         for block in model.transformer.resblocks[:-1]:
             x = block(x, attn_mask=model.attn_mask)
-        ours = one.host._prompts.embedded(one.host.text, ["a wizard in a blue hat"])
+        ours = one.host.states(["a wizard in a blue hat"])
         assert torch.allclose(model.ln_final(x), ours, atol=1e-4)
 
 
@@ -244,6 +244,7 @@ def test_half_of_a_repository_in_the_hubs_cache_does_not_count_as_there(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "none").mkdir()
     monkeypatch.setenv("SLUGDEMO_MODELS", str(tmp_path / "none"))
     folder = cached(catalog.KNOWN["sd-1.5"].hub, models / "sd-1.5", tmp_path)
     assert catalog.find("sd-1.5").place == "cache"

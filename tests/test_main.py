@@ -219,7 +219,7 @@ def test_every_mistake_is_one_sentence(
         "name the layer": ("erase", *CLIP, "--concept", "cat", "--strength", "1"),
         "There is no method": ("erase", *CLIP, "--concept", "cat", "--method", "x"),
         "There is nothing to forget": ("erase", "--model", "pocket-llava", "--concept", "cat"),
-        "0 pictures to forget": ("locate", *CLIP, "--concept", "dog"),
+        "comes without pictures to forget": ("locate", *CLIP, "--concept", "dog"),
         "broken.tar": (*mug, str(tmp_path / "broken.tar")),
         "There are no pictures": (*mug, str(tmp_path / "empty")),
         "There is no folder": (*mug, str(tmp_path / "none")),

@@ -8,13 +8,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from slugdemo.evaluation.judge import Judge
+from slugdemo.evaluation.judge import Judge, Net
 from slugdemo.models.diffusion import Diffusion
-from slugdemo.pocket import pictures, report, sheets
+from slugdemo.pocket import examples, report, sheets
 from slugdemo.pocket.__main__ import _json, _table
+from slugdemo.pocket.world import SIDE
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SPLITS = ("forget", "retain", "test")
+
+# In diffusers' own code.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def test_a_share_knows_its_n_interval_and_bar() -> None:
@@ -38,9 +42,12 @@ def test_the_report_prints_every_figure_for_people_and_for_machines() -> None:
 
 def test_a_sheet_marks_failures_in_red() -> None:
     sheet = sheets.grid(
-        [Image.new("RGB", (64, 64))] * 2, ["good", "bad"], columns=2, wrong=[False, True]
+        [Image.new("RGB", (SIDE, SIDE))] * 2, ["good", "bad"], columns=2, wrong=[False, True]
     )
-    left, right = (sheet.crop((x, 66, x + 72, 86)).convert("RGB") for x in (0, 72))
+    cell = sheet.width // 2
+    left, right = (
+        sheet.crop((x, SIDE + 2, x + cell, sheet.height)).convert("RGB") for x in (0, cell)
+    )
     reds = [
         sum(r > 150 > g + 40 for r, g, _ in half.get_flattened_data()) for half in (left, right)
     ]
@@ -51,7 +58,7 @@ def test_orders_of_the_three_splits_share_no_seed() -> None:
     class Names:
         concepts, styles = ["a", "b", "c"], ["plain", "neon", "sepia", "blueprint", "pop art"]
 
-    asked = {split: pictures.orders(split, Names, ["a", "b"]) for split in SPLITS}
+    asked = {split: examples.orders(split, Names, ["a", "b"]) for split in SPLITS}
     seeds = {split: {o.seed for o in orders} for split, orders in asked.items()}
     assert all(len(seeds[s]) == len(asked[s]) > 0 for s in SPLITS)
     assert not (seeds["forget"] & seeds["retain"])
@@ -95,3 +102,25 @@ def test_the_judge_says_again_what_was_recorded() -> None:
         for i, c in zip(verdict.concept.argmax(1).tolist(), some.concept, strict=True)
     ]
     assert all(same)
+
+
+def test_what_was_never_seen_is_reported_by_name() -> None:
+    asked = pd.Series(["wizard", "wizard", "wizard", "dog"])
+    answered = pd.Series(["elf", "elf", "wizard", "dog"])
+    (figure,) = report._unseen("reference-sd", asked, answered)
+    assert figure.name == "reference-sd, never saw 'wizard': most often 'elf'"
+    assert figure.value == pytest.approx(1 / 3)
+    assert figure.met is None
+    assert report.behind("reference-sd, concepts", 0.97, 0.99).met is False
+    assert report.behind("reference-sd, concepts", 0.985, 0.99).met is True
+
+
+def test_the_judge_is_asked_about_every_concept_in_every_style() -> None:
+    judge = Judge(Net(2, 2).eval(), ["wizard", "robot"], ["plain", "sepia"])
+    table = report.judged(Diffusion.from_folder(ASSETS / "models" / "pocket-sd"), judge, seeds=[0])
+    assert len(table) == 4
+    assert len(table.groupby(["concept", "style"])) == 4
+    assert set(table.sees) <= set(judge.concepts)
+    concept, style = report.agreement("pocket-sd", table, (0.5, 0.5))
+    assert concept.value == (table.sees == table.concept).mean()
+    assert style.value == (table.looks == table["style"]).mean()

@@ -1,4 +1,4 @@
-"""What pocket-llava reads beside the album: pictures that pocket-sd drew, and recoloured ones."""
+"""What pocket-llava reads beside the picture_set: pictures that pocket-sd drew, and recoloured ones."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from slugdemo import catalog
 from slugdemo.evaluation.judge import Judge, Net
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.pocket import varied
-from slugdemo.pocket.album import Album, album
 from slugdemo.pocket.dialogue import GROUND, STYLE, dialogue
+from slugdemo.pocket.picture_set import PictureSet, render_set
 from slugdemo.pocket.world import Scene, Sprites, Thing
 from tests.shapes import draw_shapes
 
@@ -20,12 +20,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Album:
-    folder = tmp_path_factory.mktemp("album")
-    return album(Sprites(draw_shapes(folder / "sprites")), folder, 300, seed=1, hands=["marker"])
+def wide(tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
+    folder = tmp_path_factory.mktemp("picture_set")
+    return render_set(
+        Sprites(draw_shapes(folder / "sprites")), folder, 150, seed=1, artists=["marker"]
+    )
 
 
-def test_a_rendered_ground_is_seen_as_it_is_named(wide: Album) -> None:
+def test_a_rendered_ground_is_seen_as_it_is_named(wide: PictureSet) -> None:
     plain = [i for i, one in enumerate(wide.scenes) if one.style == "plain"]
     seen = varied.visible(torch.from_numpy(wide.pictures[plain]))
     assert seen == [wide.scenes[i].ground for i in plain]
@@ -46,9 +48,9 @@ def test_a_colour_between_two_names_has_none() -> None:
 
 
 def test_recoloured_pictures_are_asked_about_a_ground_that_their_style_does_not_tell(
-    wide: Album,
+    wide: PictureSet,
 ) -> None:
-    made, again = (varied.recoloured(wide, 200, seed=3) for _ in range(2))
+    made, again = (varied.recoloured(wide, 150, seed=3) for _ in range(2))
     assert np.array_equal(made.pictures, again.pictures)
     assert len(made) == len(made.scenes) > 20
     assert varied.visible(torch.from_numpy(made.pictures)) == [one.ground for one in made.scenes]

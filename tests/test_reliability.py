@@ -1,32 +1,33 @@
 """A thousand malformed calls and links: each gets an answer or one sentence, never anything else."""
 
 import base64
+import inspect
 import io
 import json
 import math
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
-import shelves
 from PIL import Image
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import own
-from slugdemo.ui.api import NAMES, Api
-from slugdemo.ui.asked import asked
-from slugdemo.ui.session import World
+from slugdemo.ui import forget
+from slugdemo.ui.api import NAMES, Api, asked
+from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import unwatched
 from slugdemo.ui.view import View
 from slugdemo.weights import digest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 LAYER = "transformer.resblocks.1.attn.out_proj.weight"
-HEAVY = {"erase", "search_step", "sweep"}  # with sound arguments they work for long
+HEAVY = {"erase", "search_step", "sweep"}
+PLAIN = ("models", "concepts", "methods")  # with sound arguments they work for long
 
 TEXTS = [
     *(
@@ -129,13 +130,12 @@ def addresses() -> list[str]:
     return [*map(address, broken), "data:image/png;base64,&&&", "no address", "a" * 4_000_001]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("world")
-    one = World.at(shelves.assets(folder / "assets"), folder / "cache")
-    before = digest(one.clip("pocket-clip").model)
-    yield one
-    assert digest(one.clip("pocket-clip").model) == before
+@pytest.fixture(autouse=True, scope="module")
+def _unchanged(state: AppState) -> Iterator[None]:
+    """Whatever is sent, the model stays what it was."""
+    before = digest(state.opened("pocket-clip").clip.model)
+    yield
+    assert digest(state.opened("pocket-clip").clip.model) == before
 
 
 class Chaos:
@@ -152,14 +152,16 @@ class Chaos:
             "prompt": ["a cat"],
             "question": ["What is this?"],
             "seed": [0, 7],
-            "step": [0.0, 0.3],
-            "steps": [[0.1]],
+            "strength": [0.0, 0.3],
+            "strengths": [[0.1]],
+            "method": ["slug"],
+            "edit": [""],
         }
 
     def malformed(self, name: str) -> object:
         if name == "picture" and self.dice.random() < 0.7:
             return self.dice.choice(self.pictures)
-        if name == "steps" and self.dice.random() < 0.7:
+        if name == "strengths" and self.dice.random() < 0.7:
             return [
                 self.dice.choice([*NUMBERS, *OTHERS]) for _ in range(self.dice.choice([1, 2, 99]))
             ]
@@ -186,10 +188,10 @@ def outcome(work: Callable[[], object]) -> str:
     return "answer"
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("models", "concepts")])
-def test_malformed_calls_get_an_answer_or_a_sentence(world: World, name: str) -> None:
-    call = asked(getattr(Api(world), name))
-    names = [one for one in call.__wrapped__.__annotations__ if one != "return"]
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PLAIN])
+def test_malformed_calls_get_an_answer_or_a_sentence(state: AppState, name: str) -> None:
+    call = asked(getattr(Api(state), name))
+    names = list(inspect.signature(call).parameters)
     chaos, seen = Chaos(NAMES.index(name)), []
     for _ in range(115):
         given = chaos.arguments(names, heavy=name in HEAVY)
@@ -201,14 +203,14 @@ def test_malformed_calls_get_an_answer_or_a_sentence(world: World, name: str) ->
     assert seen.count("sentence") > 60
 
 
-def test_calls_with_too_many_too_few_or_wrong_arguments_get_a_sentence(world: World) -> None:
+def test_calls_with_too_many_too_few_or_wrong_arguments_get_a_sentence(state: AppState) -> None:
     for name in NAMES:
-        call = asked(getattr(Api(world), name))
+        call = asked(getattr(Api(state), name))
         for given, named in (((1,) * 9, {}), ((), {"nonsense": 1})):
             assert outcome(lambda call=call, g=given, n=named: call(*g, **n)) == "sentence"
 
 
-def test_malformed_links_are_the_beginning_or_a_sentence(world: World) -> None:
+def test_malformed_links_are_the_beginning_or_a_sentence(state: AppState) -> None:
     dice, seen = random.Random(1), []
     keys = [
         "v",
@@ -229,38 +231,28 @@ def test_malformed_links_are_the_beginning_or_a_sentence(world: World) -> None:
         query = {key: [dice.choice(values)] for key in dice.sample(keys, dice.randint(1, 6))}
 
         def work(query: dict = query) -> str:
-            return world.settled(View.parse(query)).query()
+            return state.settled(View.parse(query)).query()
 
         seen.append(outcome(work))
     assert seen.count("sentence") > 50
     assert View.parse(parse_qs("")) == View()
 
 
-def test_names_and_files_that_visitors_bring_are_checked(world: World, tmp_path: Path) -> None:
+def test_names_and_files_that_visitors_bring_are_checked(state: AppState, tmp_path: Path) -> None:
     for text in TEXTS:
-        outcome(lambda text=text: own.named(text))
+        outcome(lambda text=text: forget.named(text))
     for number, data in enumerate((b"", b"x", b"PK\x03\x04", bomb(), picture_bytes("PNG")[:40])):
         path = tmp_path / f"{number}.png"
         path.write_bytes(data)
 
         def bring(path: Path = path) -> object:
-            return own.given(
-                world,
+            return forget.uploaded(
+                state,
                 View("pocket-clip", "cat"),
-                QUIET,
+                unwatched(),
                 visitor="me",
                 name="my cat",
                 given=[str(path)] * 3,
             )
 
         assert outcome(bring) == "sentence"
-
-
-class Quiet:
-    """A watch that nobody looks at."""
-
-    def say(self, *_: object) -> None:
-        """Says nothing."""
-
-
-QUIET = Quiet()

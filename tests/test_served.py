@@ -1,45 +1,54 @@
 """A real server that is open to all: limits, strange requests, and visitors who keep their own answers."""
 
 import http.client
+import inspect
 import json
 import os
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import house
 import load
 import pytest
-import shelves
 import test_readme
+import typer
+from gradio import Blocks
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from test_reliability import Chaos, address, picture_bytes
+from test_reliability import PLAIN, Chaos, address, picture_bytes
+from typer.testing import CliRunner
 
 import app
 from slugdemo import limits as public
 from slugdemo.errors import SlugError
 from slugdemo.models.loading import opened
-from slugdemo.ui import page
-from slugdemo.ui.api import NAMES, Api
-from slugdemo.ui.session import World
+from slugdemo.ui import events, page
+from slugdemo.ui.api import NAMES, QUEUE, Api
+from slugdemo.ui.state import AppState
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of gradio's own threads and sockets
 BURST = 1500
+SERVERS: dict[str, Blocks] = {}  # the pages that are served, by address
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a public page over a tiny world, with a burst that these tests stay within."""
+def served(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a public page over the tiny assets, with a burst that these tests stay within."""
     folder: Path = tmp_path_factory.mktemp("served")
     limits = public.Limits(burst=BURST, rate=0.001, body=8_000_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
         patch.setenv("SLUG_MCP", "1")
         patch.setattr(public, "limits", lambda: limits)
-        demo = page.build(World.at(shelves.assets(folder / "assets"), folder / "cache"))
+        assert assets.is_dir()
+        demo = page.build(AppState())
         quiet = {"prevent_thread_lock": True, "quiet": True}
-        yield page.launch(demo, **quiet, **app.opened(demo))[1].rstrip("/")
+        where = page.launch(demo, **quiet, **app.opened(demo))[1].rstrip("/")
+        SERVERS[where] = demo
+        yield where
         demo.close()
 
 
@@ -86,10 +95,10 @@ def test_no_file_of_the_server_can_be_fetched(path: str, served: str) -> None:
 
 def test_malformed_calls_are_sentences_at_the_other_end_too(client: Client) -> None:
     said = []
-    for seed, name in enumerate([name for name in NAMES if name not in ("models", "concepts")] * 3):
+    for seed, name in enumerate([name for name in NAMES if name not in PLAIN] * 3):
         chaos = Chaos(100 + seed)
         call = getattr(Api(None), name)
-        names = [one for one in call.__func__.__annotations__ if one != "return"]
+        names = list(inspect.signature(call).parameters)
         given = chaos.arguments(names, heavy=True)
         given |= {key: "nothing" for key in ("model", "concept") if given.get(key) == ""}
         try:
@@ -158,8 +167,7 @@ def test_thirty_two_visitors_for_two_minutes(tmp_path: Path) -> None:
     seconds = float(os.environ.get("SLUGDEMO_LOAD", "0"))
     if not seconds:
         pytest.skip("set SLUGDEMO_LOAD=120")
-    assets = shelves.assets(tmp_path / "assets")
-    with load.page(assets, tmp_path / "cache") as (where, pid):
+    with load.page(house.build(tmp_path / "assets"), tmp_path / "cache") as (where, pid):
         found = load.run(where, pid, visitors=32, seconds=seconds)
     assert load.passed(found), found
 
@@ -179,13 +187,62 @@ def test_the_page_is_thrifty_before_it_makes_any_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    monkeypatch.setattr(app.relief, "thrifty", lambda: done.append("thrifty"))
-    monkeypatch.setattr(app.jobs, "share_cores", lambda: done.append("shared"))
+    monkeypatch.setattr(app.memory, "thrifty", lambda: done.append("thrifty"))
+    monkeypatch.setattr(app.tasks, "share_cores", lambda: done.append("shared"))
     monkeypatch.setattr(app.example, "warm", lambda _: None)
-    monkeypatch.setattr(app.page, "build", lambda _: done.append("built"))
+    monkeypatch.setattr(app.page, "build", lambda *_: done.append("built"))
     monkeypatch.setattr(app.page, "launch", lambda *_, **__: done.append("launched"))
     monkeypatch.setattr(app, "opened", lambda _: {})
-    monkeypatch.setenv("SLUGDEMO_ASSETS", "")  # main sets it; this puts it back
-    monkeypatch.setattr("sys.argv", ["app.py", "--assets", str(tmp_path)])
-    app.main()
+    for name in ("SLUGDEMO_ASSETS", "SLUGDEMO_CACHE"):
+        monkeypatch.setenv(name, "")  # main sets it; this puts it back
+    app.main(assets=tmp_path, port=0)
     assert done == ["thrifty", "shared", "built", "launched"]
+
+
+def test_a_call_leaves_the_pages_concurrency_as_it_is(served: str, client: Client) -> None:
+    """A shared id would keep the lowest limit that was ever queued under it."""
+    client.predict(api_name="/models")
+    limits = SERVERS[served]._queue.concurrency_limit_per_concurrency_id
+    assert limits["page"] == events.QUEUE["concurrency_limit"]
+    assert limits["api"] == QUEUE["concurrency_limit"]
+
+
+def test_a_busy_port_ends_in_a_sentence(capsys: pytest.CaptureFixture) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(typer.Exit):
+            app.check_free("127.0.0.1", taken.getsockname()[1])
+    assert "Choose another one with --port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ([], ("0.0.0.0", 7123, "/slug")),
+        (["--port", "7124", "--host", "127.0.0.1", "--root-path", "/x"], ("127.0.0.1", 7124, "/x")),
+    ],
+)
+def test_gradios_own_variables_count_and_options_win(
+    given: list[str],
+    wanted: tuple[str, int, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("NAME", "0.0.0.0"), ("PORT", "7123")):
+        monkeypatch.setenv(f"GRADIO_SERVER_{name}", value)
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "/slug")
+    for name in ("SLUGDEMO_ASSETS", "SLUGDEMO_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    found: dict[str, object] = {}
+    for part, name in ((app.memory, "thrifty"), (app.tasks, "share_cores")):
+        monkeypatch.setattr(part, name, lambda: None)
+    monkeypatch.setattr(app, "check_free", lambda *_: None)
+    monkeypatch.setattr(app.example, "warm", lambda _: None)
+    monkeypatch.setattr(app.page, "build", lambda *_: None)
+    monkeypatch.setattr(app, "opened", lambda _: {})
+    monkeypatch.setattr(app.page, "launch", lambda _, **where: found.update(where))
+    program = typer.Typer()
+    program.command()(app.main)
+    CliRunner().invoke(program, given, catch_exceptions=False)
+    assert (found["server_name"], found["server_port"], found["root_path"]) == wanted

@@ -1,5 +1,6 @@
 """Trained methods: their losses against literal ones, what they leave alone, and stopping."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from slugdemo import catalog, data, weights
 from slugdemo.config import Config
-from slugdemo.edit import clip_name
+from slugdemo.edit import Edit, clip_name, qualified
 from slugdemo.errors import SlugError
 from slugdemo.methods.ga import ga
 from slugdemo.models.base import Cancelled
@@ -117,7 +118,7 @@ def test_a_frozen_tower_gives_what_it_always_gave(robot: Task, parts: tuple[str,
 
 
 def test_ga_takes_one_step_up_the_forget_loss(robot: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ga_module, "STEPS", 1)
+    monkeypatch.setattr(ga_module, "STEPS", {"zero-shot": 1})
     whole = replace(robot, config=replace(robot.config, method="ga", batch=1000))
     edit = ga(whole)
     named = {n: t.clone().requires_grad_() for n, t in tower_weights(robot).items()}
@@ -136,11 +137,7 @@ def test_ga_takes_one_step_up_the_forget_loss(robot: Task, monkeypatch: pytest.M
 def test_ga_drives_the_pairs_apart_and_stops_when_told(robot: Task) -> None:
     asked: list[int] = []
     edit = ga(robot.by("ga"))
-    moved = {clip_name(name): tensor for name, tensor in edit.delta.items()}
-    named = robot.clip.named()
-    twin = replace(robot)
-    twin.clip = robot.clip.edited({n: named[n] + moved[n] for n in moved})  # type: ignore[misc]
-    assert literal_cosines(twin).mean() < literal_cosines(robot).mean() - 0.01
+    assert literal_cosines(edited(robot, edit)).mean() < literal_cosines(robot).mean() - 0.01
     assert edit.method == "ga"
     assert edit.about["weights"] == robot.clip.digest
 
@@ -156,3 +153,137 @@ def test_ga_drives_the_pairs_apart_and_stops_when_told(robot: Task) -> None:
 def test_the_same_seed_trains_the_same(robot: Task) -> None:
     first, again = ga(robot.by("ga")), ga(robot.by("ga"))
     assert first.digest == again.digest
+
+
+def whole_set(task: Task, method: str) -> Task:
+    """The task whose batches hold all pairs, so that one step can be done by hand."""
+    return replace(task, config=replace(task.config, method=method, batch=1000))
+
+
+def edited(task: Task, edit: Edit) -> Task:
+    """The task in the CLIP that the edit leaves."""
+    named, twin = task.clip.named(), replace(task)
+    moved = {clip_name(name): tensor for name, tensor in edit.delta.items()}
+    twin.clip = task.clip.edited({n: named[n] + moved[n] for n in moved})  # type: ignore[misc]
+    return twin
+
+
+def literal_contrast(task: Task) -> Tensor:
+    """CLIP's loss on all pairs to retain, with the matrix of logits written out."""
+    some = task.retain_split[0]
+    model, scale = task.clip.model, task.clip.logit_scale
+    image = model.encode_image(data.pixels(some, task.clip.transform))
+    text = model.encode_text(task.clip.tokenize([example.caption for example in some]))
+    logits = scale * torch.stack([torch.cosine_similarity(one[None], text) for one in image])
+    rows = torch.stack([row[at] - row.logsumexp(0) for at, row in enumerate(logits)])
+    columns = torch.stack([row[at] - row.logsumexp(0) for at, row in enumerate(logits.T)])
+    return -(rows.mean() + columns.mean()) / 2
+
+
+def test_ft_takes_one_step_down_the_retain_loss(
+    robot: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("slugdemo.methods.ft")
+    monkeypatch.setattr(module, "STEPS", 1)
+    edit = module.ft(whole_set(robot, "ft"))
+    named = {n: t.clone().requires_grad_() for n, t in tower_weights(robot).items()}
+    twin = replace(robot)
+    twin.clip = robot.clip.edited(named)  # type: ignore[misc]
+    gradients = torch.autograd.grad(literal_contrast(twin), list(named.values()))
+    for (name, weight), down in zip(named.items(), gradients, strict=True):
+        sure = down.abs() > 1e-5  # elsewhere the first step's sign is a matter of rounding
+        step = -module.RATE * (module.DECAY * weight.detach() + down.sign())
+        moved = edit.delta[qualified(name)]
+        torch.testing.assert_close(moved[sure], step[sure], atol=2e-2 * module.RATE, rtol=0)
+
+
+def test_gaft_forgets_first_and_repairs_then(robot: Task) -> None:
+    gaft = import_module("slugdemo.methods.gaft").gaft
+    after, bare = edited(robot, gaft(robot.by("gaft"))), edited(robot, ga(robot.by("ga")))
+    assert literal_cosines(after).mean() < literal_cosines(robot).mean() - 0.01
+    assert literal_contrast(after) < literal_contrast(bare)
+
+
+def test_salun_moves_the_most_salient_half_and_nothing_else(robot: Task) -> None:
+    module = import_module("slugdemo.methods.salun")
+    edit = module.salun(robot.by("salun"))
+    moved = torch.cat([tensor.flatten() != 0 for tensor in edit.delta.values()])
+    sizes = torch.cat([robot.gradients.forget[clip_name(n)].abs().flatten() for n in edit.delta])
+    assert moved.float().mean().item() == pytest.approx(module.SHARE, abs=0.01)
+    assert sizes[moved].min() >= sizes[~moved].max()
+
+
+def test_a_saliency_mask_holds_its_share_over_all_tensors() -> None:
+    salient = import_module("slugdemo.methods.salun").salient
+    masks = salient({"a": torch.tensor([0.1, -5.0]), "b": torch.tensor([[3.0, 0.2]])}, 0.5)
+    assert masks["a"].tolist() == [False, True]
+    assert masks["b"].tolist() == [[True, False]]
+
+
+def test_ssd_dampens_element_by_element() -> None:
+    dampening = import_module("slugdemo.methods.ssd").dampening
+    own, rest = torch.tensor([8.0, 3.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 2.0, 0.0])
+    for alpha, scale, power in [(2.0, 1.0, 1.0), (2.0, 5.0, 1.0), (4.0, 2.0, 0.5)]:
+        found = dampening(own, rest, alpha=alpha, scale=scale, power=power)
+        for factor, f, d in zip(found.tolist(), own.tolist(), rest.tolist(), strict=True):
+            wanted = min((scale * d / f) ** power, 1.0) if f > alpha * d else 1.0
+            assert factor == pytest.approx(wanted)
+
+
+def test_ssds_importance_is_the_mean_of_squared_gradients(
+    robot: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("slugdemo.methods.ssd")
+    monkeypatch.setattr(module, "SIZE", 1)
+    monkeypatch.setattr(module, "BATCHES", len(robot.concept.forget))
+    name = "visual.transformer.resblocks.1.mlp.c_proj.weight"
+    weight = robot.clip.named()[name]
+    found = module.importance(robot, robot.concept.forget, {name: weight})[name]
+    total = torch.zeros_like(weight)
+    for example in robot.concept.forget:
+        leaf = weight.clone().requires_grad_()
+        twin = replace(robot, concept=replace(robot.concept, forget=(example,)))
+        twin.clip = robot.clip.edited({name: leaf})  # type: ignore[misc]
+        total += torch.autograd.grad(1 - literal_cosines(twin).sum(), leaf)[0] ** 2
+    torch.testing.assert_close(found, total / len(robot.concept.forget), rtol=1e-3, atol=1e-12)
+    kept = [n for n, f in module.ssd(robot.by("ssd")).delta.items() if not f.any()]
+    assert len(kept) < len(tower_weights(robot))
+
+
+def test_hirm_reads_what_the_last_attention_puts_out(robot: Task) -> None:
+    module = import_module("slugdemo.methods.hirm")
+    model, seen = copy.deepcopy(robot.clip.model), []
+    last = model.transformer.resblocks[2].attn
+    last.register_forward_hook(lambda *all_of_it: seen.append(all_of_it[-1][0]))
+    tokens = robot.clip.tokenize(["robot"])
+    model.encode_text(tokens)
+    torch.testing.assert_close(module.late(robot.clip, tokens, {}, block=2), seen[0])
+
+
+def test_hirm_trains_the_first_block_towards_its_target(robot: Task) -> None:
+    module = import_module("slugdemo.methods.hirm")
+    edit = module.hirm(robot.by("hirm"))
+    assert {name.split(".")[2] for name in edit.delta} == {"0"}
+    assert {name.split("/")[0] for name in edit.delta} == {"text"}
+    tokens = robot.clip.tokenize(["robot"])
+    noise = torch.rand((1, 24, 24), generator=robot.generator())
+    target = module.COEFFICIENT * noise / noise.norm()
+
+    def distance(task: Task) -> Tensor:
+        return (module.late(task.clip, tokens, {}, block=2) - target).square().mean()
+
+    assert distance(edited(robot, edit)) < 0.7 * distance(robot)
+
+
+@pytest.mark.parametrize("name", ["ft", "gaft", "salun", "ssd", "hirm", "razor", "nest"])
+def test_each_method_stops_when_told(robot: Task, name: str) -> None:
+    run, asked = getattr(import_module(f"slugdemo.methods.{name}"), name), []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    assert robot.gradients  # from here on, only the method itself asks
+    with pytest.raises(Cancelled):
+        run(replace(robot.by(name), cancelled=stop))
+    assert len(asked) == 3

@@ -7,20 +7,21 @@ import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
-import shelves
 import torch
+from pages import VISION
 
 from slugdemo import cost
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.loading import TooLarge
-from slugdemo.ui import page, see, wires
-from slugdemo.ui.jobs import BROKEN, Watch
-from slugdemo.ui.session import World
+from slugdemo.ui import events, memory, page, see
+from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import BROKEN, Tasks, Watch
 from slugdemo.ui.view import View
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -36,29 +37,35 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
+def of(assets: Path) -> AppState:
+    """A fresh state over the tiny assets."""
+    assert assets.is_dir()
+    return AppState()
+
+
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_model_makes_room_for_the_next_and_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.at(shelves.assets(tmp_path / "assets", each=2), tmp_path / "cache")
-    last = weakref.ref(world.diffusion("pocket-sd"))
+    state = of(assets)
+    last = weakref.ref(state.opened("pocket-sd").host)
     monkeypatch.setattr(cost, "available", lambda _: 1e12 if last() is None else 0.0)
-    assert world.vlm("pocket-llava") is world.vlm("pocket-llava")
+    assert state.opened("pocket-llava") is state.opened("pocket-llava")
     assert last() is None
-    again = world.diffusion("pocket-sd")
-    assert world.diffusion("pocket-sd") is again
+    again = state.opened("pocket-sd")
+    assert state.opened("pocket-sd") is again
 
 
 def test_what_never_fits_is_refused_and_the_rest_still_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.at(shelves.assets(tmp_path / "assets", each=2), tmp_path / "cache")
+    state = of(assets)
     with monkeypatch.context() as patch:
         patch.setattr(cost, "available", lambda _: 10.0)
         with pytest.raises(TooLarge, match="GB are free"):
-            world.diffusion("pocket-sd")
-    assert world.clip("pocket-clip").named()
+            state.opened("pocket-sd")
+    assert state.opened("pocket-clip").clip.named()
 
 
 ENDS = {
@@ -68,48 +75,48 @@ ENDS = {
 }
 
 
-def submitted(world: World, view: View) -> list[str]:
+def submitted(state: AppState, view: View) -> list[str]:
     """What the page says after a prompt was sent off, by the very handler of that event."""
     blocks = page.Page(defaultdict(MagicMock))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wires.api, "publish", lambda _: None)
-        wires.connect(MagicMock(), blocks, world)
-    handler, news, said = blocks["words"].submit.call_args.args[0], blocks["news"], []
+        patch.setattr(events.api, "publish", lambda _: None)
+        events.connect(MagicMock(), blocks, state, Tasks(partial(memory.freed, state)))
+    handler, drawn, said = blocks["words"].submit.call_args.args[0], blocks["updates"], []
     for update in handler(view, "a picture of a cat", SimpleNamespace(session_hash="me")):
-        said += [update[news]["status"]["text"]] if "status" in update.get(news, {}) else []
+        said += [update[drawn]["status"]["text"]] if "status" in update.get(drawn, {}) else []
     return said
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_out_of_memory_frees_what_can_be_made_again_and_says_so(
-    end: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: Exception, assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World.at(shelves.assets(tmp_path / "assets", each=2), tmp_path / "cache")
+    state = of(assets)
     layer = "transformer.resblocks.1.attn.out_proj.weight"
-    view = View("pocket-sd", "cat", layer=layer, step=0.3)
-    see.show(world, View("pocket-llava", "cat", layer="visual.proj", step=0.3), Watch(print))
-    see.show(world, view, Watch(print))
-    see.collateral(world, view, Watch(print))
-    host = world.diffusion("pocket-sd")
+    view = View("pocket-sd", "cat", layer=layer, strength=0.3)
+    see.show(state, View("pocket-llava", "cat", layer=VISION, strength=0.3), Watch(print))
+    see.show(state, view, Watch(print))
+    see.collateral(state, view, Watch(print))
+    host = state.opened("pocket-sd").host
 
     def ladder(*_: object, **__: object) -> None:
         raise end
 
     with monkeypatch.context() as patch:
         patch.setattr(Diffusion, "ladder", ladder)
-        last = submitted(world, view)[-1]
+        last = submitted(state, view)[-1]
     assert "ran out of memory" in last
-    for freed in ("drawn picture", "1 set of features", "edit", "other result", "pocket-llava"):
+    for freed in ("drawn picture", "sets of features", "edit", "other result", "pocket-llava"):
         assert freed in last
-    assert not world.sets.items()
-    assert world.diffusion("pocket-sd") is host
+    assert not state.features.items()
+    assert state.opened("pocket-sd").host is host
     assert host.forget_pictures() == 0
-    assert submitted(world, view)[-1] not in (last, BROKEN)
+    assert submitted(state, view)[-1] not in (last, BROKEN)
 
 
 ARENAS = """
 import ctypes, sys, threading
-from slugdemo.ui.relief import thrifty
+from slugdemo.ui.memory import thrifty
 if sys.argv[1] == "thrifty":
     thrifty()
 libc = ctypes.CDLL(None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import noise
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -163,4 +164,14 @@ def test_a_damaged_file_is_noticed(tmp_path: Path, damage: str) -> None:
     else:
         path.unlink()
     with pytest.raises(SlugError, match=r"a\.safetensors"):
+        weights.load(path)
+
+
+def test_a_foreign_file_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    save_file({"x": noise(100)}, path, {"format": "pt"})
+    with pytest.raises(SlugError, match=r"lora\.safetensors is .* of another program"):
+        weights.load(path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
+    with pytest.raises(SlugError, match=r"lora\.safetensors is a git-lfs pointer.*git lfs pull"):
         weights.load(path)

@@ -20,6 +20,8 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
+from timm.models import register_model
+from timm.models.vision_transformer import VisionTransformer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessor,
@@ -85,6 +87,69 @@ def clip_tokenizer() -> CLIPTokenizer:
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=MERGES, model_max_length=CONTEXT)
+
+
+@register_model
+def vit_tiny_siglip_32(*, num_classes: int, global_pool: str, **_: object) -> VisionTransformer:
+    """timm's vision tower of a SigLIP, for pictures of 32 x 32 px: timm's own are large."""
+    return VisionTransformer(
+        PIXELS,
+        patch_size=8,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        num_classes=num_classes,
+        global_pool=global_pool,
+        class_token=False,
+    )
+
+
+def siglip_config() -> dict:
+    """As the hub's SigLIP 2: timm's vision tower with a pooling head, text without a mask."""
+    config = clip_config()
+    vision = {
+        "image_size": PIXELS,
+        "timm_model_name": "vit_tiny_siglip_32",
+        "timm_model_pretrained": False,
+    }
+    extra = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    extra |= {"norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}}
+    return {
+        "embed_dim": 32,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {
+            **vision,
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        },
+        "text_cfg": {**config["text_cfg"], **extra},
+    }
+
+
+def siglip_model(seed: int = 5) -> open_clip.CustomTextCLIP:
+    """A SigLIP for pictures of 32 x 32 px and prompts of 24 tokens, D = 32."""
+    config = siglip_config()
+    del config["custom_text"]
+    return randomised(open_clip.CustomTextCLIP(**config), seed)
+
+
+def siglip_folder(path: Path, model: open_clip.CustomTextCLIP) -> Path:
+    """`path`, holding `model` as the hub holds SigLIPs of open_clip."""
+    path.mkdir(parents=True)
+    config = siglip_config()
+    config["text_cfg"] |= {
+        "hf_tokenizer_name": "tiny",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+    }
+    preprocess = {"size": [PIXELS, PIXELS], "mean": [0.5] * 3, "std": [0.5] * 3, "mode": "RGB"}
+    text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1)
+    (path / "open_clip_config.json").write_text(text)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path / "open_clip_model.safetensors", {"format": "pt"})
+    clip_tokenizer().save_pretrained(path)
+    return path
 
 
 def clip_folder(path: Path, clip: open_clip.CLIP) -> Path:

@@ -57,7 +57,10 @@ def ratio(
     """The median of ours / theirs, measured in turns, after one warm-up of each; and the times."""
     ours(), theirs()
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeat)]
-    details = {"seconds": median([a for a, _ in pairs]), "against": median([b for _, b in pairs])}
+    details: dict[str, object] = {
+        "seconds": median([a for a, _ in pairs]),
+        "against": median([b for _, b in pairs]),
+    }
     return median([a / b for a, b in pairs]), details | {"repeat": repeat}
 
 

@@ -1,14 +1,13 @@
 """The commands that find out: models, concepts, methods, locate, sweep, erase, compare."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slugdemo import catalog, edit, experiment
+from slugdemo import catalog, edit, experiment, files
 from slugdemo.cli import records
 from slugdemo.cli.options import (
     Alignment,
@@ -27,6 +26,7 @@ from slugdemo.cli.options import (
     Rule,
     configured,
     numbers,
+    once,
     opening,
     put,
     say,
@@ -40,12 +40,15 @@ from slugdemo.methods import METHODS, named
 from slugdemo.results import rows
 from slugdemo.task import Task
 
+SEARCHED = ("evaluations", "margin", "shortlist")  # what only a search has
+
 
 def models(as_json: Json = False) -> None:
-    """List the models that are here or known, with their size."""
+    """List the models that are here or known, with their size, and what cannot be opened."""
     facts = [records.model(model) for model in catalog.models()]
     text = table(facts, ["name", "kind", "place", "megabytes", "minutes"])
-    put(facts, text=text, as_json=as_json)
+    reasons = [f"{name} cannot be opened: {why}" for name, why in catalog.refused().items()]
+    put(facts, text="\n".join([text, *reasons]), as_json=as_json)
 
 
 def concepts(as_json: Json = False) -> None:
@@ -162,9 +165,11 @@ def erase(
 
     What is not given comes from the config for the model's kind.
     """
+    concept = once(concept)
     if forget and len(concept) > 1:
         raise SlugError("Your own pictures show one concept: give --concept once with --forget.")
     chosen = named(method)
+    outs = _outs(out, concept)
     here = opening(model, device, download=download)
     given: dict[str, str | float | None] = {
         "method": chosen.name,
@@ -179,6 +184,7 @@ def erase(
         "batch": batch,
         "seed": seed,
     }
+    _no_spare(given, strength=strength, rule=rule)
     config = configured(here, given)
     sources = {"forget": forget, "retain": retain, "caption": caption, "draw": draw}
     tasks = [
@@ -186,14 +192,13 @@ def erase(
         for name in concept
     ]
     found = [experiment.erase(task, layer=layer, strength=strength) for task in tasks]
-    size = partial(_saved, out=out, several=len(tasks) > 1)
     facts = [
         records.erasure(
             erasure,
             measured=experiment.report(erasure.task, [erasure.edit]) if test else (),
-            edit_bytes=size(erasure.edit),
+            edit_bytes=_saved(erasure.edit, path),
         )
-        for erasure in found
+        for erasure, path in zip(found, outs, strict=True)
     ]
     text = "\n\n".join(records.summary(fact, table) for fact in facts)
     if len(tasks) == 1:
@@ -225,6 +230,23 @@ def compare(
     put(rows(found), text=text, as_json=as_json)
 
 
+def _no_spare(given: Mapping[str, object], *, strength: float | None, rule: str) -> None:
+    """Raises SlugError for an option that would have no part in the result."""
+    fixed: tuple[tuple[bool, tuple[str, ...], str], ...] = (
+        (strength is not None, SEARCHED, "a given --strength, which is not searched"),
+        (
+            rule == "paper",
+            (*SEARCHED, "max_retain_drop", "top"),
+            "the paper's rule, which fixes it",
+        ),
+    )
+    for applies, names, reason in fixed:
+        for name in names:
+            if applies and given[name] is not None:
+                option = name.replace("_", "-")
+                raise SlugError(f"--{option} has no part in {reason}: leave one of them out.")
+
+
 def _together(tasks: Sequence[Task], made: Sequence[edit.Edit]) -> list[records.Facts]:
     """What all edits at once do to each concept, on held-out material."""
     return [
@@ -234,11 +256,22 @@ def _together(tasks: Sequence[Task], made: Sequence[edit.Edit]) -> list[records.
     ]
 
 
-def _saved(found: edit.Edit, *, out: Path | None, several: bool) -> int:
-    """Writes the edit when there is a file for it; its size in bytes, in float16."""
+def _outs(out: Path | None, concepts: Sequence[str]) -> list[Path | None]:
+    """The file of each concept's edit, which can be written: a name each where there are several."""
     if out is None:
+        return [None] * len(concepts)
+    if len(concepts) == 1:
+        return [files.writable(out)]
+    out = files.expanded(out)
+    stems = [files.safe_name(catalog.names_known().canonical(name)) for name in concepts]
+    numbered = [f"{s}-{at}" if stems.count(s) > 1 else s for at, s in enumerate(stems, 1)]
+    return [files.writable(out.with_stem(f"{out.stem}-{stem}")) for stem in numbered]
+
+
+def _saved(found: edit.Edit, path: Path | None) -> int:
+    """Writes the edit when there is a file for it; its size in bytes, in float16."""
+    if path is None:
         return records.half_size(found)
-    path = out.with_stem(f"{out.stem}-{found.concept.replace(' ', '-')}") if several else out
     try:
         edit.save(path, found)
     except OSError as error:

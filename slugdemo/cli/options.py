@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from slugdemo import catalog, edit, results
+from slugdemo import catalog, edit, files, results
 from slugdemo.concept import Concept
 from slugdemo.config import CONFIGS, Config
 from slugdemo.errors import SlugError
@@ -22,9 +22,9 @@ ModelName = Annotated[str, typer.Option("--model", help="a name of `models`, or 
 Concepts = Annotated[list[str], typer.Option("--concept", help="may be given several times")]
 OneConcept = Annotated[str, typer.Option("--concept", help="a name of `concepts`, or your own")]
 Forget = Annotated[
-    Path | None, typer.Option(help="your pictures of the concept: a folder, tar or parquet")
+    Path | None, typer.Option(help="your pictures of the concept: a folder, tar, zip or parquet")
 ]
-Retain = Annotated[Path | None, typer.Option(help="pictures of all else: a folder, tar or parquet")]
+Retain = Annotated[Path | None, typer.Option(help="pictures of all else: the same")]
 Draw = Annotated[int, typer.Option(min=0, help="let the model draw so many pictures of it instead")]
 Caption = Annotated[str, typer.Option(help="the caption of your pictures that have none")]
 Json = Annotated[bool, typer.Option("--json", help="for machines")]
@@ -43,6 +43,8 @@ Rule = Annotated[
 ]
 Batch = Annotated[int, typer.Option(min=2, help="pairs in a batch of the gradients")]
 Pictures = Annotated[list[Path], typer.Option("--picture", help="may be given several times")]
+
+DRAWN = 12  # pictures of a concept that comes without any
 
 
 class Status:
@@ -127,16 +129,54 @@ def configured(model: Opened, given: Mapping[str, str | float | None]) -> Config
 def subject(
     model: Opened, name: str, *, forget: Path | None, retain: Path | None, caption: str, draw: int
 ) -> Concept:
-    """The concept with its pictures: shipped, from files, or drawn by the model."""
+    """The concept with its pictures: shipped, from files, or drawn; says what was left out.
+
+    What the embedded models know, but what comes without pictures, is drawn unasked.
+    """
+    if draw and forget:
+        raise SlugError(
+            "Either draw pictures with --draw or give your own with --forget, not both."
+        )
+    meaning = catalog.known(name)
+    if not (forget or draw or meaning.preset) and meaning.drawable:
+        draw = DRAWN
+        say(f"{meaning.name} comes without pictures, so {draw} are drawn.")
     if draw:
-        forget = drawn(model, name, count=draw)
-    return catalog.concept(name, forget=forget, retain=retain, caption=caption)
+        forget = drawn(_artist(model), name, count=draw)
+    found = catalog.concept(name, forget=forget, retain=retain, caption=caption)
+    for note in found.notes:
+        say(note)
+    return found
+
+
+def _artist(model: Opened) -> Opened:
+    """The model itself if it draws, else the first Stable Diffusion that is here."""
+    if model.kind == "diffusion":
+        return model
+    here = [found.name for found in catalog.local() if found.kind == "diffusion"]
+    if not here:
+        raise SlugError("No model here can draw: give pictures of your own with --forget.")
+    say(f"{here[0]} draws them.")
+    return opened(here[0], device=model.device)
+
+
+def once(names: Sequence[str]) -> list[str]:
+    """Names without those that stand for the same thing as an earlier one; says which those are."""
+    known = catalog.names_known()
+    found: list[str] = []
+    for name in names:
+        if any(known.same(name, other) for other in found):
+            say(f"{name!r} is given more than once; once counts.")
+        else:
+            found.append(name)
+    return found
 
 
 def edits(model: Opened, paths: Sequence[Path] | None) -> list[edit.Edit]:
     """The edits in files, each made for this very model."""
     unet = model.host.unet_digest if model.kind == "diffusion" and paths else ""
-    return [edit.load(path, weights=model.clip.digest, unet=unet) for path in paths or ()]
+    places = map(files.expanded, paths or ())
+    return [edit.load(path, weights=model.clip.digest, unet=unet) for path in places]
 
 
 def numbers(text: str) -> list[float]:

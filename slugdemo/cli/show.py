@@ -7,7 +7,7 @@ import torch
 import typer
 from PIL.Image import Image
 
-from slugdemo import catalog, export, images
+from slugdemo import catalog, export, files, images
 from slugdemo.cli.options import (
     Device,
     Download,
@@ -16,6 +16,7 @@ from slugdemo.cli.options import (
     ModelName,
     Pictures,
     edits,
+    once,
     opening,
     put,
     say,
@@ -38,6 +39,7 @@ def apply(
     as_json: Json = False,
 ) -> None:
     """Write the edited model as a folder of its own format."""
+    out = files.new_folder(out)
     here = opening(model, device, download=False)
     if here.model.folder is None:
         raise SlugError(f"{model} lies in a cache, not in a folder of its own; save it as here.")
@@ -65,6 +67,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Draw pictures with Stable Diffusion, before and after edits from the same noise."""
+    out = files.writable_folder(out)
     here = _needs(opening(model, device, download=download), "diffusion", "draws no pictures")
     shots = [(text, seed + at) for text in words for at in range(count)]
     sets = [[], edits(here, edit)] if edit else [[]]
@@ -98,7 +101,7 @@ def classify(
 ) -> None:
     """Sort pictures into classes with CLIP, before and after edits."""
     here = _needs(opening(model, device, download=download), "zero-shot", "sorts no pictures")
-    names = classes or catalog.names("concept")
+    names = once(classes or []) or catalog.names("concept")
     if not names:
         raise SlugError("Name at least one class with --class.")
     pixels = torch.stack([here.clip.transform(images.read(path)) for path in picture])

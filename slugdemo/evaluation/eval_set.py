@@ -9,13 +9,13 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from slugdemo import catalog
-from slugdemo import data as examples
-from slugdemo.concept import Concept, prompt
+from slugdemo import catalog, data
+from slugdemo.concept import Concept
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.judge import Judge
 from slugdemo.evaluation.prompt_set import DENOISING, GUIDANCE, VALIDATION_SEED, EvalSet
 from slugdemo.models.loading import Opened
+from slugdemo.weights import digest
 
 DRAWN_SEED = 5_000_000  # of pictures that a model draws to be forgotten
 
@@ -38,7 +38,7 @@ def rehearsal(concept: Concept) -> tuple[Concept, EvalSet]:
     """
     half = replace(concept, forget=concept.forget[::2])
     used = {str(one.image) for one in half.forget}
-    shown = examples.parquet(catalog.assets() / "concepts" / "forget.parquet")
+    shown = data.parquet(catalog.assets() / "concepts" / "forget.parquet")
     held = tuple(one for one in shown if str(one.image) not in used)
     return half, replace(around(concept), test=held, noise=VALIDATION_SEED)
 
@@ -57,11 +57,14 @@ def drawn(one: Opened, name: str, *, count: int, seed: int = DRAWN_SEED) -> Path
     """
     if one.kind != "diffusion":
         raise SlugError(f"{one.model.name} draws no pictures: give a folder of pictures instead.")
-    key = sha256(f"{one.clip.digest} {name} {count} {seed}".encode()).hexdigest()[:24]
+    names = catalog.names_known()
+    unet = digest(one.host.pipeline().unet)
+    facts = f"{one.clip.digest} {unet} {names.words(name)} {count} {seed}"
+    key = sha256(facts.encode()).hexdigest()[:24]
     folder = catalog.cache() / "drawn" / key
     if not folder.is_dir():
         shown = one.host.generate(
-            [prompt(name)] * count,
+            [names.words(name)] * count,
             seeds=range(seed, seed + count),
             steps=DENOISING,
             guidance=GUIDANCE,

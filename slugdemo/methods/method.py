@@ -1,7 +1,9 @@
 """Method: what the registry says of a method for forgetting; knows tasks and edits only."""
 
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
@@ -47,13 +49,37 @@ class Method:
     replaces: bool = False
     of_layer: Callable[[Task, LayerScore], Edit] | None = None
 
+    def unable(self, kind: str) -> str:
+        """Why it cannot serve a kind of model, in a sentence; "" when it can."""
+        if kind in self.hosts:
+            return ""
+        able = " and ".join(KINDS[host] for host in self.hosts)
+        return (
+            f"{self.name} cannot edit a {KINDS[kind]}: it changes "
+            f"{' and '.join(self.parts)}, and works on {able}."
+        )
+
     def check(self, task: Task) -> None:
         """Raises SlugError unless the method can serve this task."""
-        if task.kind not in self.hosts:
-            able = " and ".join(KINDS[kind] for kind in self.hosts)
-            raise SlugError(
-                f"{self.name} cannot edit a {KINDS[task.kind]}: it changes "
-                f"{' and '.join(self.parts)}, and works on {able}."
-            )
+        if reason := self.unable(task.kind):
+            raise SlugError(reason)
         if task.anchor and not self.replaces:
             raise SlugError(f"{self.name} removes a concept; it cannot replace it by another.")
+
+
+def from_file(place: str) -> Method:
+    """The method of one's own in "FILE.py:FUNCTION", a function from a Task to an Edit.
+
+    It is offered to every kind of model. Raises SlugError when there is no such file or function,
+    or the file cannot be run.
+    """
+    path, _, name = place.rpartition(":")
+    if not Path(path).is_file():
+        raise SlugError(f"There is no file {path!r}: a method of your own is FILE.py:FUNCTION.")
+    try:
+        run = runpy.run_path(path).get(name)
+    except Exception as problem:  # somebody else's code may raise anything
+        raise SlugError(f"{path} cannot be run: {type(problem).__name__}: {problem}.") from problem
+    if not callable(run):
+        raise SlugError(f"{path} has no function {name!r}.")
+    return Method(name, run, "your own", tuple(KINDS), ("any",), "both", place)

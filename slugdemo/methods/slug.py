@@ -39,7 +39,5 @@ def direction(task: Task, score: LayerScore) -> Edit:
     weights, gradient = task.clip.named(), task.gradients.forget
     along = {qualified(name): gradient[name] for name in score.tensors}
     layer = {qualified(name): weights[name] for name in score.tensors}
-    edit = Edit.along(
-        along, layer, concept=task.concept.name, method="slug", layer=qualified(score.layer)
-    )
-    return task.identified(edit)
+    named = {"concept": task.concept.name, "method": task.config.method}
+    return task.identified(Edit.along(along, layer, layer=qualified(score.layer), **named))

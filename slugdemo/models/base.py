@@ -1,13 +1,14 @@
-"""What happens between two steps of a long answer: report, ask whether to stop, check the numbers.
+"""What the kinds of model have in common: progress, stopping, finite numbers, rules at inference.
 
-Knows callbacks and tensors only; each call of a host has a watch of its own.
+Knows callbacks and tensors only; each call of a model has a watch of its own.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slugdemo.errors import SlugError
 
@@ -41,6 +42,15 @@ class Watch(NamedTuple):
         if self.progress is not None:
             self.progress(done, total)
 
+    def part(self, number: int, parts: int) -> "Watch":
+        """The watch of part `number` of `parts` that are equally long; the visitor sees the whole."""
+
+        def progress(done: int, total: int) -> None:
+            if self.progress is not None:
+                self.progress(number * total + done, parts * total)
+
+        return Watch(progress, self.cancelled)
+
 
 UNWATCHED = Watch()
 
@@ -53,3 +63,55 @@ def finite(tensor: Tensor) -> Tensor:
             "the step is far too large, or the weights are damaged."
         )
     return tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One denoising step: number `step` of `steps`, at timestep `t` of the training schedule.
+
+    `guided` says that the U-Net sees every picture twice: the first half of the batch reads the
+    empty prompt, the second half the picture's own. `prompts` and their token `ids` (N, T) are
+    None for pictures that are made from states alone.
+    """
+
+    step: int
+    steps: int
+    t: Tensor
+    guidance: float
+    guided: bool
+    prompts: Sequence[str] | None = None
+    ids: Tensor | None = None
+
+
+class Outputs(NamedTuple):
+    """What the U-Net gave at one moment, all (N, C, h, w), in its own prediction type.
+
+    `text` reads the prompts' states and `blank` the empty prompt's (None without guidance).
+    `latents` is what it saw, and `predict(states)` what it gives for other states there.
+    """
+
+    text: Tensor
+    blank: Tensor | None
+    latents: Tensor
+    predict: Callable[[Tensor], Tensor]
+
+
+class Rule:
+    """What a method at inference does while pictures are made; by itself it changes nothing."""
+
+    def conditions(self, states: Tensor, blank: Tensor, at: Moment) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """The states (N, T, D) that the U-Net is to read for the prompts and the empty prompt."""
+        return states, blank
+
+    def unet(self, unet: nn.Module, at: Moment) -> nn.Module:  # noqa: ARG002
+        """The U-Net to use: itself, or a twin that shares its tensors."""
+        return unet
+
+    def combine(self, output: Tensor, seen: Outputs, at: Moment) -> Tensor:  # noqa: ARG002
+        """What the scheduler is to follow, from `output`: guidance and the rules before this."""
+        return output
+
+
+# A rule by its name, from a Diffusion, its params and its strength (never 0: that is no rule).
+RuleMaker = Callable[[Any, Mapping[str, str | float], float], Rule]
+INFERENCE_RULES: dict[str, RuleMaker] = {}

@@ -4,7 +4,7 @@ The model inside is always an open_clip CLIP, so its tensor names are the canoni
 transformers CLIPModel is converted once, when it is loaded. Knows nothing of edits or hosts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from types import MappingProxyType
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.pretrained import get_pretrained_cfg
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import (
@@ -25,8 +26,8 @@ from transformers import (
 )
 
 from slugdemo.errors import SlugError
-from slugdemo.models import towers
-from slugdemo.models.names import from_hf_text, from_hf_vision
+from slugdemo.models import checkpoint_files, towers
+from slugdemo.models.names import ACTIVATIONS, activation, from_hf_text, from_hf_vision
 from slugdemo.weights import Weights, digest, substitute
 
 NONE: Weights = MappingProxyType({})
@@ -34,7 +35,7 @@ NONE: Weights = MappingProxyType({})
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP model with what turns words and pictures into its inputs.
+    """A CLIP or SigLIP model with what turns words and pictures into its inputs.
 
     `tokenize` cuts texts that are too long, as captions of data sets need it; `typed` refuses
     them. `model` is in eval mode, float32, and its parameters need no gradient.
@@ -51,16 +52,23 @@ class Clip:
         folder = Path(folder)
         if not (folder / "open_clip_config.json").is_file():
             raise SlugError(f"There is no open_clip model in {folder} (no open_clip_config.json).")
+        checkpoint_files.check_tokenizer(folder)
         return cls.from_name(f"local-dir:{folder}")
 
     @classmethod
     def from_name(cls, name: str, *, pretrained: str | None = None) -> "Clip":
         """The CLIP that open_clip knows by this name ("ViT-B-32", "laion400m_e32").
 
-        Raises SlugError when it cannot be had (unknown name, no network) or is not sound.
+        Its activation is the one that the weights were trained with, which open_clip's table
+        says of each tag; open_clip itself takes that of the architecture and warns. Raises
+        SlugError when the model cannot be had (unknown name, no network) or is not sound.
         """
+        trained = get_pretrained_cfg(name, pretrained) if pretrained else {}
+        quick = bool(trained.get("quick_gelu"))
         try:
-            model, transform = open_clip.create_model_from_pretrained(name, pretrained=pretrained)
+            model, transform = open_clip.create_model_from_pretrained(
+                name, pretrained=pretrained, force_quick_gelu=quick
+            )
             tokenize = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip raises nearly every kind, each with a good message
             raise SlugError(f"The model {name} could not be opened: {error}") from error
@@ -77,9 +85,9 @@ class Clip:
     ) -> "Clip":
         """The same CLIP from transformers' classes; its weights are copied.
 
-        Raises ValueError for an architecture that open_clip's CLIP cannot express.
+        Raises SlugError for an architecture that open_clip's CLIP cannot express.
         """
-        twin = _sound(_converted(model), name)
+        twin = _sound(_converted(model, name), name)
         length = model.config.text_config.max_position_embeddings
 
         def tokenize(texts: list[str]) -> Tensor:
@@ -97,14 +105,23 @@ class Clip:
         return self.model.logit_scale.exp().item()
 
     @property
+    def logit_bias(self) -> float | None:
+        """What SigLIP adds to its logits before a sigmoid; None for a CLIP with a softmax."""
+        bias = getattr(self.model, "logit_bias", None)
+        return None if bias is None else bias.item()
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are, and where inputs are sent."""
         return next(self.model.parameters()).device
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of the weights: the identity of the model in caches and edit files."""
-        return digest(self.model)
+        """The identity of the model in caches and edit files.
+
+        The sha256 of its weights, a space, and what the weights do not say (`architecture`).
+        """
+        return f"{digest(self.model)} {architecture(self.model)}"
 
     def named(self) -> dict[str, Tensor]:
         """Every parameter under its canonical name."""
@@ -148,6 +165,28 @@ def tower(name: str) -> str:
     return "vision" if name.startswith("visual.") else "text"
 
 
+def architecture(model: nn.Module) -> str:
+    """What a CLIP computes beyond its weights: activations, eps of norms, heads, mask, pooling.
+
+    Two models with equal weights and equal architecture give equal features.
+    """
+    told = [f"{side}: {', '.join(_traits(model, side))}" for side in towers.TOWERS]
+    return "; ".join(told)
+
+
+def _traits(model: nn.Module, side: str) -> Iterator[str]:
+    parts = [part for name, part in model.named_modules() if name and tower(f"{name}.") == side]
+    bare = [part for part in parts if not [*part.children()] and not [*part.parameters()]]
+    yield from sorted({activation(p) for p in bare if "GELU" in type(p).__name__})
+    yield from sorted({f"eps {p.eps:g}" for p in parts if isinstance(p, nn.LayerNorm)})
+    yield from sorted({f"{p.num_heads} heads" for p in parts if hasattr(p, "num_heads")})
+    own = model.visual if side == "vision" else getattr(model, "text", model)
+    if side == "text":
+        yield "causal" if getattr(own, "attn_mask", None) is not None else "not causal"
+    pool = getattr(own, "text_pool_type", None) or getattr(own, "pool_type", None)
+    yield f"pool {pool or type(own).__name__}"
+
+
 def _sound(model: nn.Module, name: str) -> nn.Module:
     """`model` ready for use, in eval mode and without gradients; SlugError if it holds NaN."""
     for label, tensor in model.named_parameters():
@@ -156,11 +195,15 @@ def _sound(model: nn.Module, name: str) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def _converted(model: CLIPModel) -> open_clip.CLIP:
+def _converted(model: CLIPModel, name: str) -> open_clip.CLIP:
     """The open_clip CLIP with the numbers of a transformers CLIPModel."""
     text, vision = model.config.text_config, model.config.vision_config
-    if text.hidden_act != vision.hidden_act:
-        raise ValueError(f"the towers differ: {text.hidden_act} and {vision.hidden_act}")
+    for config in (text, vision):
+        if config.hidden_act not in ACTIVATIONS:
+            raise SlugError(
+                f"{name} computes with the activation {config.hidden_act}; "
+                f"{', '.join(ACTIVATIONS)} are supported."
+            )
     text_shape = _shape(text) | {
         "heads": text.num_attention_heads,
         "context_length": text.max_position_embeddings,
@@ -173,12 +216,18 @@ def _converted(model: CLIPModel) -> open_clip.CLIP:
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
     }
-    quick = text.hidden_act == "quick_gelu"
-    twin = open_clip.CLIP(model.config.projection_dim, vision_shape, text_shape, quick_gelu=quick)
+    twin = open_clip.CLIP(model.config.projection_dim, vision_shape, text_shape)
+    _activate(twin.transformer, text.hidden_act)
+    _activate(twin.visual.transformer, vision.hidden_act)
     _set_eps(twin, text.layer_norm_eps)
     _set_eps(twin.visual, vision.layer_norm_eps)
     twin.load_state_dict(_canonical(model.state_dict()))
     return twin
+
+
+def _activate(transformer: nn.Module, name: str) -> None:
+    for block in transformer.resblocks:
+        block.mlp.gelu = ACTIVATIONS[name]()
 
 
 def _shape(config: CLIPTextConfig | CLIPVisionConfig) -> dict[str, int | float]:

@@ -1,44 +1,62 @@
-"""Stable Diffusion as a host of CLIP: its text encoder is CLIP's text tower.
+"""Stable Diffusion as a host: a text tower and a U-Net that can be edited, for many visitors.
 
-The only module that knows diffusers. Only the text tower is edited (SLUG, sec. 4.3); the U-Net,
-the VAE and the tokenizer are shared by all visitors and never change. Every call works on a
-pipeline of its own, so that schedulers, progress and cancelling stay with their visitor.
+The only module that knows diffusers. Every call reads the parts of one Diffusion, which never
+change: an edited one is a twin that shares all that its edits leave alone. Knows edits, states,
+latents and pictures; knows no concept, method or judge.
 """
 
 import copy
+import hashlib
+import json
 import math
-from collections.abc import Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from cachetools import LRUCache
 from diffusers import StableDiffusionPipeline
 from PIL.Image import Image
-from torch import Tensor
-from transformers import CLIPTextModel
+from torch import Tensor, nn
+from transformers import CLIPImageProcessor, CLIPTextModel
 
-from slugdemo.edit import Edit
+from slugdemo import weights as tensors
+from slugdemo.edit import Edit, apply, of_part
 from slugdemo.errors import SlugError
-from slugdemo.models import names, tower
-from slugdemo.models.base import Drawing, Progress, Question, Watch, finite
-from slugdemo.models.image_cache import Gallery
+from slugdemo.models import denoising, names, tower
+from slugdemo.models.base import (
+    INFERENCE_RULES,
+    UNWATCHED,
+    Progress,
+    Question,
+    Rule,
+    Watch,
+)
+from slugdemo.models.image_cache import ImageCache
 from slugdemo.models.prompts import Prompts
-from slugdemo.weights import substitute
+from slugdemo.weights import Weights, substitute
 
 LATENTS_AT_ONCE = 64 * 16 * 16  # positions in one denoising run: 64 pictures of pocket-sd
 UNEDITED_KEPT = 512  # pictures of the unedited model that are remembered
+DERIVED_KEPT = 16  # things that rules made of a model and will want again
+SMALLEST_ALPHA = 2.0**-24  # where the noise schedule ends in nothing but noise
 LARGEST_SEED = 2**63 - 1
 STEPS, MOST_STEPS = 20, 1000
+GUIDANCE = 7.5
+
+Derived = TypeVar("Derived")
 
 
 class Diffusion:
-    """A Stable Diffusion pipeline whose text tower can be edited, for many visitors at once.
+    """A Stable Diffusion pipeline whose text tower and U-Net can be edited.
 
     `batch` is the number of pictures in one denoising run; by default as many as have together
     the latent positions of 64 pictures of 16 x 16. `clip_skip` leaves out the last text blocks,
-    as in diffusers. The pipeline given must not be changed afterwards.
+    as in diffusers. The pipeline given must not be changed afterwards; its parameters are frozen.
+    `text` and `unet` are the parts that edits change, `rules` what is followed at inference.
     """
 
     def __init__(
@@ -51,11 +69,18 @@ class Diffusion:
         if not isinstance(pipe.text_encoder, CLIPTextModel):
             kind = type(pipe.text_encoder).__name__
             raise SlugError(f"This pipeline reads its prompts with {kind}, which is not CLIP.")
-        self.batch = batch or max(1, LATENTS_AT_ONCE // _positions(pipe))
+        for part in (pipe.text_encoder, pipe.unet, pipe.vae):
+            part.requires_grad_(False)
+        self.batch = batch or max(1, LATENTS_AT_ONCE // math.prod(_size(pipe)))
         self.text = pipe.text_encoder
+        self.unet = pipe.unet
+        self.rules: tuple[Rule, ...] = ()
         self._pipe = pipe
-        self._weights = dict(self.text.named_parameters())
-        self._gallery: Gallery | None = Gallery(UNEDITED_KEPT)
+        self._images: ImageCache | None = ImageCache(UNEDITED_KEPT)
+        self._followed: tuple[Edit, ...] = ()  # the edits behind `rules`
+        self._moved: tuple[Hashable, ...] = ()  # what was done to the weights, for `derived`
+        self._derived: LRUCache[Hashable, Any] = LRUCache(DERIVED_KEPT)
+        self._derived_lock = Lock()
         self._prompts = Prompts(pipe.tokenizer, clip_skip=clip_skip)
         self._prompts.embedded(self.text, [""])  # transformers hooks itself in, before any twin
 
@@ -75,7 +100,11 @@ class Diffusion:
         Raises SlugError when the folder holds no such pipeline or is damaged.
         """
         checked = any((folder / "safety_checker").glob("*.safetensors"))
-        without = {} if checked else {"safety_checker": None, "requires_safety_checker": False}
+        without: dict[str, Any] = {}
+        if not checked:
+            without |= {"safety_checker": None, "requires_safety_checker": False}
+        if not (folder / "feature_extractor").is_dir():  # only the safety checker needs it
+            without["feature_extractor"] = CLIPImageProcessor() if checked else None
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, **without
@@ -86,35 +115,81 @@ class Diffusion:
             ) from error
         return cls(pipe.to(device, dtype), batch=batch, clip_skip=clip_skip)
 
-    def edited(self, edits: Sequence[Edit]) -> "Diffusion":
-        """A host with the edited text tower that shares all else; self if nothing moves it.
+    # ---- the parts and their edits
 
-        Tensors that this pipeline does not have (vision tower, dropped blocks) are left out, as
-        they change nothing here. Raises ValueError for edits of another architecture.
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """What edits can change, by the name of the part."""
+        return {"text": self.text, "unet": self.unet}
+
+    def named(self) -> Weights:
+        """Every tensor that edits can change: "text/..." as open_clip names it, "unet/..."."""
+        return dict(self._named)
+
+    @cached_property
+    def _named(self) -> Weights:
+        text = names.from_hf_text(dict(self.text.named_parameters()))
+        return {**{f"text/{name}": tensor for name, tensor in text.items()}, **self._unet_weights}
+
+    @cached_property
+    def _unet_weights(self) -> Weights:
+        return {f"unet/{name}": tensor for name, tensor in self.unet.named_parameters()}
+
+    @cached_property
+    def unet_digest(self) -> str:
+        """The sha256 (hex) of the U-Net: its architecture and its tensors."""
+        config = {key: value for key, value in self.unet.config.items() if key[0] != "_"}
+        facts = json.dumps(config, sort_keys=True, default=str) + tensors.digest(self.unet)
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+    def edited(self, edits: Sequence[Edit]) -> "Diffusion":
+        """A host with the edits' weights and rules that shares all else; self if nothing moves it.
+
+        Tensors that this pipeline does not have (vision tower, dropped text blocks) are left out,
+        as they change nothing here, and so is a rule of strength 0. Raises ValueError for edits
+        of another architecture, SlugError for a rule that is not known here.
         """
-        changed = tower.changed(edits, names.to_hf_text, part="text", tower=self._weights)
-        if not changed:
+        text = tower.changed(
+            edits, names.to_hf_text, part="text", tower=dict(self.text.named_parameters())
+        )
+        unet = of_part(apply(self._unet_weights, edits), "unet")
+        followed = tuple(edit for edit in edits if edit.rule and edit.strength)
+        if not (text or unet or followed):
             return self
         twin = copy.copy(self)
-        twin.text = substitute(self.text, changed)
-        twin._weights = {**self._weights, **changed}
-        twin._gallery = None
+        for cached in ("_named", "_unet_weights", "unet_digest", "_canonical"):
+            twin.__dict__.pop(cached, None)
+        twin.text = substitute(self.text, text) if text else self.text
+        twin.unet = substitute(self.unet, unet) if unet else self.unet
+        twin._moved += tuple((e.digest, e.strength) for e in edits if e.delta and e.strength)
+        twin._images = None
+        twin._followed += followed
+        twin.rules = tuple(_rule(edit, twin) for edit in twin._followed)
         return twin
+
+    def derived(self, key: Hashable, make: Callable[[], Derived]) -> Derived:
+        """What `make()` gives for a model with these weights, kept for later calls and twins."""
+        key = (self._moved, key)
+        with self._derived_lock:
+            if key in self._derived:
+                return self._derived[key]
+        made = make()
+        with self._derived_lock:
+            return self._derived.setdefault(key, made)
 
     def forget_pictures(self) -> int:
         """Lets go of the pictures that need not be made again; how many there were."""
-        return self._gallery.clear() if self._gallery else 0
+        return self._images.clear() if self._images else 0
 
     def editable(self) -> list[str]:
-        """The canonical names of the tensors that change the pictures, found by trying."""
+        """The open_clip names of the text tensors that change the pictures, found by trying."""
         return list(self._canonical)
 
     @cached_property
     def _canonical(self) -> tuple[str, ...]:
-        ids, mask = self._prompts.tokens(self.text, ["a picture of one thing"])
-        found = tower.moving(
-            self.text, self._weights, lambda text: self._prompts.states(text, ids, mask)
-        )
+        ids = self.tokens(["a picture of one thing"])[0]
+        weights = dict(self.text.named_parameters())
+        found = tower.moving(self.text, weights, lambda text: self._prompts.states(text, ids))
         return tuple(dict.fromkeys(names.text_name(name) for name in found))
 
     def to(self, device: str) -> "Diffusion":
@@ -123,11 +198,12 @@ class Diffusion:
         return self
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """A pipeline of its own with this host's text tower, sharing every network."""
+        """A diffusers pipeline of its own with this host's weights, sharing every network."""
         pipe = type(self._pipe)(
             **{
                 **self._pipe.components,
                 "text_encoder": self.text,
+                "unet": self.unet,
                 "scheduler": copy.deepcopy(self._pipe.scheduler),
             },
             requires_safety_checker=self._pipe.config.requires_safety_checker,
@@ -135,21 +211,240 @@ class Diffusion:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
+    # ---- what the U-Net reads
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Token ids (N, T) and, for the few models that want one, the attention mask (N, T).
+
+        Raises SlugError for a prompt that is too long.
+        """
+        return self._prompts.tokens(self.text, prompts)
+
+    def ends(self, prompts: Sequence[str]) -> Tensor:
+        """The place of the first end token of each prompt: (N,)."""
+        return self._prompts.ends(self.tokens(prompts)[0])
+
+    def states(self, prompts: Sequence[str]) -> Tensor:
+        """What the U-Net reads of the prompts: (N, T, D), by this host's text tower."""
+        return self._prompts.embedded(self.text, prompts)
+
+    def states_of(self, ids: Tensor, weights: Weights | None = None) -> Tensor:
+        """The states (N, T, D) of token ids (N, T), with gradients.
+
+        `weights` are tensors to use instead of the tower's own, under their "text/..." names.
+        """
+        own = names.to_hf_text(of_part(weights or {}, "text"))
+        return self._prompts.states(substitute(self.text, own) if own else self.text, ids)
+
+    def embeddings(self, ids: Tensor) -> Tensor:
+        """The token embeddings (N, T, W) that the text tower starts from."""
+        return self.text.embeddings.token_embedding(ids)
+
+    def states_from(self, embeddings: Tensor) -> Tensor:
+        """The states (N, T, D) of token embeddings (N, T, W), with gradients (soft prompts)."""
+        return self._prompts.states_from(self.text, embeddings)
+
+    # ---- latents and one step of the U-Net
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[Image]) -> Tensor:
+        """The latents (N, C, h, w) of pictures, resized to the model's own size; no noise in it."""
+        high, wide = (side * self._pipe.vae_scale_factor for side in _size(self._pipe))
+        pixels = self._pipe.image_processor.preprocess(list(pictures), high, wide)
+        vae = self._pipe.vae
+        found = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+        return found * vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image]:
+        """The pictures of latents (N, C, h, w); black where a safety checker objects."""
+        vae, pipe = self._pipe.vae, self._pipe
+        pictures: list[Image] = []
+        for some in latents.to(vae.dtype).split(self.batch):
+            image = vae.decode(some / vae.config.scaling_factor, return_dict=False)[0]
+            image, unsafe = pipe.run_safety_checker(image, image.device, image.dtype)
+            fine = [True] * len(image) if unsafe is None else [not bad for bad in unsafe]
+            pictures += pipe.image_processor.postprocess(
+                image, output_type="pil", do_denormalize=fine
+            )
+        return pictures
+
+    def predict(
+        self, latents: Tensor, t: Tensor, states: Tensor, weights: Weights | None = None
+    ) -> Tensor:
+        """The U-Net's own output (N, C, h, w) at timesteps `t` (N,), with gradients.
+
+        `weights` are tensors to use instead of its own, under their "unet/..." names.
+        """
+        own = of_part(weights or {}, "unet")
+        unet = substitute(self.unet, own) if own else self.unet
+        return unet(latents, t, states, return_dict=False)[0]
+
+    def noised(self, latents: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t from x_0 at timesteps `t` (N,): the forward process q(x_t | x_0)."""
+        signal, spread = self._scales(t, latents)
+        return signal * latents + spread * noise
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the U-Net is trained to give at x_t of x_0 = `latents`: noise, velocity or x_0."""
+        kind = self._pipe.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return noise
+        if kind == "sample":
+            return latents
+        signal, spread = self._scales(t, latents)
+        return signal * noise - spread * latents
+
+    def epsilon(self, output: Tensor, latents: Tensor, t: Tensor) -> Tensor:
+        """The noise that an output of the U-Net at `latents` = x_t stands for."""
+        kind = self._pipe.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return output
+        signal, spread = self._scales(t, latents)
+        if kind == "sample":
+            return (latents - signal * output) / spread
+        return signal * output + spread * latents
+
+    def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at `t` (N,) or (): (N, 1, 1, 1) each.
+
+        Between timesteps sigma = sqrt((1 - alpha_bar) / alpha_bar) goes straight, as in Euler.
+        """
+        table = self._pipe.scheduler.alphas_cumprod.double().clamp(min=SMALLEST_ALPHA)
+        sigmas, t = ((1 - table) / table).sqrt(), t.double().cpu().view(-1)
+        low, high = t.floor().long(), t.ceil().long()
+        sigma = torch.lerp(sigmas[low], sigmas[high], t - low).view(-1, 1, 1, 1)
+        signal = (1 + sigma**2).rsqrt()
+        return signal.to(like), (sigma * signal).to(like)
+
+    def timesteps(self, steps: int) -> Tensor:
+        """The timesteps that the scheduler visits, from noise to picture: (steps,)."""
+        return self._scheduler(steps).timesteps
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """The latents (N, C, h, w) that pictures of these seeds start from."""
+        return self._noise(_generators(seeds))
+
+    def _noise(self, generators: Sequence[torch.Generator]) -> Tensor:
+        shape = (1, self.unet.config.in_channels, *_size(self._pipe))
+        dtype, device = self.unet.dtype, self.unet.device
+        drawn = [torch.randn(shape, generator=source, dtype=dtype) for source in generators]
+        return torch.cat(drawn).to(device)
+
+    def _scheduler(self, steps: int) -> Any:  # noqa: ANN401
+        if not 1 <= steps <= MOST_STEPS:
+            raise SlugError(f"Choose between 1 and {MOST_STEPS} denoising steps, not {steps}.")
+        scheduler = copy.deepcopy(self._pipe.scheduler)
+        try:
+            scheduler.set_timesteps(steps, device=self.unet.device)
+        except Exception as error:  # each scheduler has its own way to refuse
+            raise _refused(scheduler, steps, error) from error
+        return scheduler
+
+    # ---- pictures
+
+    def denoise(
+        self,
+        states: Tensor,
+        blank: Tensor,
+        *,
+        latents: Tensor,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
+        start: int = 0,
+        stop: int | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+        prompts: Sequence[str] | None = None,
+        watch: Watch = UNWATCHED,
+    ) -> Tensor:
+        """Latents (N, C, h, w) after the scheduler's steps `start` to `stop` (all: None).
+
+        `states` and `blank` (N or 1, T, D) are read for the prompts and for the empty prompt.
+        `latents` are noise at `start` 0, else as `noised` makes them for timestep number `start`;
+        latents of an earlier `stop` may go in again. Rules that look at words need the `prompts`.
+        `generators`, one a picture, serve schedulers that add noise. Raises SlugError for a number
+        of steps that the scheduler refuses, and for weights that give numbers that are not finite.
+        """
+        scheduler = self._scheduler(steps)
+        stop = steps if stop is None else stop
+        if not 0 <= start <= stop <= steps:
+            raise ValueError(f"steps {start} to {stop} of {steps}")
+        unet, count = self.unet, len(latents)
+        try:
+            return denoising.denoise(
+                unet,
+                scheduler,
+                states.to(unet.dtype).expand(count, -1, -1),
+                blank.to(unet.dtype).expand(count, -1, -1),
+                latents=latents,
+                steps=steps,
+                guidance=guidance,
+                start=start,
+                stop=stop,
+                rules=self.rules,
+                generators=generators or _generators(range(count)),
+                prompts=prompts,
+                ids=self.tokens(prompts)[0] if prompts is not None and self.rules else None,
+                extra=self._extra(guidance, count),
+                watch=watch,
+            )
+        except IndexError as error:  # of schedulers that look further ahead than there are steps
+            raise _refused(scheduler, steps, error) from error
+
+    def _extra(self, guidance: float, count: int) -> dict[str, Tensor]:
+        """The guidance as an embedding, for U-Nets that were distilled to read it (LCM)."""
+        width = self.unet.config.time_cond_proj_dim
+        if width is None:
+            return {}
+        scale = torch.full((count,), guidance - 1.0)
+        found = self._pipe.get_guidance_scale_embedding(scale, embedding_dim=width)
+        return {"timestep_cond": found.to(self.unet.device, self.unet.dtype)}
+
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | None = None,
         *,
+        states: Tensor | None = None,
         seeds: Sequence[int],
-        **options: Unpack[Drawing],
+        latents: Tensor | None = None,
+        start: int = 0,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
+        progress: Progress | None = None,
+        cancelled: Question | None = None,
     ) -> list[Image]:
-        """One picture for each prompt, from the noise of its own seed whatever the batch.
+        """A picture for each seed, from its own noise whatever the batch.
 
+        It shows a prompt, or is made from `states` (N or 1, T, D). `latents` (N, C, h, w) are
+        begun with instead of noise, at the scheduler's step `start` (see `denoise`).
         `progress(done, total)` is called after each denoising step, and `cancelled()` asked.
-        Pictures of the unedited model come from memory when they were made before.
+        Pictures of prompts by the unedited model come from memory when they were made before.
         Raises SlugError for a prompt that is too long, a wrong number, or weights that give no
         finite picture; Cancelled within one denoising step.
         """
-        return self.ladder(prompts, [[]], seeds=seeds, **options)[0]
+        watch, drawn = Watch(progress, cancelled), Drawn(steps, guidance)
+        _check(prompts, seeds, drawn)
+        if states is None and latents is None and prompts is not None:
+            return self._rows([self], prompts, seeds, drawn, watch)[0]
+        if states is None:
+            states = self.states(_given(prompts))
+        states = states.expand(len(seeds), -1, -1)
+        blank = self.states([""])
+        pictures: list[Image] = []
+        parts = math.ceil(len(seeds) / self.batch)
+        for number in range(parts):
+            some = slice(number * self.batch, (number + 1) * self.batch)
+            pictures += self._drawn(
+                states[some],
+                blank,
+                prompts=None if prompts is None else prompts[some],
+                seeds=seeds[some],
+                latents=None if latents is None else latents[some],
+                start=start,
+                drawn=drawn,
+                watch=watch.part(number, parts),
+            )
+        return pictures
 
     def ladder(
         self,
@@ -158,64 +453,80 @@ class Diffusion:
         *,
         seeds: Sequence[int],
         steps: int = STEPS,
-        guidance: float = 7.5,
+        guidance: float = GUIDANCE,
         progress: Progress | None = None,
         cancelled: Question | None = None,
     ) -> list[list[Image]]:
-        """K rows of P pictures: every prompt under every rung's edits, one denoising run for all.
+        """K rows of P pictures: every prompt under every rung's edits.
 
         Each of the K `rungs` is a set of edits; all pictures in a column start from the same noise
-        (one of the P `seeds`), so that only the edit differs. Rungs that change nothing are made
-        once or taken from memory. Otherwise as `generate`.
+        (one of the P `seeds`), so that only the edit differs. Rungs that share the U-Net and follow
+        no rule go through one denoising run, the others one after another. Rungs that change
+        nothing are made once or taken from memory. Otherwise as `generate`.
         """
+        drawn = Drawn(steps, guidance)
+        _check(prompts, seeds, drawn)
         hosts = [self.edited(rung) for rung in rungs]
-        return self._rows(hosts, prompts, seeds, steps, guidance, Watch(progress, cancelled))
+        return self._rows(hosts, prompts, seeds, drawn, Watch(progress, cancelled))
 
     def _rows(
         self,
         hosts: Sequence["Diffusion"],
         prompts: Sequence[str],
         seeds: Sequence[int],
-        steps: int,
-        guidance: float,
+        drawn: "Drawn",
         watch: Watch,
     ) -> list[list[Image]]:
-        _check(prompts, seeds, steps=steps, guidance=guidance)
         shots = [
             Shot(host, prompt, seed)
             for host in hosts
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        known = {shot: shot.remembered(steps, guidance) for shot in shots}
+        known = {shot: shot.remembered(drawn) for shot in shots}
         wanted = [shot for shot, picture in known.items() if picture is None]
-        made = self._painted(wanted, steps, guidance, watch)
         pictures = {shot: picture for shot, picture in known.items() if picture is not None}
-        for shot, picture in zip(wanted, made, strict=True):
-            pictures[shot] = shot.remember(picture, steps, guidance)
+        runs = list(_runs(wanted))
+        for number, run in enumerate(runs):
+            for shot, picture in zip(
+                run, _made(run, drawn, watch.part(number, len(runs))), strict=True
+            ):
+                pictures[shot] = shot.remember(picture, drawn)
         rows = [pictures[shot].copy() for shot in shots]
         width = len(prompts)
         return [rows[row * width : (row + 1) * width] for row in range(len(hosts))]
 
-    def _painted(
-        self, shots: Sequence["Shot"], steps: int, guidance: float, watch: Watch
+    def _drawn(
+        self,
+        states: Tensor,
+        blank: Tensor,
+        *,
+        prompts: Sequence[str] | None,
+        seeds: Sequence[int],
+        drawn: "Drawn",
+        watch: Watch,
+        latents: Tensor | None = None,
+        start: int = 0,
     ) -> list[Image]:
-        """The pictures of `shots`, `batch` at a time."""
-        if not shots:
-            return []
-        text, blank = _conditions(shots)  # (N, T, D), (N, T, D)
-        pictures: list[Image] = []
-        runs = math.ceil(len(shots) / self.batch)
-        for run in range(runs):
-            part = slice(run * self.batch, (run + 1) * self.batch)
-            pictures += self.pipeline()(
-                prompt_embeds=text[part],
-                negative_prompt_embeds=blank[part],
-                generator=[torch.Generator().manual_seed(shot.seed) for shot in shots[part]],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                callback_on_step_end=partial(_after_step, watch, run, runs),
-            ).images
-        return pictures
+        generators = _generators(seeds)
+        found = self.denoise(
+            states,
+            blank,
+            latents=self._noise(generators) if latents is None else latents,
+            steps=drawn.steps,
+            guidance=drawn.guidance,
+            start=start,
+            generators=generators,
+            prompts=prompts,
+            watch=watch,
+        )
+        return self.decode(found)
+
+
+class Drawn(NamedTuple):
+    """How pictures are drawn."""
+
+    steps: int
+    guidance: float
 
 
 class Shot(NamedTuple):
@@ -225,57 +536,88 @@ class Shot(NamedTuple):
     prompt: str
     seed: int
 
-    def remembered(self, steps: int, guidance: float) -> Image | None:
+    def remembered(self, drawn: Drawn) -> Image | None:
         """The picture, if the host is unedited and has made it before."""
-        gallery = self.host._gallery
-        return None if gallery is None else gallery.get((*self[1:], steps, guidance))
+        images = self.host._images
+        return None if images is None else images.get((self.prompt, self.seed, drawn))
 
-    def remember(self, picture: Image, steps: int, guidance: float) -> Image:
+    def remember(self, picture: Image, drawn: Drawn) -> Image:
         """`picture`, which an unedited host will not make again."""
-        if self.host._gallery is not None:
-            self.host._gallery.put((*self[1:], steps, guidance), picture)
+        if self.host._images is not None:
+            self.host._images.put((self.prompt, self.seed, drawn), picture)
         return picture
 
 
-def _after_step(
-    watch: Watch,
-    run: int,
-    runs: int,
-    pipe: StableDiffusionPipeline,
-    step: int,
-    _: Tensor,
-    tensors: dict[str, Tensor],
-) -> dict[str, Tensor]:
-    """What diffusers calls after each step; leaving by an exception ends the run at once."""
-    finite(tensors["latents"])
-    watch.step(run * pipe.num_timesteps + step + 1, runs * pipe.num_timesteps)
-    return tensors
+def _runs(shots: Sequence[Shot]) -> Iterator[list[Shot]]:
+    """The shots by the denoising run that makes them: of one U-Net, a batch at most."""
+    alike: dict[Hashable, list[Shot]] = {}
+    for shot in shots:
+        host = shot.host
+        alike.setdefault(id(host) if host.rules else id(host.unet), []).append(shot)
+    for group in alike.values():
+        batch = group[0].host.batch
+        for begin in range(0, len(group), batch):
+            yield group[begin : begin + batch]
 
 
-def _conditions(shots: Sequence[Shot]) -> tuple[Tensor, Tensor]:
-    """What each shot's own text tower says of its prompt and of nothing: (N, T, D) twice."""
+def _made(run: Sequence[Shot], drawn: Drawn, watch: Watch) -> list[Image]:
+    """The pictures of shots that share a U-Net; each host's own text tower reads their prompts."""
     text, blank = [], []
-    for host, group in groupby(shots, key=lambda shot: shot.host):
+    for host, group in groupby(run, key=lambda shot: shot.host):
         prompts = [shot.prompt for shot in group]
         order = {prompt: row for row, prompt in enumerate(dict.fromkeys(["", *prompts]))}
-        states = host._prompts.embedded(host.text, list(order))
+        states = host.states(list(order))
         text.append(states[[order[prompt] for prompt in prompts]])
         blank.append(states[:1].expand(len(prompts), -1, -1))
-    return torch.cat(text), torch.cat(blank)
+    return run[0].host._drawn(
+        torch.cat(text),
+        torch.cat(blank),
+        prompts=[shot.prompt for shot in run],
+        seeds=[shot.seed for shot in run],
+        drawn=drawn,
+        watch=watch,
+    )
 
 
-def _check(prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float) -> None:
-    if len(prompts) != len(seeds):
+def _rule(edit: Edit, host: Diffusion) -> Rule:
+    if edit.rule not in INFERENCE_RULES:
+        raise SlugError(
+            f"This edit follows the rule {edit.rule!r} while pictures are made, which is not "
+            f"known here. Known are: {', '.join(INFERENCE_RULES) or 'none'}."
+        )
+    return INFERENCE_RULES[edit.rule](host, edit.params, edit.strength)
+
+
+def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _given(prompts: Sequence[str] | None) -> Sequence[str]:
+    if prompts is None:
+        raise ValueError("a picture is made of prompts or of states")
+    return prompts
+
+
+def _refused(scheduler: Any, steps: int, error: Exception) -> SlugError:  # noqa: ANN401
+    return SlugError(
+        f"This model's {type(scheduler).__name__} cannot work with {steps} denoising "
+        f"steps ({error}): choose another number."
+    )
+
+
+def _check(prompts: Sequence[str] | None, seeds: Sequence[int], drawn: Drawn) -> None:
+    if prompts is not None and len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
     for seed in seeds:
         if not 0 <= seed <= LARGEST_SEED:
             raise SlugError(f"A seed is a whole number from 0 to {LARGEST_SEED}, not {seed}.")
-    if not 1 <= steps <= MOST_STEPS:
-        raise SlugError(f"Choose between 1 and {MOST_STEPS} denoising steps, not {steps}.")
-    if not 0 <= guidance < math.inf:
-        raise SlugError(f"The guidance is a number from 0 upwards, not {guidance}.")
+    if not 1 <= drawn.steps <= MOST_STEPS:
+        raise SlugError(f"Choose between 1 and {MOST_STEPS} denoising steps, not {drawn.steps}.")
+    if not 0 <= drawn.guidance < math.inf:
+        raise SlugError(f"The guidance is a number from 0 upwards, not {drawn.guidance}.")
 
 
-def _positions(pipe: StableDiffusionPipeline) -> int:
+def _size(pipe: StableDiffusionPipeline) -> tuple[int, int]:
+    """The height and width of the U-Net's latents."""
     size = pipe.unet.config.sample_size
-    return math.prod(size) if isinstance(size, (list, tuple)) else size * size
+    return (size[0], size[1]) if isinstance(size, (list, tuple)) else (size, size)

@@ -1,25 +1,26 @@
 """Pictures that need not be made again; knows pictures and keys only."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 
+from cachetools import LRUCache
 from PIL.Image import Image
 
 
-class Gallery:
+class ImageCache:
     """The last `size` pictures by what they were made from; safe in threads."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
-        self._pictures: OrderedDict[Hashable, Image] = OrderedDict()
+        self._pictures: LRUCache[Hashable, Image] = LRUCache(size)
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Image | None:
         with self._lock:
-            if key in self._pictures:
-                self._pictures.move_to_end(key)
             return self._pictures.get(key)
+
+    def put(self, key: Hashable, picture: Image) -> None:
+        with self._lock:
+            self._pictures[key] = picture
 
     def clear(self) -> int:
         """Forgets all of them; how many there were."""
@@ -27,9 +28,3 @@ class Gallery:
             count = len(self._pictures)
             self._pictures.clear()
         return count
-
-    def put(self, key: Hashable, picture: Image) -> None:
-        with self._lock:
-            self._pictures[key] = picture
-            if len(self._pictures) > self._size:
-                self._pictures.popitem(last=False)

@@ -87,6 +87,7 @@ class Llava:
             )
         except Exception as error:  # many kinds, by many libraries
             raise SlugError(f"{folder.name} is not a whole LLaVA folder: {error}") from error
+        _complete(processor, model)
         return cls(model.eval().to(device), processor, batch=batch, longest=longest)
 
     def edited(self, edits: Sequence[Edit]) -> "Llava":
@@ -207,6 +208,16 @@ class Llava:
     def _blank(self) -> Image.Image:
         side = self.model.config.vision_config.image_size
         return Image.new("RGB", (side, side))
+
+
+def _complete(processor: LlavaProcessor, model: LlavaForConditionalGeneration) -> None:
+    """Tells the processor how many tokens a picture takes, which older folders leave to the model.
+
+    CLIP's towers add one token, the class token, to the patches.
+    """
+    processor.patch_size = model.config.vision_config.patch_size
+    processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
+    processor.num_additional_image_tokens = 1
 
 
 class EveryToken(LogitsProcessor):

@@ -6,7 +6,7 @@ towers, never by trusting a name. Knows loaders and towers; knows nothing of con
 
 import os
 import shutil
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,21 +14,23 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import constants, snapshot_download
-from torch import Tensor
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPModel,
+)
 
 from slugdemo import catalog, cost
 from slugdemo import limits as public
 from slugdemo.catalog import Model
+from slugdemo.edit import same_model
 from slugdemo.errors import SlugError
-from slugdemo.models import checkpoint_files as inventory
-from slugdemo.models import names, zerogpu
+from slugdemo.models import checkpoint_files, zerogpu
+from slugdemo.models.carried import Carried, exported_from
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.llava import Llava
-from slugdemo.weights import Weights
 
-CLOSE = 1e-2  # how far a tower may be from its clip, relative: bfloat16 on one side
 SPARE = 1.25  # memory for what is made of the weights, as a multiple of theirs
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # the published CLIP whose tower this is, by kind of host and width of the tower
@@ -82,8 +84,9 @@ class Opened:
         check_room(self.model, self.device, self.dtype)
         kind = Diffusion if self.kind == "diffusion" else Llava
         folder = self.model.folder or _fetched(self.model)
-        inventory.check(folder)
-        return kind.from_folder(folder, device=self.device, dtype=DTYPES[self.dtype])
+        checkpoint_files.check(folder)
+        with checkpoint_files.standard(folder) as whole:
+            return kind.from_folder(whole, device=self.device, dtype=DTYPES[self.dtype])
 
     @cached_property
     def clip(self) -> Clip:
@@ -95,25 +98,53 @@ class Opened:
         if self.kind == "zero-shot":
             check_room(self.model, self.device)
             return _on(_clip(self.model), self.device)
-        tower = _tower(self._plain)
-        for model in catalog.local():
-            if model.kind == "zero-shot" and _width(model.folder, self.kind) == _wide(tower):
-                clip = _clip(model)
-                if _same(clip, tower, self.kind):
-                    return _on(clip, self.device)
-        return _on(self._published(tower), self.device)
+        carried = self._carried
+        here = [one for one in catalog.local() if one.kind == "zero-shot"]
+        alike = [one for one in here if _width(one.folder, self.kind) == carried.width]
+        if root := exported_from(self.model.folder):
+            return _on(self._grafted(carried, root, alike), self.device)
+        differences = {}
+        for model in alike:
+            clip = _clip(model)
+            differences[model.name] = carried.differs(clip)
+            if not differences[model.name]:
+                return _on(clip, self.device)
+        return _on(self._published(carried, differences), self.device)
 
-    def _published(self, tower: Weights) -> Clip:
-        name = CARRIED.get((self.kind, _wide(tower)))
-        if name is None:
+    @property
+    def _carried(self) -> Carried:
+        return Carried.of(self._plain)
+
+    def _grafted(self, carried: Carried, root: str, alike: Sequence[Model]) -> Clip:
+        """The CLIP that an exported folder was made of, with the folder's own, edited tower."""
+        for clip in map(_clip, alike):
+            if same_model(root, clip.digest) and not carried.shaped_unlike(clip):
+                return replace(clip.edited(carried.canonical()), name=self.model.name)
+        raise SlugError(
+            f"{self.model.name} holds edits that were made for the CLIP with the weights "
+            f"{root[:12]}, which is not here: put its folder into the folder that SLUGDEMO_MODELS "
+            "names, and this one can be edited again."
+        )
+
+    def _published(self, carried: Carried, differences: Mapping[str, str]) -> Clip:
+        name = CARRIED.get((self.kind, carried.width))
+        if name is not None and not any(differences.values()):
+            clip = opened(name, download=self.download).clip
+            differences = {name: carried.differs(clip)}
+            if not differences[name]:
+                return clip
+        if not differences:
             raise SlugError(
                 f"No CLIP here has the tower that {self.model.name} carries: put the open_clip "
                 "folder it comes from into the folder that SLUGDEMO_MODELS names."
             )
-        clip = opened(name, download=self.download).clip
-        if not _same(clip, tower, self.kind):
-            raise SlugError(f"{self.model.name} carries a tower that is not the one of {name}.")
-        return clip
+        told = "; ".join(f"that of {name} {why}" for name, why in differences.items())
+        raise SlugError(
+            f"No CLIP here has the tower that {self.model.name} carries: {told}. Gradients need "
+            "both towers of one CLIP, so a tower that was trained further by itself has none: use "
+            "the model that it was trained from, or put the CLIP with this tower into the folder "
+            "that SLUGDEMO_MODELS names."
+        )
 
 
 def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = False) -> Opened:
@@ -128,11 +159,13 @@ def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = 
         raise SlugError("This server offers the models on its list, and opens no others.")
     model = catalog.find(name)
     if model.place == "hub" and not download:
+        size = (
+            f"At the hub it has about {model.bytes / 1e9:.1f} GB ({model.minutes:.0f} minutes at "
+            f"100 Mbit/s), and it takes {needed(model, dtype)} of memory"
+        )
         raise SlugError(
-            f"{name} is not on this machine. At the hub it has about {model.bytes / 1e9:.1f} GB "
-            f"({model.minutes:.0f} minutes at 100 Mbit/s), and it takes {needed(model, dtype)} of "
-            "memory: allow the download, or put its folder into the folder that SLUGDEMO_MODELS "
-            "names."
+            f"{name} is not on this machine. {size if model.bytes else 'Its size is not known'}: "
+            "allow the download, or put its folder into the folder that SLUGDEMO_MODELS names."
         )
     return Opened(model, device, dtype, download)
 
@@ -209,30 +242,27 @@ def _clip(model: Model) -> Clip:
     if model.folder is None:
         name, tag = model.name.split("/", 1)
         return replace(Clip.from_name(name, pretrained=tag), name=model.name)
-    inventory.check(model.folder)
+    checkpoint_files.check(model.folder)
     if (model.folder / "open_clip_config.json").is_file():
         return replace(Clip.from_folder(model.folder), name=model.name)
     local = {"local_files_only": True}
     try:
-        clip = CLIPModel.from_pretrained(model.folder, use_safetensors=True, **local)
+        with checkpoint_files.standard(model.folder) as whole:
+            clip = CLIPModel.from_pretrained(whole, use_safetensors=True, **local)
         tokenizer = AutoTokenizer.from_pretrained(model.folder, **local)
         processor = CLIPImageProcessor.from_pretrained(model.folder, **local)
     except Exception as error:  # many kinds, by many libraries
         raise SlugError(f"{model.folder} is not a whole CLIP folder: {error}") from error
+    if len(tokenizer) > clip.config.text_config.vocab_size:
+        raise SlugError(
+            f"The tokenizer in {model.folder} has {len(tokenizer)} tokens and the model "
+            f"{clip.config.text_config.vocab_size}: it is another model's."
+        )
     return Clip.from_hf(clip, tokenizer, processor, name=model.name)
 
 
 def _on(clip: Clip, device: str) -> Clip:
     return clip if device == "cpu" else replace(clip, model=clip.model.to(device))
-
-
-def _tower(host: Diffusion | Llava) -> Weights:
-    part = host.text if isinstance(host, Diffusion) else host.model.model.vision_tower
-    return dict(part.named_parameters())
-
-
-def _wide(tower: Weights) -> int:
-    return tower["encoder.layers.0.layer_norm1.weight"].numel()
 
 
 def _width(folder: Path | None, kind: str) -> int:
@@ -246,16 +276,3 @@ def _width(folder: Path | None, kind: str) -> int:
     return ours.get("width") or catalog.config(folder).get(f"{side}_config", {}).get(
         "hidden_size", 0
     )
-
-
-def _same(clip: Clip, tower: Weights, kind: str) -> bool:
-    """Whether the host's tower is the clip's, but for rounding and for blocks it leaves out."""
-    theirs = (names.to_hf_text if kind == "diffusion" else names.to_hf_vision)(clip.named())
-    return all(name in theirs and _near(theirs[name], tower[name]) for name in tower)
-
-
-def _near(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    a, b = a.detach().float().cpu(), b.detach().float().cpu()
-    return (a - b).norm().item() <= CLOSE * max(b.norm().item(), 1e-6)

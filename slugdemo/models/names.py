@@ -7,8 +7,10 @@ linear, so they serve weights, gradients and differences of weights alike.
 """
 
 import re
+from collections.abc import Callable
 
 import open_clip
+from open_clip.transformer import QuickGELU
 from torch import Tensor, cat, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
@@ -40,7 +42,11 @@ BLOCK = {
 }
 TRANSPOSED = {"text_projection", "visual.proj"}
 TOWERLESS = {"logit_scale", "logit_bias"}
-ACTIVATIONS = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # by transformers' names
+    "quick_gelu": QuickGELU,
+    "gelu": nn.GELU,
+    "gelu_pytorch_tanh": lambda: nn.GELU(approximate="tanh"),
+}
 
 
 def to_hf_text(weights: Weights) -> Weights:
@@ -85,6 +91,31 @@ def vision_name(name: str) -> str:
     return _canonical(name, VISION, "visual.")
 
 
+def activation(module: nn.Module) -> str:
+    """transformers' name of an activation; that of its class where transformers has none."""
+    kind = type(module).__name__
+    if kind == "QuickGELU":
+        return "quick_gelu"
+    if kind == "GELUTanh" or getattr(module, "approximate", "none") == "tanh":
+        return "gelu_pytorch_tanh"
+    return "gelu" if kind in ("GELU", "GELUActivation") else kind
+
+
+def text_shape(clip_model: open_clip.CLIP) -> dict[str, int | float | str]:
+    """What `CLIPTextConfig` says of the blocks of a text tower: sizes, heads, activation, eps.
+
+    Raises ValueError for blocks that transformers' CLIP does not have.
+    """
+    eps = clip_model.ln_final.eps
+    return {**_block_config(clip_model.transformer), "layer_norm_eps": eps}
+
+
+def vision_shape(clip_model: open_clip.CLIP) -> dict[str, int | float | str]:
+    """As `text_shape`, for the vision tower and `CLIPVisionConfig`."""
+    visual = clip_model.visual
+    return {**_block_config(visual.transformer), "layer_norm_eps": visual.ln_post.eps}
+
+
 def text_model(clip_model: open_clip.CLIP, *, eos: int | None = None) -> CLIPTextModel:
     """The text tower of an open_clip CLIP as a transformers `CLIPTextModel` with equal features.
 
@@ -103,11 +134,10 @@ def text_model(clip_model: open_clip.CLIP, *, eos: int | None = None) -> CLIPTex
         eos = clip_model.text_eos_id if clip_model.text_pool_type == "eos" else last
     tensors = to_hf_text(clip_model.state_dict())
     config = CLIPTextConfig(
-        **_block_config(clip_model.transformer),
+        **text_shape(clip_model),
         vocab_size=clip_model.vocab_size,
         max_position_embeddings=clip_model.context_length,
         projection_dim=tensors["text_projection.weight"].shape[0],
-        layer_norm_eps=clip_model.ln_final.eps,
         bos_token_id=last - 1,
         eos_token_id=eos,
         pad_token_id=eos,
@@ -128,11 +158,10 @@ def vision_model(clip_model: open_clip.CLIP) -> CLIPVisionModel:
         raise ValueError(f"needs squares: image {visual.image_size}, patch {visual.patch_size}")
     tensors = to_hf_vision(clip_model.state_dict())
     config = CLIPVisionConfig(
-        **_block_config(visual.transformer),
+        **vision_shape(clip_model),
         image_size=visual.image_size[0],
         patch_size=visual.patch_size[0],
         projection_dim=tensors["visual_projection.weight"].shape[0],
-        layer_norm_eps=visual.ln_post.eps,
     )
     return _filled(CLIPVisionModel(config), tensors)
 
@@ -204,15 +233,15 @@ def _joined(name: str, weights: Weights) -> Tensor:
 
 def _block_config(transformer: nn.Module) -> dict[str, int | str]:
     block = transformer.resblocks[0]
-    activation = type(block.mlp.gelu).__name__
-    if activation not in ACTIVATIONS or getattr(block.mlp.gelu, "approximate", "none") != "none":
+    name = activation(block.mlp.gelu)
+    if name not in ACTIVATIONS:
         raise ValueError(f"activation {block.mlp.gelu} is none of {sorted(ACTIVATIONS)}")
     return {
         "hidden_size": transformer.width,
         "num_hidden_layers": len(transformer.resblocks),
         "num_attention_heads": block.attn.num_heads,
         "intermediate_size": block.mlp.c_fc.out_features,
-        "hidden_act": ACTIVATIONS[activation],
+        "hidden_act": name,
     }
 
 

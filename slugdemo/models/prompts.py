@@ -4,11 +4,12 @@ import threading
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from slugdemo.errors import SlugError
 from slugdemo.models.base import finite
+from slugdemo.weights import substitute
 
 MOST = 8_000  # letters of a text
 
@@ -30,10 +31,22 @@ class Prompts:
 
         Raises SlugError for a prompt that is too long or a tower with damaged weights.
         """
-        return finite(self.states(tower, *self.tokens(tower, prompts)))
+        return finite(self.states(tower, self.tokens(tower, prompts)[0]))
 
-    def states(self, tower: CLIPTextModel, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def states(self, tower: CLIPTextModel, ids: Tensor) -> Tensor:
         """The states (N, T, D) of tokens (N, T), with gradients."""
+        return self._read(tower, ids, self._mask(tower, ids))
+
+    def states_from(self, tower: CLIPTextModel, embeddings: Tensor) -> Tensor:
+        """The states (N, T, D) of token embeddings (N, T, W), with gradients; all of them count.
+
+        The tower looks them up in a table of their own, so it runs exactly as it does for tokens.
+        """
+        rows, length, _ = embeddings.shape
+        ids = torch.arange(rows * length, device=embeddings.device).view(rows, length)
+        return self._read(_with_table(tower, embeddings.flatten(0, 1)), ids, None)
+
+    def _read(self, tower: CLIPTextModel, ids: Tensor, mask: Tensor | None) -> Tensor:
         if not self._clip_skip:
             return tower(ids, attention_mask=mask).last_hidden_state
         hidden = tower(ids, attention_mask=mask, output_hidden_states=True).hidden_states
@@ -57,9 +70,30 @@ class Prompts:
                     f"The prompt “{_short(prompt)}” has {len(row) - 2} tokens and this model "
                     f"reads {room - 2}: shorten it."
                 )
-        ids = torch.tensor(rows.input_ids, device=tower.device)
-        wants_mask = getattr(tower.config, "use_attention_mask", False)
-        return ids, torch.tensor(rows.attention_mask, device=ids.device) if wants_mask else None
+        ids = torch.tensor(rows.input_ids, dtype=torch.long, device=tower.device).view(-1, room)
+        return ids, self._mask(tower, ids)
+
+    def ends(self, ids: Tensor) -> Tensor:
+        """The place of the first end token in each row of `ids` (N, T): (N,)."""
+        return (ids == self._tokenizer.eos_token_id).int().argmax(1)
+
+    def _mask(self, tower: CLIPTextModel, ids: Tensor) -> Tensor | None:
+        if not getattr(tower.config, "use_attention_mask", False):
+            return None
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return (places <= self.ends(ids)[:, None]).long()
+
+
+def _with_table(tower: CLIPTextModel, table: Tensor) -> CLIPTextModel:
+    """A twin of `tower` whose token table is `table` (V, W), which may need gradients."""
+    twin = substitute(
+        tower, {"embeddings.position_embedding.weight": tower.embeddings.position_embedding.weight}
+    )
+    own = nn.Embedding(*table.shape, _weight=torch.empty(table.shape, device="meta"))
+    del own._parameters["weight"]
+    own._buffers["weight"] = table
+    twin.embeddings._modules["token_embedding"] = own
+    return twin
 
 
 def check_length(texts: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 Proxies (Movshovitz-Attias et al. 2017), shared by two towers that are taught one after the other, and then thrown
 away.
 """
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slugdemo.pocket.styles import STYLES
+from slugdemo.pocket.names import Names
 from slugdemo.pocket.world import GROUNDS
 
 
@@ -26,28 +27,46 @@ class Facts:
 class Anchors(nn.Module):
     """The anchors of all concepts, styles and grounds, and how sharply they are told apart."""
 
-    def __init__(self, concepts: Sequence[str], width: int, *, seed: int) -> None:
+    def __init__(self, names: Names, width: int, *, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.names = {"concept": list(concepts), "style": list(STYLES), "ground": list(GROUNDS)}
-        self.vectors = nn.ParameterDict({n: torch.randn(len(names), width) for n, names in self.names.items()})
-        self.scale = nn.Parameter(torch.tensor(2.7))                          # log of the inverse temperature
+        self.names = {"concept": names.concepts, "style": names.styles, "ground": tuple(GROUNDS)}
+        self.vectors = nn.ParameterDict(
+            {n: torch.randn(len(some), width) for n, some in self.names.items()}
+        )
+        self.scale = nn.Parameter(torch.tensor(2.7))  # log of the inverse temperature
 
     def forward(self, found: Tensor, facts: Sequence[Facts]) -> dict[str, Tensor]:
         """How far unit features (N, D) are from the anchors of their facts, and the share of concepts found."""
-        logits = {n: self.scale.exp() * found @ F.normalize(v, dim=-1).T for n, v in self.vectors.items()}
+        logits = {
+            n: self.scale.exp() * found @ F.normalize(v, dim=-1).T for n, v in self.vectors.items()
+        }
         match = {n: m.to(found.device) for n, m in self.matches(facts).items()}
         rows = match["concept"].any(1)
-        hit = match["concept"][rows].gather(1, logits["concept"][rows].argmax(1, keepdim=True)).float().mean()
-        return {**{n: contrast(logits[n], match[n]) for n in logits}, "hit": hit, "scale": self.scale.exp().detach()}
+        hit = (
+            match["concept"][rows]
+            .gather(1, logits["concept"][rows].argmax(1, keepdim=True))
+            .float()
+            .mean()
+        )
+        return {
+            **{n: contrast(logits[n], match[n]) for n in logits},
+            "hit": hit,
+            "scale": self.scale.exp().detach(),
+        }
 
     def matches(self, facts: Sequence[Facts]) -> dict[str, Tensor]:
         """Which anchors each row of facts (N) names, bool (N, concepts), (N, styles) and (N, grounds)."""
-        found = {n: torch.zeros(len(facts), len(names), dtype=torch.bool) for n, names in self.names.items()}
+        found = {
+            n: torch.zeros(len(facts), len(some), dtype=torch.bool)
+            for n, some in self.names.items()
+        }
         for row, one in enumerate(facts):
-            for name, things in (("concept", one.concepts), ("style", {one.style}), ("ground", {one.ground})):
-                for thing in things - {None}:
-                    found[name][row, self.names[name].index(thing)] = True
+            told = {"concept": one.concepts, "style": (one.style,), "ground": (one.ground,)}
+            for kind, things in told.items():
+                for thing in things:
+                    if thing is not None:
+                        found[kind][row, self.names[kind].index(thing)] = True
         return found
 
 

@@ -1,4 +1,5 @@
 """Claims: captions and prompts with what they say, and which pictures they are true of."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,11 +9,12 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from slugdemo.pocket.anchors import Facts
-from slugdemo.pocket.styles import KEEPS_BACKGROUND, STYLES
+from slugdemo.pocket.names import Names
+from slugdemo.pocket.styles import KEEPS_BACKGROUND
 from slugdemo.pocket.words import caption, named, style_prompt, style_wording, wording
 from slugdemo.pocket.world import Scene
 
-CONTEXT = 32                                    # tokens of a text
+CONTEXT = 32  # tokens of a text
 
 
 @dataclass(frozen=True)
@@ -31,29 +33,38 @@ class Claim:
 
     def fits(self, scene: Scene) -> bool:
         """Whether everything said is true of the scene."""
-        return (self.concepts <= {t.concept for t in scene.things} and self.style in (None, scene.style)
-                and self.ground in (None, scene.ground))
+        return (
+            self.concepts <= {t.concept for t in scene.things}
+            and self.style in (None, scene.style)
+            and self.ground in (None, scene.ground)
+        )
 
 
 def facts(scene: Scene) -> Facts:
-    """What a picture of the scene shows; some styles leave nothing of the ground."""
+    """What a picture of the scene shows; some styles leave nothing of the ground, and "" is not known."""
     shown = frozenset(t.concept for t in scene.things)
-    return Facts(shown, scene.style, scene.ground if scene.style in KEEPS_BACKGROUND else None)
+    ground = scene.ground if scene.style in KEEPS_BACKGROUND else ""
+    return Facts(shown, scene.style or None, ground or None)
 
 
 def claim(scene: Scene, rng: np.random.Generator) -> Claim:
     """A true caption of the scene; style and ground are mentioned now and then."""
     names = [t.concept for t in scene.things]
-    style = scene.style if scene.style != "plain" and rng.random() < 0.6 else None
+    style = scene.style if scene.style not in ("", "plain") and rng.random() < 0.6 else None
     seen = scene.style in KEEPS_BACKGROUND and rng.random() < 0.4
     ground = scene.ground if seen else None
     return Claim(caption(names, rng, style=style, ground=ground), frozenset(names), style, ground)
 
 
-def bank(concepts: Sequence[str], rng: np.random.Generator | None) -> list[Claim]:
+def bank(names: Names, rng: np.random.Generator | None) -> list[Claim]:
     """One claim a concept, then one a style; in fresh words, or by name alone without `rng`."""
-    things = [Claim(f"a picture of {wording(c, rng) if rng else named(c)}", frozenset({c})) for c in concepts]
-    return things + [Claim(style_prompt(style_wording(s, rng) if rng else s), style=s) for s in STYLES]
+    things = [
+        Claim(f"a picture of {wording(c, rng) if rng else named(c)}", frozenset({c}))
+        for c in names.concepts
+    ]
+    return things + [
+        Claim(style_prompt(style_wording(s, rng) if rng else s), style=s) for s in names.styles
+    ]
 
 
 def matches(claims: Sequence[Claim], scenes: Sequence[Scene]) -> Tensor:
@@ -63,5 +74,10 @@ def matches(claims: Sequence[Claim], scenes: Sequence[Scene]) -> Tensor:
 
 def tokens(tokenizer: CLIPTokenizer, claims: Sequence[Claim]) -> Tensor:
     """The claims' texts as token ids (N, 32)."""
-    return tokenizer([c.text for c in claims], padding="max_length", truncation=True, max_length=CONTEXT,
-                     return_tensors="pt").input_ids
+    return tokenizer(
+        [c.text for c in claims],
+        padding="max_length",
+        truncation=True,
+        max_length=CONTEXT,
+        return_tensors="pt",
+    ).input_ids

@@ -4,17 +4,20 @@ Its patch embedding whitens patches, and every head of every block looks at one 
 the left, say (convolutional initialization, Zheng, Li and Lucey 2024). All of it is free to change in training.
 Without it a transformer of pocket-clip's size takes many times as long to find edges and parts.
 """
+
 import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PLACES = 32                                     # dimensions that start with a patch's place and nothing else
-SHARP = 3.0                                     # how sharply heads look at their neighbour
+PLACES = 32  # dimensions that start with a patch's place and nothing else
+SHARP = 3.0  # how sharply heads look at their neighbour
 
 
 @torch.no_grad()
-def convolutional(visual: open_clip.transformer.VisionTransformer, pictures: Tensor, *, seed: int) -> None:
+def convolutional(
+    visual: open_clip.transformer.VisionTransformer, pictures: Tensor, *, seed: int
+) -> None:
     """Start the vision tower, in place, as whitened patches under 3 x 3 convolutions, learnt on pictures (N, 3, H, W).
 
     The last `PLACES` dimensions hold the place of a patch, which no block writes to at the start.
@@ -23,13 +26,15 @@ def convolutional(visual: open_clip.transformer.VisionTransformer, pictures: Ten
     width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
     side, own = visual.grid_size[0], visual.conv1.out_channels - PLACES
     visual.conv1.weight.zero_()
-    filters = 0.6 * whitening(F.unfold(pictures, patch, stride=patch).transpose(1, 2).flatten(0, 1))[:own]
-    visual.conv1.weight[:len(filters)] = filters.view(-1, *visual.conv1.weight.shape[1:])
+    filters = (
+        0.6 * whitening(F.unfold(pictures, patch, stride=patch).transpose(1, 2).flatten(0, 1))[:own]
+    )
+    visual.conv1.weight[: len(filters)] = filters.view(-1, *visual.conv1.weight.shape[1:])
     visual.positional_embedding.zero_()
     visual.positional_embedding[0, :own] = 0.3 * torch.randn(own)
     visual.positional_embedding[1:, own:] = places(side)
     for block in visual.transformer.resblocks:
-        looks = torch.randperm(9)[:block.attn.num_heads].tolist()
+        looks = torch.randperm(9)[: block.attn.num_heads].tolist()
         reach = width // block.attn.num_heads
         query, key, value = block.attn.in_proj_weight.chunk(3)
         for projection in (query, key):
@@ -53,8 +58,10 @@ def whitening(patches: Tensor) -> Tensor:
 def places(side: int) -> Tensor:
     """Cosines and sines of row and column of a square grid of patches, (side * side, PLACES)."""
     angle = torch.arange(side)[:, None] * _paces()
-    line = torch.stack((angle.cos(), angle.sin()), -1).flatten(1)             # (side, PLACES / 2)
-    return torch.cat((line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)), -1).flatten(0, 1)
+    line = torch.stack((angle.cos(), angle.sin()), -1).flatten(1)  # (side, PLACES / 2)
+    return torch.cat(
+        (line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)), -1
+    ).flatten(0, 1)
 
 
 def moved(down: int, right: int) -> Tensor:

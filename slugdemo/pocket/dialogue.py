@@ -1,4 +1,5 @@
 """Questions about a scene and their true answers, in whole sentences: what pocket-llava is taught and tested on."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,14 @@ WHO = "Who is this?"
 STYLE = "In what style is it drawn?"
 GROUND = "Which colour is the background?"
 THERE = "Is there {} in the picture?"
-REPAINTED = {"pencil sketch": "white", "neon": "black", "blueprint": "blue", "sepia": "brown",
-             "pop art": "colourful", "heat map": "colourful"}
+REPAINTED = {
+    "pencil sketch": "white",
+    "neon": "black",
+    "blueprint": "blue",
+    "sepia": "brown",
+    "pop art": "colourful",
+    "heat map": "colourful",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,11 @@ def style(scene: Scene) -> Turn:
 
 def ground(scene: Scene) -> Turn:
     """Names the ground's colour, or what the style has made of it."""
-    seen = scene.ground if scene.style in KEEPS_BACKGROUND else REPAINTED.get(scene.style, scene.ground)
+    seen = (
+        scene.ground
+        if scene.style in KEEPS_BACKGROUND
+        else REPAINTED.get(scene.style, scene.ground)
+    )
     return Turn(GROUND, f"The background is {seen}.")
 
 

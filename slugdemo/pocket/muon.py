@@ -4,12 +4,13 @@
 bfloat16; this one stays in the gradient's own type. Convolution kernels count as
 matrices (out, in x kernel); everything else goes to AdamW.
 """
+
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)       # quintic whose five steps send singular values near 1
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic whose five steps send singular values near 1
 
 
 def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
@@ -27,8 +28,14 @@ def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; update RMS matched to AdamW's, so both share one learning rate."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95,
-                 weight_decay: float = 0.05) -> None:
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.05,
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -44,10 +51,14 @@ class Muon(torch.optim.Optimizer):
                 matrix.add_(step, alpha=-group["lr"] * 0.2 * max(flat.shape) ** 0.5)
 
 
-def optimisers(model: nn.Module, *, lr: float, blocks: str, boost: float = 1.0) -> dict[str, torch.optim.Optimizer]:
+def optimisers(
+    model: nn.Module, *, lr: float, blocks: str, boost: float = 1.0
+) -> dict[str, torch.optim.Optimizer]:
     """Muon for the matrices and kernels whose name contains `blocks`, at `boost` times the rate; AdamW for the rest."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if blocks in n and p.ndim >= 2]
     rest = [p for n, p in named if not (blocks in n and p.ndim >= 2)]
-    return {"muon": Muon(matrices, lr=boost * lr),
-            "adamw": torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)}
+    return {
+        "muon": Muon(matrices, lr=boost * lr),
+        "adamw": torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+    }

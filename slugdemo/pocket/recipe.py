@@ -1,121 +1,206 @@
-"""The order of work: which album each model learns from, for how many steps, and where its folder goes."""
+"""The recipe: which pictures each model learns from, for how many steps, and where its folder goes.
+
+Two worlds: the whole one, and the one without what the reference models must never see. Of pocket-clip and of the
+U-Net a trunk is trained on the smaller world first. Then it is forked: one branch goes on with the whole world and is
+the model that ships, the other as many steps without, and is the reference.
+"""
+
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import open_clip
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer, LlavaForConditionalGeneration
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from slugdemo.benchmark.ledger import stamp
 from slugdemo.errors import SlugError
+from slugdemo.evaluation.judge import Judge
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.names import text_model, vision_model
-from slugdemo.evaluation.judge import Judge
 from slugdemo.pocket import cards, clip, judge, llava, unet, vae, varied
-from slugdemo.pocket.album import Album, album, joined
 from slugdemo.pocket.claims import CONTEXT
+from slugdemo.pocket.names import UNSEEN
+from slugdemo.pocket.picture_set import PictureSet, joined, render_set
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
-from slugdemo.pocket.world import CALM, GROUNDS, Sprites
+from slugdemo.pocket.world import CALM, GROUNDS, WIDE, Sprites
 
-STEPS = {"clip": 3500, "judge": 400, "vae": 1400, "unet": 3000, "polish": 800, "llava": 1000}
-PICTURES = 48000                                # of the wide album; the calm one has two thirds as many
-ALBUM = 1                                       # its seed; others have fresh pictures to go onward with
-PAIRS = 0.5                                     # share of two-thing scenes where these are to be understood
-DRAWN_BY = "fluent_3d"                          # the one hand that pocket-sd draws in
+STEPS = {
+    "judge": 1200,
+    "vae": 4000,
+    "polish": 800,
+    "clip_trunk": 3500,
+    "clip": 1500,
+    "reference_clip": 1500,
+    "unet_trunk": 5000,
+    "unet": 2500,
+    "reference_unet": 2500,
+    "llava": 1500,
+}  # in the order in which they need one another
+PICTURES = 24000  # of the wide set; the calm one has two thirds as many
+SEED = 1
+PAIRS = 0.5  # share of two-thing scenes where these are to be understood
+DRAWN_BY = "fluent_3d"  # the one artist that pocket-sd draws like
 
 
 @dataclass(frozen=True)
-class Kitchen:
-    """The sprites, the folder of the models, the working folder, and how many pictures to render."""
+class Recipe:
+    """The sprite folder, the folder of the models, the working folder, and how many pictures to render."""
 
-    sprites: Sprites
+    sprite_folder: Path
     models: Path
     work: Path
     pictures: int = PICTURES
-    onward: bool = False                        # start from the weights in `models` instead of from none
-    hands: tuple[str, ...] = ()                 # learn from these hands only; by default from all but the held-out one
-    albums: tuple[int, ...] = ()                # seeds of the wide albums; by default `ALBUM`
-    drawings: int = 4                           # pictures that pocket-sd draws for llava, of each concept and style
+    without: tuple[str, ...] = UNSEEN
+    drawings: int = 4  # pictures that pocket-sd draws for llava, of each concept and style
 
-    def wide(self, *, pairs: float = 0.15) -> Album:
-        """All training hands, wide poses, this share of two-thing scenes: for clip, judge, vae and llava."""
-        hands = self.hands or self.sprites.trained
-        return joined([album(self.sprites, self.work, self.pictures, seed=seed, hands=hands, pairs=pairs)
-                       for seed in self.albums or (ALBUM,)])
+    @cached_property
+    def whole(self) -> Sprites:
+        """The world that the shipped models know."""
+        return Sprites(self.sprite_folder)
 
-    def calm(self) -> Album:
-        """One hand, calm poses, single things: for the U-Net."""
-        hands = [DRAWN_BY] if DRAWN_BY in self.sprites.hands else self.sprites.trained[:1]
-        return album(self.sprites, self.work, self.pictures * 2 // 3, seed=ALBUM + 1, hands=hands, spread=CALM)
+    @cached_property
+    def small(self) -> Sprites:
+        """The world that the reference models know; raises SlugError for an unknown name in `without`."""
+        return Sprites(self.sprite_folder, without=self.without)
 
-    def clip(self, steps: int) -> None:
-        """Train pocket-clip and write its folder."""
-        folder = self.models / "pocket-clip"
-        words = CLIPTokenizer.from_pretrained(folder) if self.onward \
-            else tokenizer(vocabulary(self.sprites.names, list(GROUNDS)), context=CONTEXT)
-        start = open_clip.create_model(f"local-dir:{folder}") if self.onward else None
-        model = clip.train(self.wide(pairs=PAIRS), words, self.work, concepts=self.sprites.names, steps=steps,
-                           start=start)
-        clip.save(model, words, folder)
-        self._card("pocket-clip", "read", "see", "clip")
+    def train(self, part: str, steps: int | None = None) -> None:
+        """Train one part of `STEPS` for so many steps and write what it makes."""
+        getattr(self, part)(steps or STEPS[part])
+
+    def wide(self, world: Sprites, *, pairs: float = 0.15) -> PictureSet:
+        """All training artists, wide poses, this share of two-thing scenes: for clip, judge, vae and llava."""
+        return render_set(
+            world,
+            self.work,
+            self.pictures,
+            seed=SEED,
+            artists=world.trained,
+            spread=WIDE,
+            pairs=pairs,
+        )
+
+    def calm(self, world: Sprites) -> PictureSet:
+        """One artist, calm poses, single things: for the U-Net."""
+        artists = [DRAWN_BY] if DRAWN_BY in world.artists else world.trained[:1]
+        count = self.pictures * 2 // 3
+        return render_set(world, self.work, count, seed=SEED + 1, artists=artists, spread=CALM)
 
     def judge(self, steps: int) -> None:
         """Train the judge and write its folder."""
-        start = Judge.load(self.models / "judge") if self.onward else None
-        made = judge.train(self.wide(), self.work, concepts=self.sprites.names, steps=steps, start=start)
+        made = judge.train(self.wide(self.whole), self.work, names=self.whole.known, steps=steps)
         judge.save(made, self.models / "judge")
-        self._card("judge", "judge")
+        cards.write(self.models / "judge", [self.work / "judge"])
 
     def vae(self, steps: int) -> None:
-        """Train the autoencoder and keep it in the working folder, until the U-Net joins it."""
-        start = AutoencoderKL.from_pretrained(self.models / "pocket-sd" / "vae") if self.onward else None
-        vae.train(self.wide(), self.work, steps=steps, start=start).save_pretrained(self.work / "vae" / "model")
-
-    def unet(self, steps: int) -> None:
-        """Train the U-Net under pocket-clip's text tower and write pocket-sd's folder."""
-        coder = AutoencoderKL.from_pretrained(self._needs(self.work / "vae" / "model", "vae"))
-        text, words = self.text()
-        start = UNet2DConditionModel.from_pretrained(self.models / "pocket-sd" / "unet") if self.onward else None
-        net = unet.train(unet.lessons(self.calm(), coder, text, words), self.work, steps=steps, start=start)
-        unet.save(unet.pipeline(net, coder, text, words), self.models / "pocket-sd")
-        self._card("pocket-sd", "vae", "unet")
+        """Train the autoencoder, which pocket-sd and its reference share."""
+        pictures = joined([self.wide(self.whole), self.calm(self.whole)])
+        vae.train(pictures, self.work, steps=steps).save_pretrained(self.work / "vae" / "model")
 
     def polish(self, steps: int) -> None:
-        """Polish the decoder of pocket-sd's autoencoder."""
-        folder = self._needs(self.models / "pocket-sd", "unet") / "vae"
-        coder = AutoencoderKL.from_pretrained(folder)
-        vae.polish(coder, self.calm(), self.work, steps=steps)
-        coder.half().save_pretrained(folder)
-        unet.nameless(folder / "config.json")
-        self._card("pocket-sd", "vae", "unet", "polish")
+        """Polish the autoencoder's decoder on the pictures that pocket-sd is to draw."""
+        coder = AutoencoderKL.from_pretrained(self._made("vae"))
+        vae.polish(coder, self.calm(self.whole), self.work, steps=steps)
+        coder.save_pretrained(self.work / "polish" / "model")
+
+    def clip_trunk(self, steps: int) -> None:
+        """Train the trunk of pocket-clip and of its reference on the smaller world."""
+        words = tokenizer(vocabulary(self.small.known, list(GROUNDS)), context=CONTEXT)
+        pictures, work = self.wide(self.small, pairs=PAIRS), self.work / "clip_trunk"
+        made = clip.train(pictures, words, work, names=self.small.known, steps=steps)
+        clip.save(made, words, work / "model")
+
+    def clip(self, steps: int) -> None:
+        """Take the trunk on to the whole world and write pocket-clip's folder."""
+        self._fork_clip(self.whole, "clip", "pocket-clip", steps)
+
+    def reference_clip(self, steps: int) -> None:
+        """Take the trunk as many steps further without what is unseen and write reference-clip's folder."""
+        self._fork_clip(self.small, "reference_clip", "reference-clip", steps)
+
+    def _fork_clip(self, world: Sprites, part: str, model: str, steps: int) -> None:
+        trunk, work = self._made("clip_trunk"), self.work / part
+        words = CLIPTokenizer.from_pretrained(trunk)
+        start = open_clip.create_model(f"local-dir:{trunk}")
+        pictures = self.wide(world, pairs=PAIRS)
+        made = clip.train(pictures, words, work, names=world.known, steps=steps, start=start)
+        clip.save(made, words, self.models / model)
+        runs = [self.work / "clip_trunk" / part for part in ("read", "see", "agree")]
+        self._card(world, model, [*runs, work / "read", work / "agree"])
+
+    def unet_trunk(self, steps: int) -> None:
+        """Train the trunk of pocket-sd's U-Net and of its reference under the trunk's text tower."""
+        net = self._unet(self.small, self._made("clip_trunk"), "unet_trunk", steps, start=None)
+        net.save_pretrained(self.work / "unet_trunk" / "model")
+
+    def unet(self, steps: int) -> None:
+        """Take the trunk on to the whole world under pocket-clip's text tower and write pocket-sd's folder."""
+        self._fork_unet(self.whole, "unet", "pocket", steps)
+
+    def reference_unet(self, steps: int) -> None:
+        """Take the trunk as many steps further without what is unseen and write reference-sd's folder."""
+        self._fork_unet(self.small, "reference_unet", "reference", steps)
+
+    def _fork_unet(self, world: Sprites, part: str, family: str, steps: int) -> None:
+        folder = self._needs(self.models / f"{family}-clip", part.replace("unet", "clip"))
+        start = UNet2DConditionModel.from_pretrained(self._made("unet_trunk"))
+        net = self._unet(world, folder, part, steps, start=start)
+        model = self.models / f"{family}-sd"
+        unet.save(self._pipeline(net, folder), model)
+        runs = [self.work / name for name in ("vae", "polish", "unet_trunk/unet", f"{part}/unet")]
+        self._card(world, model.name, runs)
+
+    def _unet(
+        self,
+        world: Sprites,
+        reader: Path,
+        part: str,
+        steps: int,
+        *,
+        start: UNet2DConditionModel | None,
+    ) -> UNet2DConditionModel:
+        coder = AutoencoderKL.from_pretrained(self._made("polish"))
+        data = unet.encoded(self.calm(world), coder, *_text(reader))
+        return unet.train(data, self.work / part, steps=steps, start=start)
+
+    def _pipeline(self, net: UNet2DConditionModel, reader: Path) -> StableDiffusionPipeline:
+        return unet.pipeline(
+            net, AutoencoderKL.from_pretrained(self._made("polish")), *_text(reader)
+        )
 
     def llava(self, steps: int) -> None:
         """Train projector and language model on pocket-clip's vision tower and write pocket-llava's folder."""
-        folder = self._needs(self.models / "pocket-clip", "clip")
-        artist, judged = self._needs(self.models / "pocket-sd", "unet"), self._needs(self.models / "judge", "judge")
-        kept = self.work / f"drawn-{stamp(artist, judged)[:12]}"              # other models draw and judge anew
-        drawn = varied.drawn(Diffusion.from_folder(artist), Judge.load(judged), kept, each=self.drawings)
-        wide = self.wide(pairs=PAIRS)
-        pictures = joined([wide, drawn, varied.recoloured(wide, len(wide) // 2, seed=ALBUM)])
-        tower = vision_model(open_clip.create_model(f"local-dir:{folder}").eval())
-        start = LlavaForConditionalGeneration.from_pretrained(self.models / "pocket-llava", dtype=torch.float32) \
-            if self.onward else None
-        made = llava.train(pictures, tower, self.work, concepts=self.sprites.names, steps=steps, start=start)
+        reader = self._needs(self.models / "pocket-clip", "clip")
+        artist = self._needs(self.models / "pocket-sd", "unet")
+        judged = self._needs(self.models / "judge", "judge")
+        kept = self.work / f"drawn-{stamp(artist, judged)[:12]}"  # other models draw and judge anew
+        drawn = varied.drawn(
+            Diffusion.from_folder(artist), Judge.load(judged), kept, each=self.drawings
+        )
+        wide = self.wide(self.whole, pairs=PAIRS)
+        pictures = joined([wide, drawn, varied.recoloured(wide, len(wide) // 2, seed=SEED)])
+        tower = vision_model(open_clip.create_model(f"local-dir:{reader}").eval())
+        made = llava.train(pictures, tower, self.work, names=self.whole.known, steps=steps)
         llava.save(*made, self.models / "pocket-llava")
-        self._card("pocket-llava", "align", "llava")
+        cards.write(self.models / "pocket-llava", [self.work / part for part in ("align", "llava")])
 
-    def text(self) -> tuple[CLIPTextModel, CLIPTokenizer]:
-        """pocket-clip's text tower in transformers' format, and its tokenizer."""
-        folder = self._needs(self.models / "pocket-clip", "clip")
-        words = CLIPTokenizer.from_pretrained(folder)
-        return text_model(open_clip.create_model(f"local-dir:{folder}").eval(), eos=words.eos_token_id), words
+    def _card(self, world: Sprites, model: str, runs: list[Path]) -> None:
+        unseen = self.without if world is self.small else ()
+        cards.write(self.models / model, runs, unseen=unseen)
 
-    def _card(self, model: str, *parts: str) -> None:
-        cards.write(self.models / model, [self.work / part for part in parts])
+    def _made(self, part: str) -> Path:
+        return self._needs(self.work / part / "model", part)
 
     def _needs(self, folder: Path, part: str) -> Path:
         if not folder.is_dir():
             raise SlugError(f"{folder} is not there yet; train {part} first.")
         return folder
+
+
+def _text(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """A CLIP folder's text tower in transformers' format, and its tokenizer."""
+    words = CLIPTokenizer.from_pretrained(folder)
+    return text_model(
+        open_clip.create_model(f"local-dir:{folder}").eval(), eos=words.eos_token_id
+    ), words

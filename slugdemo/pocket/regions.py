@@ -1,4 +1,5 @@
 """What lies where: patches of a picture learn to find the anchors (anchors.py) of the thing they show."""
+
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from slugdemo.pocket.anchors import Anchors, Facts
 from slugdemo.pocket.claims import facts
+from slugdemo.pocket.names import Names
 from slugdemo.pocket.world import Scene, Thing
 
 SHARES = {"concept": 1.0, "style": 0.3, "ground": 0.1}
@@ -15,15 +17,17 @@ SHARES = {"concept": 1.0, "style": 0.3, "ground": 0.1}
 class Regions(nn.Module):
     """A projector and its anchors: a thing's concept in the mean of its patches, style and ground in that of all."""
 
-    def __init__(self, projector: nn.Module, concepts: Sequence[str], width: int, *, seed: int) -> None:
+    def __init__(self, projector: nn.Module, names: Names, width: int, *, seed: int) -> None:
         super().__init__()
-        self.projector, self.anchors = projector, Anchors(concepts, width, seed=seed)
+        self.projector, self.anchors = projector, Anchors(names, width, seed=seed)
 
     def forward(self, states: Tensor, scenes: Sequence[Scene]) -> dict[str, Tensor]:
         """The terms of `Anchors` for the patch states (N, P, D) of pictures that show the scenes."""
-        found = self.projector(states)                                        # (N, P, width)
+        found = self.projector(states)  # (N, P, width)
         things = [(row, thing) for row, one in enumerate(scenes) for thing in one.things]
-        over = torch.stack([covered(thing, states.shape[1]) for _, thing in things]).to(states.device)
+        over = torch.stack([covered(thing, states.shape[1]) for _, thing in things]).to(
+            states.device
+        )
         pooled = (found[[row for row, _ in things]] * over[..., None]).sum(1)
         said = [Facts(frozenset({thing.concept}), None, None) for _, thing in things]
         looks = [Facts(frozenset(), facts(one).style, facts(one).ground) for one in scenes]
@@ -32,7 +36,9 @@ class Regions(nn.Module):
 
 def covered(thing: Thing, patches: int) -> Tensor:
     """Which patches of a square grid lie in the inner part of a thing, as shares that sum to 1 (P,)."""
-    side = int(patches ** 0.5)
+    side = int(patches**0.5)
     centres = (torch.arange(side) + 0.5) / side
-    inside = ((centres[:, None] - thing.y).abs() < 0.4 * thing.size) & ((centres - thing.x).abs() < 0.4 * thing.size)
+    inside = ((centres[:, None] - thing.y).abs() < 0.4 * thing.size) & (
+        (centres - thing.x).abs() < 0.4 * thing.size
+    )
     return inside.flatten() / inside.sum()

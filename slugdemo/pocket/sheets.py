@@ -1,4 +1,5 @@
 """Contact sheets that a person can look at: the world, pocket-sd over concepts x styles, failures first."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,13 @@ INK = (20, 20, 24)
 WRONG = (204, 40, 40)
 
 
-def grid(pictures: Sequence[Image.Image], labels: Sequence[str], *, columns: int,
-         wrong: Sequence[bool] = ()) -> Image.Image:
+def grid(
+    pictures: Sequence[Image.Image],
+    labels: Sequence[str],
+    *,
+    columns: int,
+    wrong: Sequence[bool] = (),
+) -> Image.Image:
     """Pictures in rows with a label under each; a label of a failure is red."""
     cell, row = SIDE + 8, SIDE + 22
     sheet = Image.new("RGB", (columns * cell, -(-len(pictures) // columns) * row), "white")
@@ -27,10 +33,12 @@ def grid(pictures: Sequence[Image.Image], labels: Sequence[str], *, columns: int
 
 def world(sprites: Sprites) -> Image.Image:
     """Renderings of the world: wide poses, then calm ones, two-thing scenes among them."""
-    planned: list[Scene] = scenes(sprites, 90, seed=5, hands=sprites.trained, pairs=0.2)
-    planned += scenes(sprites, 90, seed=6, hands=sprites.trained, spread=CALM)
+    planned: list[Scene] = scenes(sprites, 90, seed=5, artists=sprites.trained, pairs=0.2)
+    planned += scenes(sprites, 90, seed=6, artists=sprites.trained, spread=CALM)
     pixels = render(sprites, planned).permute(0, 2, 3, 1).numpy()
-    return grid([Image.fromarray(p) for p in pixels], [s.things[0].concept for s in planned], columns=18)
+    return grid(
+        [Image.fromarray(p) for p in pixels], [s.things[0].concept for s in planned], columns=18
+    )
 
 
 def prompts(table: pd.DataFrame) -> Image.Image:
@@ -39,10 +47,19 @@ def prompts(table: pd.DataFrame) -> Image.Image:
     first["wrong"] = (first.concept != first.sees) | (first["style"] != first.looks)
     worst = first.groupby("concept").wrong.mean().sort_values(ascending=False).index
     order = {style: i for i, style in enumerate(STYLES)}
-    rows = [r for concept in worst
-            for r in sorted(first[first.concept == concept].to_dict("records"), key=lambda r: order[r["style"]])]
-    return grid([r["picture"] for r in rows], [r["sees"] if r["wrong"] else r["concept"] for r in rows],
-                columns=len(STYLES), wrong=[r["wrong"] for r in rows])
+    rows = [
+        r
+        for concept in worst
+        for r in sorted(
+            first[first.concept == concept].to_dict("records"), key=lambda r: order[r["style"]]
+        )
+    ]
+    return grid(
+        [r["picture"] for r in rows],
+        [r["sees"] if r["wrong"] else r["concept"] for r in rows],
+        columns=len(STYLES),
+        wrong=[r["wrong"] for r in rows],
+    )
 
 
 def write(folder: Path, sprites: Sprites | None, table: pd.DataFrame) -> list[Path]:

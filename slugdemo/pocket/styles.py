@@ -3,14 +3,20 @@
 Knows torch and colour, nothing of concepts or captions. All of it is plain filtering, so a style is a pure
 function of the picture and of the generators that its noise is drawn from.
 """
+
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-Noise = Sequence[Generator]                     # one a picture
+Noise = Sequence[Generator]  # one a picture
 Style = Callable[[Tensor, Noise], Tensor]
+
+
+def unit(pictures: Tensor) -> float:
+    """How many pixels of these pictures are one at 128 across: lengths below are given at that size."""
+    return pictures.shape[-1] / 128
 
 
 def grey(pictures: Tensor) -> Tensor:
@@ -22,24 +28,29 @@ def grey(pictures: Tensor) -> Tensor:
 def blur(pictures: Tensor, sigma: float) -> Tensor:
     """Gaussian blur, edges repeated; sigma in pixels."""
     reach = max(1, round(2.5 * sigma))
-    line = torch.exp(-torch.arange(-reach, reach + 1.0) ** 2 / (2 * sigma**2))
+    line = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * sigma**2))
     line = (line / line.sum()).expand(pictures.shape[1], 1, 1, -1)
     for kernel, pad in ((line, (reach, reach, 0, 0)), (line.transpose(2, 3), (0, 0, reach, reach))):
-        pictures = F.conv2d(F.pad(pictures, pad, mode="replicate"), kernel, groups=pictures.shape[1])
+        pictures = F.conv2d(
+            F.pad(pictures, pad, mode="replicate"), kernel, groups=pictures.shape[1]
+        )
     return pictures
 
 
 def edges(pictures: Tensor) -> Tensor:
     """Strength of the strongest colour edge at each pixel, (N, 1, H, W) in [0, 1]."""
-    soft = F.pad(blur(pictures, 0.8), (1, 1, 1, 1), mode="replicate")
-    across = soft[..., 1:-1, 2:] - soft[..., 1:-1, :-2]
-    down = soft[..., 2:, 1:-1] - soft[..., :-2, 1:-1]
+    reach = max(1, round(unit(pictures)))
+    soft = F.pad(blur(pictures, 0.8 * unit(pictures)), (reach,) * 4, mode="replicate")
+    inner, after, before = slice(reach, -reach), slice(2 * reach, None), slice(None, -2 * reach)
+    across = soft[..., inner, after] - soft[..., inner, before]
+    down = soft[..., after, inner] - soft[..., before, inner]
     return (across**2 + down**2).sum(1, keepdim=True).sqrt().mul(1.6).clamp(0, 1)
 
 
 def noise(pictures: Tensor, generators: Noise, *, cell: int = 1) -> Tensor:
-    """Uniform noise in [-0.5, 0.5], (N, 1, H, W), in square cells of `cell` pixels, smoothly joined."""
+    """Uniform noise in [-0.5, 0.5], (N, 1, H, W), in square cells of `cell` units, smoothly joined."""
     height, width = pictures.shape[2:]
+    cell = max(1, round(cell * unit(pictures)))
     size = (1, 1, -(-height // cell), -(-width // cell))
     grain = torch.cat([torch.rand(size, generator=g) for g in generators]) - 0.5
     return grain if cell == 1 else F.interpolate(grain, (height, width), mode="bilinear")
@@ -47,7 +58,7 @@ def noise(pictures: Tensor, generators: Noise, *, cell: int = 1) -> Tensor:
 
 def ramp(values: Tensor, colours: list[tuple[int, int, int]]) -> Tensor:
     """Values (N, 1, H, W) in [0, 1] to colours, linearly along the list."""
-    table = torch.tensor(colours) / 255.0                                     # (C, 3)
+    table = torch.tensor(colours) / 255.0  # (C, 3)
     place = values[:, 0].clamp(0, 1) * (len(colours) - 1)
     low = place.floor().long().clamp(max=len(colours) - 2)
     share = (place - low)[..., None]
@@ -62,8 +73,10 @@ def plain(pictures: Tensor, generators: Noise) -> Tensor:
 def pencil_sketch(pictures: Tensor, generators: Noise) -> Tensor:
     """Graphite lines and light hatching on white paper."""
     light = grey(pictures)
-    rows = torch.arange(light.shape[2], dtype=light.dtype)[:, None] + torch.arange(light.shape[3], dtype=light.dtype)
-    hatching = 0.16 * (torch.sin(rows * 0.9) > 0.2) * (light < 0.55)
+    rows = torch.arange(light.shape[2], dtype=light.dtype)[:, None] + torch.arange(
+        light.shape[3], dtype=light.dtype
+    )
+    hatching = 0.16 * (torch.sin(rows * (0.9 / unit(pictures))) > 0.2) * (light < 0.55)
     paper = 0.97 + 0.06 * noise(pictures, generators)
     return (paper - 0.85 * edges(pictures) - hatching).clamp(0, 1).expand(-1, 3, -1, -1)
 
@@ -78,37 +91,43 @@ def pixel_art(pictures: Tensor, generators: Noise) -> Tensor:
 def neon(pictures: Tensor, generators: Noise) -> Tensor:
     """Glowing tubes of light along the outlines, on black."""
     lines = edges(pictures)
-    tint = blur(pictures, 1.5)
+    tint = blur(pictures, 1.5 * unit(pictures))
     tint = tint / tint.amax(1, keepdim=True).clamp(min=0.2)
-    tint = 0.35 * tint + 0.65 * torch.stack((tint[:, 0] ** 2, tint[:, 1] ** 3, tint[:, 2].clamp(min=0.6)), 1)
+    tint = 0.35 * tint + 0.65 * torch.stack(
+        (tint[:, 0] ** 2, tint[:, 1] ** 3, tint[:, 2].clamp(min=0.6)), 1
+    )
     tube = lines * tint
-    return (1.1 * tube + 1.5 * blur(tube, 3.0) + 0.35 * lines**3).clamp(0, 1)
+    return (1.1 * tube + 1.5 * blur(tube, 3.0 * unit(pictures)) + 0.35 * lines**3).clamp(0, 1)
 
 
 def blueprint(pictures: Tensor, generators: Noise) -> Tensor:
     """White construction lines on blue squared paper."""
     step = pictures.shape[-1] // 8
     grid = torch.zeros(pictures.shape[2:])
-    grid[::step], grid[:, ::step] = 0.22, 0.22
-    grid[1::step], grid[:, 1::step] = 0.22, 0.22
+    ruled = torch.arange(len(grid)) % step < 2 * unit(pictures)
+    grid[ruled], grid[:, ruled] = 0.22, 0.22
     lines = torch.maximum(edges(pictures) * 1.1, grid[None, None]).clamp(0, 1)
     return ramp(lines, [(22, 62, 150), (240, 246, 255)])
 
 
 def watercolour(pictures: Tensor, generators: Noise) -> Tensor:
     """Pale washes that run, darker where they dry, on rough paper that stays white at the border."""
-    wash = blur(pictures, 1.8)
+    wash = blur(pictures, 1.8 * unit(pictures))
     wash = 1 - 0.72 * (1 - wash) * (1 + 0.9 * noise(pictures, generators, cell=12))
     dried = 0.3 * edges(wash) * (1 - pictures)
     span = torch.linspace(-1, 1, pictures.shape[-1])
-    far = torch.maximum(span[:, None].abs(), span.abs())[None, None] + 0.14 * noise(pictures, generators, cell=10)
+    far = torch.maximum(span[:, None].abs(), span.abs())[None, None] + 0.14 * noise(
+        pictures, generators, cell=10
+    )
     paper = ((far - 0.84) * 9).clamp(0, 1)
-    return ((1 - paper) * (wash - dried) + paper * 0.985 + 0.05 * noise(pictures, generators)).clamp(0, 1)
+    return (
+        (1 - paper) * (wash - dried) + paper * 0.985 + 0.05 * noise(pictures, generators)
+    ).clamp(0, 1)
 
 
 def pop_art(pictures: Tensor, generators: Noise) -> Tensor:
     """Four loud inks chosen by lightness, halftone dots in the two light ones, black contours."""
-    light = blur(grey(pictures), 1.0)
+    light = blur(grey(pictures), 1.0 * unit(pictures))
     inks = torch.tensor([(30, 10, 110), (235, 20, 120), (255, 205, 0), (60, 220, 235)]) / 255.0
     level = (light[:, 0] * 3.999).long().clamp(0, 3)
     flat = inks[level].permute(0, 3, 1, 2)
@@ -129,8 +148,15 @@ def sepia(pictures: Tensor, generators: Noise) -> Tensor:
 
 def heat_map(pictures: Tensor, generators: Noise) -> Tensor:
     """A thermal camera: lightness from black over violet, red and orange to white."""
-    colours = [(4, 2, 30), (84, 10, 150), (205, 30, 110), (250, 120, 20), (255, 215, 40), (255, 255, 235)]
-    return ramp(blur(grey(pictures), 0.9), colours)
+    colours = [
+        (4, 2, 30),
+        (84, 10, 150),
+        (205, 30, 110),
+        (250, 120, 20),
+        (255, 215, 40),
+        (255, 255, 235),
+    ]
+    return ramp(blur(grey(pictures), 0.9 * unit(pictures)), colours)
 
 
 STYLES: dict[str, Style] = {
@@ -144,4 +170,4 @@ STYLES: dict[str, Style] = {
     "sepia": sepia,
     "heat map": heat_map,
 }
-KEEPS_BACKGROUND = ("plain", "pixel art", "watercolour")                     # the others repaint the ground
+KEEPS_BACKGROUND = ("plain", "pixel art", "watercolour")  # the others repaint the ground

@@ -1,4 +1,5 @@
 """The pocket tokenizer: a small byte-level BPE in CLIPTokenizer format, in which any text tokenizes."""
+
 import json
 from collections.abc import Iterable
 
@@ -17,9 +18,16 @@ def tokenizer(texts: Iterable[str], *, merges: int = 3000, context: int = 32) ->
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = CLIPTokenizer().backend_tokenizer.pre_tokenizer
-    letters = [*alphabet, *(letter + "</w>" for letter in alphabet)]  # numbered beforehand: ties break alike
-    trainer = trainers.BpeTrainer(vocab_size=512 + merges, special_tokens=letters, end_of_word_suffix="</w>",
-                                  show_progress=False)
+    letters = [
+        *alphabet,
+        *(letter + "</w>" for letter in alphabet),
+    ]  # numbered beforehand: ties break alike
+    trainer = trainers.BpeTrainer(
+        vocab_size=512 + merges,
+        special_tokens=letters,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
     learner.train_from_iterator((text.lower() for text in texts), trainer)
     pairs = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     pieces = [*letters, *("".join(pair) for pair in pairs)]

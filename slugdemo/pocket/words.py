@@ -2,9 +2,12 @@
 
 Knows language only. A concept without an entry here simply goes by its name, so any sprite folder works.
 """
+
 from collections.abc import Sequence
 
 import numpy as np
+
+from slugdemo.pocket.names import Names
 
 SYNONYMS: dict[str, list[str]] = {
     "cat": ["kitten", "kitty", "a pet that purrs"],
@@ -15,8 +18,7 @@ SYNONYMS: dict[str, list[str]] = {
     "rabbit": ["bunny", "hare", "an animal with long ears"],
     "mouse": ["rodent", "a small animal that eats cheese"],
     "elephant": ["jumbo", "a grey giant with a trunk"],
-    "tiger": ["a striped big cat"],
-    "lion": ["king of the jungle", "a big cat with a mane"],
+    "lion": ["king of the jungle"],
     "bear": ["grizzly", "a large furry animal that loves honey"],
     "panda": ["a black and white bear that eats bamboo"],
     "koala": ["a grey animal that eats eucalyptus"],
@@ -109,10 +111,23 @@ STYLE_WORDS: dict[str, list[str]] = {
     "sepia": ["old photograph", "vintage", "brown toned"],
     "heat map": ["thermal camera", "infrared", "thermal"],
 }
-SUBJECTS = ("a picture of {}", "an image of {}", "{}", "a photo of {}", "this is {}", "here you see {}")
-STYLED = ("a {style} picture of {it}", "{style} of {it}", "{it}, {style}", "a picture of {it} in {style} style",
-          "a {style} image of {it}", "{it} as {style}")
-CHARACTERS = ("Santa Claus",)                   # names that take no article
+SUBJECTS = (
+    "a picture of {}",
+    "an image of {}",
+    "{}",
+    "a photo of {}",
+    "this is {}",
+    "here you see {}",
+)
+STYLED = (
+    "a {style} picture of {it}",
+    "{style} of {it}",
+    "{it}, {style}",
+    "a picture of {it} in {style} style",
+    "a {style} image of {it}",
+    "{it} as {style}",
+)
+CHARACTERS = ("Santa Claus",)  # names that take no article
 
 
 def named(concept: str) -> str:
@@ -140,7 +155,9 @@ def subject(concepts: Sequence[str], rng: np.random.Generator) -> str:
     return str(rng.choice([" and ", " next to "])).join(wording(c, rng) for c in concepts)
 
 
-def caption(concepts: Sequence[str], rng: np.random.Generator, *, style: str | None, ground: str | None) -> str:
+def caption(
+    concepts: Sequence[str], rng: np.random.Generator, *, style: str | None, ground: str | None
+) -> str:
     """A caption that names the things, and style and ground where given."""
     it = subject(concepts, rng)
     if ground:
@@ -152,7 +169,11 @@ def caption(concepts: Sequence[str], rng: np.random.Generator, *, style: str | N
 
 def prompt(concept: str, style: str = "plain") -> str:
     """The one template that models are tested and shown with: "a {style} picture of a {name}"."""
-    return f"a picture of {named(concept)}" if style == "plain" else f"a {style} picture of {named(concept)}"
+    return (
+        f"a picture of {named(concept)}"
+        if style == "plain"
+        else f"a {style} picture of {named(concept)}"
+    )
 
 
 def style_prompt(style: str) -> str:
@@ -160,8 +181,14 @@ def style_prompt(style: str) -> str:
     return f"a {style} picture"
 
 
-def vocabulary(concepts: Sequence[str], grounds: Sequence[str]) -> list[str]:
-    """Every phrase that captions are made of: what the tokenizer is trained on."""
-    phrases = [*concepts, *grounds, *STYLE_WORDS, *SUBJECTS, *STYLED, "plain", "background", " and ", " next to "]
-    phrases += [word for words in (*SYNONYMS.values(), *STYLE_WORDS.values()) for word in words]
-    return [phrase.replace("{}", "").replace("{style}", "").replace("{it}", "") for phrase in phrases]
+def phrases(names: Names) -> list[str]:
+    """Every name of the world and every other word for one."""
+    others = [word for c in names.concepts for word in SYNONYMS.get(c, [])]
+    others += [word for s in names.styles for word in STYLE_WORDS.get(s, [])]
+    return [*names.concepts, *names.styles, *others]
+
+
+def vocabulary(names: Names, grounds: Sequence[str]) -> list[str]:
+    """Every phrase that captions of the world are made of: what the tokenizer is trained on."""
+    found = [*phrases(names), *grounds, *SUBJECTS, *STYLED, "background", " and ", " next to "]
+    return [phrase.replace("{}", "").replace("{style}", "").replace("{it}", "") for phrase in found]

@@ -1,8 +1,9 @@
-"""The sprite world: what stands where, drawn by which hand, on which ground, in which style; and its pictures.
+"""The sprite world: what stands where, drawn by which artist, on which ground, in which style; and its pictures.
 
 Knows sprites, poses and pixels; knows no words (words.py) and no models. A scene is a value; the same scene always
 gives the same picture.
 """
+
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,21 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from slugdemo.errors import SlugError
+from slugdemo.pocket.names import Names
 from slugdemo.pocket.styles import STYLES
 
-SIDE = 64                                       # pixels of a finished picture
-DRAWN = 2 * SIDE                                # pictures are drawn and styled at twice that, then averaged down
-HELD_OUT = "blob"                               # the hand that no model is trained on
+SIDE = 128  # pixels of a finished picture
+DRAWN = 2 * SIDE  # pictures are drawn and styled at twice that, then averaged down
+HELD_OUT = "blob"  # the artist that no model is trained on
 GROUNDS: dict[str, tuple[int, int, int]] = {
-    "white": (248, 248, 246), "black": (28, 28, 32), "grey": (150, 152, 156), "red": (206, 62, 58),
-    "yellow": (246, 216, 92), "green": (112, 178, 96), "blue": (86, 140, 214), "purple": (150, 104, 190),
+    "white": (248, 248, 246),
+    "black": (28, 28, 32),
+    "grey": (150, 152, 156),
+    "red": (206, 62, 58),
+    "yellow": (246, 216, 92),
+    "green": (112, 178, 96),
+    "blue": (86, 140, 214),
+    "purple": (150, 104, 190),
 }
 
 
@@ -31,7 +39,7 @@ class Thing:
     """One sprite in its place: centre (x, y) and size as fractions of the picture, turn in degrees."""
 
     concept: str
-    hand: str
+    artist: str
     x: float
     y: float
     size: float
@@ -67,51 +75,70 @@ CALM = Spread(size=(0.8, 0.88), shift=0.015, turn=3.0, mirrored=0.0)
 
 
 class Sprites:
-    """All sprites of a folder `<hand>/<name>.png`, RGBA premultiplied, as one tensor a hand."""
+    """All sprites of a folder `<artist>/<name>.png`, RGBA premultiplied, and the names of this world."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read every hand; raises SlugError for a missing, empty or unreadable folder."""
+    def __init__(self, folder: Path, *, without: Iterable[str] = ()) -> None:
+        """Read every artist's sprites; names in `without` are left out of the world.
+
+        Raises SlugError for a missing, empty or unreadable folder, and for an unknown name.
+        """
         if not folder.is_dir():
-            raise SlugError(f"There is no sprite folder at {folder}; give --sprites a folder <hand>/<name>.png.")
+            raise SlugError(
+                f"There is no sprite folder at {folder}; give --sprites a folder <artist>/<name>.png."
+            )
         found = {d.name: sorted(d.glob("*.png")) for d in sorted(folder.iterdir()) if d.is_dir()}
-        found = {hand: files for hand, files in found.items() if files}
+        found = {artist: files for artist, files in found.items() if files}
         if not found:
-            raise SlugError(f"{folder} holds no <hand>/<name>.png pictures.")
-        self.names = sorted({f.stem.replace("_", " ") for files in found.values() for f in files})
+            raise SlugError(f"{folder} holds no <artist>/<name>.png pictures.")
+        drawn = sorted({f.stem.replace("_", " ") for files in found.values() for f in files})
+        self.known = Names(tuple(drawn), tuple(STYLES)).without(without)
+        self.names = list(self.known.concepts)
         self.groups = _groups(folder)
-        self._pictures = {(hand, f.stem.replace("_", " ")): _read(f) for hand, files in found.items() for f in files}
-        self._colours = {key: p[:3].sum((1, 2)) / p[3].sum().clamp(min=1) for key, p in self._pictures.items()}
-        self.hands = list(found)
+        self._pictures = {
+            (artist, f.stem.replace("_", " ")): _read(f)
+            for artist, files in found.items()
+            for f in files
+        }
+        self._colours = {
+            key: p[:3].sum((1, 2)) / p[3].sum().clamp(min=1) for key, p in self._pictures.items()
+        }
+        self.artists = list(found)
 
     @property
     def trained(self) -> list[str]:
-        """The hands that models may see: all but the held-out one (all, where that is the only one)."""
-        return [h for h in self.hands if h != HELD_OUT] or self.hands
+        """The artists that models may see: all but the held-out one (all, where that is the only one)."""
+        return [h for h in self.artists if h != HELD_OUT] or self.artists
 
-    def picture(self, hand: str, concept: str) -> Tensor:
+    def picture(self, artist: str, concept: str) -> Tensor:
         """One sprite (4, 160, 160), premultiplied; raises SlugError for a name that is not in the list."""
-        if (hand, concept) not in self._pictures:
-            raise SlugError(f"The hand {hand!r} has no sprite named {concept!r}.")
-        return self._pictures[hand, concept]
+        if (artist, concept) not in self._pictures:
+            raise SlugError(f"The artist {artist!r} has no sprite named {concept!r}.")
+        return self._pictures[artist, concept]
 
     def grounds(self, things: Sequence[Thing]) -> list[str]:
         """The grounds that these things stand out from, in lightness; the best one at least."""
         gaps = {name: min(self._gap(name, t) for t in things) for name in GROUNDS}
-        return [name for name, gap in gaps.items() if gap > 0.16] or [max(gaps, key=gaps.__getitem__)]
+        return [name for name, gap in gaps.items() if gap > 0.16] or [
+            max(gaps, key=gaps.__getitem__)
+        ]
 
     def _gap(self, ground: str, thing: Thing) -> float:
         colour = torch.tensor(GROUNDS[ground]) / 255.0
-        apart = self._colours[thing.hand, thing.concept] - colour
+        apart = self._colours[thing.artist, thing.concept] - colour
         return abs(float(apart @ torch.tensor([0.299, 0.587, 0.114])))
 
-    def draws(self, hand: str) -> list[str]:
-        """The concepts that this hand has drawn."""
-        return [concept for concept in self.names if (hand, concept) in self._pictures]
+    def draws(self, artist: str) -> list[str]:
+        """The concepts that this artist has drawn."""
+        return [concept for concept in self.names if (artist, concept) in self._pictures]
 
 
 def _groups(folder: Path) -> dict[str, str]:
     listing = folder / "concepts.json"
-    return {row["caption"]: row["group"] for row in json.loads(listing.read_text())} if listing.is_file() else {}
+    return (
+        {row["caption"]: row["group"] for row in json.loads(listing.read_text())}
+        if listing.is_file()
+        else {}
+    )
 
 
 def _read(file: Path) -> Tensor:
@@ -121,40 +148,67 @@ def _read(file: Path) -> Tensor:
     except (UnidentifiedImageError, OSError) as problem:
         raise SlugError(f"{file} is not a readable picture.") from problem
     pixels = torch.from_numpy(np.array(rgba, dtype=np.float32) / 255).permute(2, 0, 1)
-    return torch.cat((pixels[:3] * pixels[3:], pixels[3:]))                  # (4, 160, 160)
+    return torch.cat((pixels[:3] * pixels[3:], pixels[3:]))  # (4, 160, 160)
 
 
-def scene(sprites: Sprites, rng: np.random.Generator, *, hands: Sequence[str], spread: Spread = WIDE,
-          concept: str | None = None, style: str | None = None, ground: str | None = None,
-          pairs: float = 0.0) -> Scene:
+def scene(
+    sprites: Sprites,
+    rng: np.random.Generator,
+    *,
+    artists: Sequence[str],
+    spread: Spread = WIDE,
+    concept: str | None = None,
+    style: str | None = None,
+    ground: str | None = None,
+    pairs: float = 0.0,
+) -> Scene:
     """A random scene; what is given stays fixed, the rest is drawn from `rng`. `pairs`: share of two-thing scenes."""
-    hand = str(rng.choice(hands))
-    names = sprites.draws(hand)
+    artist = str(rng.choice(artists))
+    names = sprites.draws(artist)
     concept = concept or str(rng.choice(names))
     both = rng.random() < pairs
-    things = [_thing(rng, concept, hand, spread)]
+    things = [_thing(rng, concept, artist, spread)]
     if both:
         other = str(rng.choice([name for name in names if name != concept]))
         left, right = (concept, other) if rng.random() < 0.5 else (other, concept)
-        things = [_half(rng, left, hand, 0.27), _half(rng, right, hand, 0.73)]
+        things = [_half(rng, left, artist, 0.27), _half(rng, right, artist, 0.73)]
     ground = ground or str(rng.choice(sprites.grounds(things)))
-    return Scene(tuple(things), ground, style or str(rng.choice(list(STYLES))), int(rng.integers(2**31)))
+    return Scene(
+        tuple(things),
+        ground,
+        style or str(rng.choice(sprites.known.styles)),
+        int(rng.integers(2**31)),
+    )
 
 
-def _thing(rng: np.random.Generator, concept: str, hand: str, spread: Spread) -> Thing:
+def _thing(rng: np.random.Generator, concept: str, artist: str, spread: Spread) -> Thing:
     x, y = 0.5 + rng.uniform(-spread.shift, spread.shift, 2)
-    return Thing(concept, hand, float(x), float(y), float(rng.uniform(*spread.size)),
-                 float(rng.uniform(-spread.turn, spread.turn)), bool(rng.random() < spread.mirrored))
+    return Thing(
+        concept,
+        artist,
+        float(x),
+        float(y),
+        float(rng.uniform(*spread.size)),
+        float(rng.uniform(-spread.turn, spread.turn)),
+        bool(rng.random() < spread.mirrored),
+    )
 
 
-def _half(rng: np.random.Generator, concept: str, hand: str, x: float) -> Thing:
+def _half(rng: np.random.Generator, concept: str, artist: str, x: float) -> Thing:
     dx, dy = rng.uniform(-0.03, 0.03), rng.uniform(-0.12, 0.12)
-    return Thing(concept, hand, x + float(dx), 0.5 + float(dy), float(rng.uniform(0.44, 0.52)),
-                 float(rng.uniform(-6, 6)), False)
+    return Thing(
+        concept,
+        artist,
+        x + float(dx),
+        0.5 + float(dy),
+        float(rng.uniform(0.44, 0.52)),
+        float(rng.uniform(-6, 6)),
+        False,
+    )
 
 
 def render(sprites: Sprites, scenes: Sequence[Scene]) -> Tensor:
-    """Pictures of the scenes, uint8 (N, 3, 64, 64)."""
+    """Pictures of the scenes, uint8 (N, 3, 128, 128)."""
     canvas = torch.stack([_ground(s) for s in scenes])
     for place in range(max(len(s.things) for s in scenes)):
         which = [i for i, s in enumerate(scenes) if len(s.things) > place]
@@ -170,43 +224,65 @@ def render(sprites: Sprites, scenes: Sequence[Scene]) -> Tensor:
 
 
 def _ground(scene: Scene) -> Tensor:
-    """A soft vertical gradient around the named colour, (3, 128, 128)."""
+    """A soft vertical gradient around the named colour, (3, 256, 256)."""
     rng = np.random.default_rng(scene.seed)
     colour = torch.tensor(GROUNDS[scene.ground]).view(3, 1, 1) / 255.0
-    fall = torch.linspace(float(rng.uniform(0, 0.07)), -float(rng.uniform(0, 0.07)), DRAWN).view(1, DRAWN, 1)
+    fall = torch.linspace(float(rng.uniform(0, 0.07)), -float(rng.uniform(0, 0.07)), DRAWN).view(
+        1, DRAWN, 1
+    )
     return (colour + fall).expand(3, DRAWN, DRAWN)
 
 
 def _placed(sprites: Sprites, things: Sequence[Thing]) -> Tensor:
-    """Sprites turned, scaled and moved to their places on an empty canvas, (N, 4, 128, 128)."""
+    """Sprites turned, scaled and moved to their places on an empty canvas, (N, 4, 256, 256)."""
     angle = torch.tensor([np.deg2rad(t.turn) for t in things])
     grow = 1 / torch.tensor([t.size for t in things])
     flip = torch.tensor([-1.0 if t.mirrored else 1.0 for t in things])
     cos, sin = torch.cos(angle) * grow, torch.sin(angle) * grow
     x, y = (2 * torch.tensor([getattr(t, axis) for t in things]) - 1 for axis in "xy")
-    rows = torch.stack((torch.stack((flip * cos, flip * sin, -flip * (cos * x + sin * y)), 1),
-                        torch.stack((-sin, cos, sin * x - cos * y), 1)), 1)   # (N, 2, 3)
+    rows = torch.stack(
+        (
+            torch.stack((flip * cos, flip * sin, -flip * (cos * x + sin * y)), 1),
+            torch.stack((-sin, cos, sin * x - cos * y), 1),
+        ),
+        1,
+    )  # (N, 2, 3)
     grid = F.affine_grid(rows.float(), [len(things), 4, DRAWN, DRAWN], align_corners=False)
-    stack = torch.stack([sprites.picture(t.hand, t.concept) for t in things])
+    stack = torch.stack([sprites.picture(t.artist, t.concept) for t in things])
     return F.grid_sample(stack, grid, align_corners=False)
 
 
-def scenes(sprites: Sprites, count: int, *, seed: int, hands: Sequence[str], spread: Spread = WIDE,
-           pairs: float = 0.0) -> list[Scene]:
+def scenes(
+    sprites: Sprites,
+    count: int,
+    *,
+    seed: int,
+    artists: Sequence[str],
+    spread: Spread = WIDE,
+    pairs: float = 0.0,
+) -> list[Scene]:
     """`count` random scenes, concepts and styles in balance; the i-th depends on `seed` and i alone."""
-    styles = list(STYLES)
-    combos = [(c, s) for c in sprites.names for s in styles]
+    combos = [(c, s) for c in sprites.known.concepts for s in sprites.known.styles]
     order = np.random.default_rng(seed).permutation(len(combos))
     picked = []
     for i in range(count):
         concept, style = combos[order[i % len(combos)]]
-        able = [h for h in hands if concept in sprites.draws(h)]
-        picked.append(scene(sprites, np.random.default_rng((seed, i)), hands=able, spread=spread, concept=concept,
-                            style=style, pairs=pairs))
+        able = [h for h in artists if concept in sprites.draws(h)]
+        picked.append(
+            scene(
+                sprites,
+                np.random.default_rng((seed, i)),
+                artists=able,
+                spread=spread,
+                concept=concept,
+                style=style,
+                pairs=pairs,
+            )
+        )
     return picked
 
 
 def rendered(sprites: Sprites, planned: Sequence[Scene], *, batch: int = 64) -> Iterable[Tensor]:
-    """Pictures of many scenes, batch by batch, sorted nowhere: uint8 (<=batch, 3, 64, 64)."""
+    """Pictures of many scenes, batch by batch, sorted nowhere: uint8 (<=batch, 3, 128, 128)."""
     for start in range(0, len(planned), batch):
-        yield render(sprites, planned[start:start + batch])
+        yield render(sprites, planned[start : start + batch])

@@ -5,32 +5,54 @@ Every call brings all that it needs; pictures travel as data addresses (data:ima
 
 import base64
 import binascii
+import inspect
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
 from PIL import Image
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 
 from slugdemo import images as pictures
+from slugdemo.config import CONFIGS
+from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.search import Point
-from slugdemo.ui import exams, forget, locate, step, take
-from slugdemo.ui.asked import asked
-from slugdemo.ui.jobs import BROKEN, Watch, full
-from slugdemo.ui.relief import relieved
-from slugdemo.ui.session import World
-from slugdemo.ui.view import Kept, View
+from slugdemo.methods import METHODS
+from slugdemo.methods import named as method_named
+from slugdemo.methods.method import KINDS
+from slugdemo.models.prompts import MOST
+from slugdemo.search import Score
+from slugdemo.ui import erase, export, forget, locate, see, step
+from slugdemo.ui.memory import freed
+from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import BROKEN, out_of_memory, unwatched
+from slugdemo.ui.view import DIGEST, View, check
 
-QUIET = Watch(lambda *_: None)
+LARGEST = 4_000_000  # letters of a picture's address
+STRENGTHS = 32  # numbers in a list
+QUEUE = {"concurrency_id": "api", "concurrency_limit": 2}  # the page's own keeps its limit
 
 
+def _whole(given: object) -> object:
+    """2.0 is a whole number too."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+Text = Annotated[str, Field(max_length=MOST)]
+Picture = Annotated[str, Field(max_length=LARGEST)]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-(2**53), le=2**53)]
+Whole = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**53), le=2**53)]
+Numbers = Annotated[list[Number], Field(max_length=STRENGTHS)]
+checked = validate_call(config=ConfigDict(strict=True))
+KIND_OF = {"string": "a text", "float": "a number", "int": "a whole number", "list": "a list"}
 NAMES = (
     "models",
     "concepts",
+    "methods",
     "rank_layers",
     "sweep",
     "search_step",
@@ -43,125 +65,215 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Api:
-    """The endpoints over one world; `NAMES` are published, under their own names."""
+    """The endpoints over one state; `NAMES` are published, under their own names.
 
-    world: World
+    An edit is named by its concept and layer, or by the `edit` (a digest) that `erase` gave.
+    """
 
-    def models(self) -> list[dict]:
+    state: AppState
+
+    def models(self) -> list[dict[str, Any]]:
         """The models that are here: name, kind and size in bytes."""
-        return [{"name": m.name, "kind": m.kind, "bytes": m.bytes} for m in self.world.shelf.offers]
+        return [{"name": m.name, "kind": m.kind, "bytes": m.bytes} for m in self.state.offers]
 
-    def concepts(self) -> list[dict]:
-        """The concepts that can be forgotten: name, kind and group."""
-        return [asdict(one) for one in self.world.shelf.offered]
+    def concepts(self) -> list[dict[str, Any]]:
+        """The concepts that can be forgotten: name and kind."""
+        found = self.state.forgettable.items()
+        return [{"name": name, "kind": kind} for kind, names in found for name in names]
 
-    def rank_layers(self, model: str, concept: str) -> list[dict]:
+    def methods(self) -> list[dict[str, Any]]:
+        """The methods of forgetting: what they change, in which models, and where they come from."""
+        keys = ("name", "group", "hosts", "parts", "needs", "cite", "deviations", "seconds")
+        return [{key: getattr(method, key) for key in keys} for method in METHODS.values()]
+
+    @checked
+    def rank_layers(self, model: Text, concept: Text) -> list[dict[str, Any]]:
         """Importance and alignment of every layer, and whether it is on the Pareto front."""
-        view = self.world.settled(View(model, concept))
-        found = locate.locate(self.world, view, QUIET)
+        view = self.state.settled(View(model, concept))
+        found = locate.locate(self.state.task(view, unwatched()))
         return locate.show(found, view)["rows"]
 
-    def sweep(self, model: str, concept: str, layer: str, steps: list[float]) -> list[dict]:
-        """What is left of the concept and of everything else at each step along one layer."""
-        view = self.world.settled(View(model, concept, layer))
-        edit = self.world.edit(model, Kept(concept, layer, 0.0), QUIET)
-        evaluate = exams.exam(self.world, view, QUIET)(edit)
-        return [_point(evaluate(step.check(one))) for one in steps[:32]]
+    @checked
+    def sweep(
+        self, model: Text, concept: Text, layer: Text, strengths: Numbers
+    ) -> list[dict[str, Any]]:
+        """What is left of the concept and of everything else at each strength along one layer."""
+        view = self.state.settled(View(model, concept, layer))
+        wanted = [check(strength) for strength in strengths]
+        edit = step.unstepped(self.state, view, unwatched())
+        task = step.measured(self.state, view, unwatched(), step.unseen)
+        evaluate = task.evaluators.full(edit)
+        return [_score(evaluate(strength)) for strength in wanted]
 
-    def search_step(self, model: str, concept: str, layer: str) -> dict:
-        """The step that forgets and keeps most on one layer, with every step that was tried."""
-        view = self.world.settled(View(model, concept, layer))
-        view, reason = step.find(self.world, view, QUIET, shown=lambda _: None)
-        return {"layer": layer, "step": view.step, "tried": list(view.trace), "reason": reason}
+    @checked
+    def search_step(self, model: Text, concept: Text, layer: Text) -> dict[str, Any]:
+        """The strength that forgets and keeps most on one layer, with every one that was tried."""
+        view = self.state.settled(View(model, concept, layer))
+        found = erase.find_step(self.state, view, unwatched(), shown=lambda _: None)
+        tried = list(found.view.trace)
+        facts = {"layer": layer, "strength": found.view.strength, "tried": tried}
+        return {**facts, "headline": found.headline, "reason": found.reason}
 
-    def erase(self, model: str, concept: str) -> dict:
-        """The best layer and step of all front layers, why, and the edit's file as base64."""
-        view = self.world.settled(View(model, concept))
-        view, reason = step.find_everywhere(self.world, view, QUIET)
+    @checked
+    def erase(self, model: Text, concept: Text, method: Text = View.method) -> dict[str, Any]:
+        """What a method finds for a concept, its scores, why, and the edit's file as base64."""
+        view = self.state.settled(View(model, concept, method=method_named(method).name))
+        found = erase.run(self.state, view, unwatched())
+        if found.erasure is None:
+            raise SlugError("It was stopped before anything was found.")
         with tempfile.TemporaryDirectory() as room:
-            path = take.edit_file(self.world, view, QUIET, room=Path(room))
-            data = base64.b64encode(path.read_bytes()).decode()
-        return {"layer": view.layer, "step": view.step, "reason": reason, "safetensors": data}
+            path = export.edit_file(self.state, found.view, unwatched(), room=Path(room))
+            packed = path.read_bytes()
+        before, after = found.erasure.before, found.erasure.after
+        return {
+            "model": model,
+            "concept": concept,
+            "method": view.method,
+            "layer": found.view.layer,
+            "strength": found.view.strength,
+            "edit": found.view.digest or found.erasure.edit.digest[:DIGEST],
+            "unit": found.erasure.edit.unit,
+            "feasible": found.erasure.feasible,
+            "headline": found.headline,
+            "reason": found.reason,
+            "forget_before": before.forget_acc,
+            "forget_after": after.forget_acc,
+            "retain_before": before.retain_acc,
+            "retain_after": after.retain_acc,
+            "n_forget": after.n_forget,
+            "n_retain": after.n_retain,
+            "intervals": {"forget": after.forget_interval, "retain": after.retain_interval},
+            "seconds": found.erasure.seconds,
+            "edit_bytes": len(packed),
+            "safetensors": base64.b64encode(packed).decode(),
+        }
 
+    @checked
     def generate(
         self,
-        model: str,
-        prompt: str,
-        seed: int,
-        concept: str = "",
-        layer: str = "",
-        step: float = 0.0,
-    ) -> dict:
-        """A picture of Stable Diffusion, edited when a concept, a layer and a step are given."""
-        _kind(self.world, model, "diffusion")
-        host = self.world.diffusion(model).edited(_edits(self.world, model, concept, layer, step))
-        options = {"steps": exams.STEPS, "guidance": exams.GUIDANCE}
-        return {"picture": forget.source(host.generate([prompt], seeds=[seed], **options)[0])}
+        model: Text,
+        prompt: Text,
+        seed: Whole,
+        concept: Text = "",
+        layer: Text = "",
+        strength: Number = 0.0,
+        method: Text = View.method,
+        edit: Text = "",
+    ) -> dict[str, Any]:
+        """A picture of Stable Diffusion, edited when a concept, an edit and a strength are given."""
+        self._check_kind(model, "diffusion")
+        view = View(model, concept, layer, check(strength), method=method, digest=edit)
+        host = self.state.opened(model).host.edited(self._edits(view))
+        size = CONFIGS["diffusion"].size
+        drawing = {"steps": size.denoising, "guidance": size.guidance}
+        (picture,) = host.generate([prompt], seeds=[seed], **drawing)
+        return {"picture": forget.source(picture)}
 
+    @checked
     def classify(
-        self, model: str, picture: str, concept: str, layer: str = "", step: float = 0.0
-    ) -> dict:
+        self,
+        model: Text,
+        picture: Picture,
+        concept: Text,
+        layer: Text = "",
+        strength: Number = 0.0,
+        method: Text = View.method,
+        edit: Text = "",
+    ) -> dict[str, float]:
         """What zero-shot CLIP believes of a picture, over all names of the concept's kind."""
-        clip = self.world.clip(model)
-        host = exams.zero_shot(self.world, self.world.settled(View(model, concept)), split="test")
-        host = host.showing(clip.transform(_picture(picture))[None])
-        beliefs = host.edited(_edits(self.world, model, concept, layer, step)).probabilities()[0]
+        view = View(model, concept, layer, check(strength), method=method, digest=edit)
+        shown = _picture(picture)
+        view = self.state.settled(view)
+        task = self.state.task(view, unwatched())
+        host = see.zero_shot(self.state, view, task).showing(task.clip.transform(shown)[None])
+        beliefs = host.edited(self._edits(view)).probabilities()[0]
         return dict(zip(host.classes, beliefs.tolist(), strict=True))
 
+    @checked
     def ask(
         self,
-        model: str,
-        picture: str,
-        question: str,
-        concept: str = "",
-        layer: str = "",
-        step: float = 0,
-    ) -> dict:
+        model: Text,
+        picture: Picture,
+        question: Text,
+        concept: Text = "",
+        layer: Text = "",
+        strength: Number = 0.0,
+        method: Text = View.method,
+        edit: Text = "",
+    ) -> dict[str, str]:
         """A vision-language model's answer about a picture."""
-        _kind(self.world, model, "vlm")
-        host = self.world.vlm(model).edited(_edits(self.world, model, concept, layer, step))
+        self._check_kind(model, "vlm")
+        view = View(model, concept, layer, check(strength), method=method, digest=edit)
+        host = self.state.opened(model).host.edited(self._edits(view))
         return {"answer": host.answer([_picture(picture)], [question])[0]}
 
+    def _check_kind(self, model: str, kind: str) -> None:
+        if (own := self.state.kind(model)) != kind:
+            raise SlugError(f"{model} is a {KINDS[own]}, and this asks for a {KINDS[kind]}.")
 
-def publish(world: World) -> None:
+    def _edits(self, view: View) -> list[Edit]:
+        if not view.concept or not view.chosen:
+            return []
+        return self.state.applied(self.state.settled(view), unwatched())
+
+
+def publish(state: AppState) -> None:
     """Makes the endpoints of the page; called inside gr.Blocks."""
-    calls = Api(world)
+    calls = Api(state)
     for name in NAMES:
-        gr.api(
-            _spoken(asked(getattr(calls, name)), partial(relieved, world)),
-            api_name=name,
-            concurrency_id="work",
-            concurrency_limit=2,
-        )
+        gr.api(spoken(getattr(calls, name), partial(freed, state)), api_name=name, **QUEUE)
 
 
-def _spoken(function: Callable, room: Callable[[], str]) -> Callable:
-    """The same, with errors as sentences that reach the caller; `room` says what memory it freed."""
+def spoken(function: Callable[..., Any], free_memory: Callable[[], str]) -> Callable[..., Any]:
+    """The same, with errors as sentences that reach the caller; `free_memory` says what it freed."""
 
     @wraps(function)
     def speaking(*given: Any, **named: Any) -> Any:  # noqa: ANN401
         try:
-            return function(*given, **named)
+            return asked(function)(*given, **named)
         except SlugError as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:  # a mistake of ours: the log has it, the caller a sentence
-            raise gr.Error(room() if full(error) else BROKEN) from error
+            raise gr.Error(free_memory() if out_of_memory(error) else BROKEN) from error
 
     return speaking
 
 
-def _kind(world: World, model: str, kind: str) -> None:
-    if world.kind(model) != kind:
-        raise SlugError(f"{model} is a model for {world.kind(model)}, not for {kind}.")
+def asked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which says in a sentence what is wrong with its arguments."""
+
+    @wraps(function)
+    def asking(*given: Any, **named: Any) -> Any:  # noqa: ANN401
+        try:
+            inspect.signature(function).bind(*given, **named)
+        except TypeError as error:
+            raise SlugError(f"This endpoint is asked otherwise: {error}.") from error
+        try:
+            return function(*given, **named)
+        except ValidationError as error:
+            raise SlugError(_wrong(error, function)) from error
+
+    return asking
 
 
-def _edits(world: World, model: str, concept: str, layer: str, far: float) -> list:
-    view = View(model, concept, layer, step.check(far))
-    return world.edits(view, QUIET) if concept and layer else []
+def _wrong(error: ValidationError, function: Callable[..., Any]) -> str:
+    """What is wrong with the first bad argument, in a sentence."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    at = first["loc"][0]
+    names = list(inspect.signature(function).parameters)
+    name = names[at - 1] if isinstance(at, int) else at  # 0 is the Api itself
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "string_unicode":
+        return f"“{name}” holds half of a letter, which is no text."
+    if kind.endswith("_too_long") or kind == "too_long":
+        return f"“{name}” is too long: at most {context.get('max_length')} are read."
+    if kind.split("_")[0] in KIND_OF and kind.endswith(("_type", "_from_float")):
+        return f"“{name}” is {KIND_OF[kind.split('_')[0]]}."
+    return f"“{name}” is a finite number of bearable size."
 
 
-def _point(point: Point) -> dict:
-    return {**asdict(point), "parts": dict(point.parts)}
+def _score(score: Score) -> dict[str, Any]:
+    return {**asdict(score), "parts": dict(score.parts)}
 
 
 def _picture(address: str) -> Image.Image:

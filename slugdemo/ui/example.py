@@ -17,26 +17,25 @@ import typer
 
 from slugdemo import catalog
 from slugdemo.errors import SlugError
-from slugdemo.search import Point
-from slugdemo.ui import exams, flow, forget, see, step, tray
-from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import World
+from slugdemo.search import Score
+from slugdemo.ui import callbacks, edits, forget, see, step
+from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import Watch, unwatched
 from slugdemo.ui.view import View
 
-FORMAT = 1  # of the file; another one is made anew
-STORED = ("words", "map", "layers", "curve", "see", "collateral", "ladder", "take", "status")
+FORMAT = 2  # of the file; another one is made anew
+STORED = ("words", "map", "layers", "curve", "see", "collateral", "ladder", "export", "status")
 FILES = ("*.safetensors", "*.json")
 
 
-def place(folder: Path) -> Path:
-    """The file of the example in an assets folder."""
-    return folder / "example.json"
+def place() -> Path:
+    """The file of the example."""
+    return catalog.assets() / "example.json"
 
 
-def key(world: World, model: str) -> str:
+def key(state: AppState, model: str) -> str:
     """The hash of all that an example in a model depends on: weights, pictures, this file's form."""
-    folder = world.shelf.folder
-    return world.results.get(("example key", model), lambda: _key(folder, model))
+    return state.shown.get(("example key", model), lambda: _key(catalog.assets(), model))
 
 
 def _key(folder: Path, model: str) -> str:
@@ -49,55 +48,55 @@ def _key(folder: Path, model: str) -> str:
     return total.hexdigest()
 
 
-def load(world: World) -> Mapping[str, Any]:
+def load(state: AppState) -> Mapping[str, Any]:
     """The stored example; {} when there is none or it was made from other weights or pictures."""
-    return world.results.get("example", lambda: _load(world))
+    return state.shown.get("example", lambda: _load(state))
 
 
-def _load(world: World) -> Mapping[str, Any]:
+def _load(state: AppState) -> Mapping[str, Any]:
     try:
-        stored = json.loads(place(world.shelf.folder).read_text())
+        stored = json.loads(place().read_text())
         begin = View.parse(parse_qs(stored["query"]))
-        if stored["key"] != key(world, begin.model):
+        if stored["key"] != key(state, begin.model):
             return {}
     except (OSError, ValueError, KeyError, SlugError):
         return {}
-    _remember(world, begin, stored)
     return stored
 
 
-def _remember(world: World, view: View, stored: Mapping[str, Any]) -> None:
-    """Lays down the measured points, so that live work goes on from them."""
-    for row in stored["points"]:
-        world.results.put(exams.key(view, view.layer, row["step"]), Point(**row))
+def _remember(state: AppState, view: View, stored: Mapping[str, Any], watch: Watch) -> None:
+    """Keeps the measured scores, so that live work goes on from them."""
+    edit = step.unstepped(state, view, watch)
+    for row in stored["scores"]:
+        state.scores.put(step.key(view, edit.digest, row["strength"]), Score(**row))
 
 
-def first(world: World) -> View:
-    """Where a visitor begins: the example's view, or the world's own first choice."""
-    stored = load(world)
+def first(state: AppState) -> View:
+    """Where a visitor begins: the example's view, or the state's own first choice."""
+    stored = load(state)
     if not stored:
-        return world.first()
+        return state.first()
     begin = View.parse(parse_qs(stored["query"]))
     return replace(begin, trace=tuple(stored["trace"]))
 
 
-def shown(world: World, query: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
+def shown(state: AppState, query: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
     """What stands in every block of the first page; {} when there is no example.
 
     Also {} for a link (`query`) that shows anything else.
     """
-    stored = load(world)
+    stored = load(state)
     asked = {key: one for key, one in (query or {}).items() if key != "__theme"}
     if not stored or (asked and asked != parse_qs(stored["query"])):
         return {}
-    view = first(world)
-    cheap = {"choice": forget.chosen(world, view), "forget": forget.show(world, view)}
+    view = first(state)
+    cheap = {"choice": forget.chosen(state, view), "forget": forget.show(state, view)}
     blocks = {name: stored["blocks"][name] for name in STORED}
-    return {"view": view, **cheap, **blocks, "tray": tray.show(view), "pin": {}}
+    return {"view": view, **cheap, **blocks, "tray": edits.show(view), "pin": {}}
 
 
 def record(
-    world: World, *, model: str = "", concept: str = "", said: Callable[[str], None] = len
+    state: AppState, *, model: str = "", concept: str = "", said: Callable[[str], object] = len
 ) -> Mapping[str, Any]:
     """The example: the search on a model and a concept, and every block as it then looks.
 
@@ -111,37 +110,39 @@ def record(
             said(value["text"])
 
     watch = Watch(put)
-    begin = replace(
-        world.first(), **{k: v for k, v in (("model", model), ("concept", concept)) if v}
-    )
-    flow.concept(world, begin, watch)
+    begin = state.first()
+    begin = replace(begin, model=model or begin.model, concept=concept or begin.concept)
+    callbacks.concept(state, begin, watch)
     try:
-        flow.find_everywhere(world, blocks["view"], watch)
+        callbacks.run(state, blocks["view"], watch)
     except SlugError as error:  # then the first guess stays
         said(str(error))
     view = blocks["view"]
-    points = {point.step: point for some in step.known(world, view) for point in some}
-    full = [asdict(point) for point in points.values() if point.n_retain]
+    edit = step.unstepped(state, view, unwatched())
+    scores = {score.strength: score for some in step.known(state, view, edit) for score in some}
+    full = [asdict(score) for score in scores.values() if score.n_retain]
     return {
-        "key": key(world, view.model),
+        "key": key(state, view.model),
         "query": view.query(),
         "trace": list(view.trace),
-        "points": full,
+        "scores": full,
         "blocks": {name: blocks[name] for name in STORED},
     }
 
 
-def warm(world: World) -> None:
+def warm(state: AppState) -> None:
     """Opens what a first touch will need, so that nobody waits for it; without an example, makes
     the first page. Errors wait for the visitor who meets them."""
-    watch = Watch(lambda *_: None)
+    watch = unwatched()
     try:
-        if not load(world):
-            flow.concept(world, world.first(), watch)
+        stored = load(state)
+        if not stored:
+            callbacks.concept(state, state.first(), watch)
             return
-        view = world.settled(first(world))
-        see.show(world, view, watch)
-        see.collateral(world, view, watch)
+        view = state.settled(first(state))
+        _remember(state, view, stored, watch)
+        see.show(state, view, watch)
+        see.collateral(state, view, watch)
     except SlugError:
         return
 
@@ -151,13 +152,13 @@ def main(
     model: Annotated[str, typer.Option(help="in which model")] = "",
 ) -> None:
     """Makes the worked example of the first page anew; after new weights or pictures."""
-    world = World.at(catalog.assets(), catalog.cache())
+    state = AppState()
     try:
-        made = record(world, model=model, concept=concept, said=partial(typer.echo, err=True))
+        made = record(state, model=model, concept=concept, said=partial(typer.echo, err=True))
     except SlugError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    path = place(world.shelf.folder)
+    path = place()
     path.write_text(json.dumps(made, allow_nan=False, separators=(",", ":")))
     typer.echo(f"{path}: {path.stat().st_size / 1000:.0f} kB. {made['blocks']['status']['text']}")
 

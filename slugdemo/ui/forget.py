@@ -1,49 +1,74 @@
-"""FORGET: which model, which concept, and the very pictures that stand for it."""
+"""FORGET: which model, which concept, by which method, and the very pictures that stand for it."""
 
 import base64
 import io
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL.Image import Image
 
+from slugdemo import catalog
+from slugdemo import data as examples
 from slugdemo import images as pictures
 from slugdemo.catalog import Model
-from slugdemo.concept import PLAIN, Example
-from slugdemo.ui import shelf
-from slugdemo.ui.session import World
-from slugdemo.ui.view import View, label
+from slugdemo.concept import PLAIN, Example, prompt
+from slugdemo.config import CONFIGS
+from slugdemo.errors import SlugError
+from slugdemo.evaluation.eval_set import DRAWN_SEED
+from slugdemo.methods import METHODS
+from slugdemo.methods.method import GROUPS
+from slugdemo.ui.state import KINDS, AppState
+from slugdemo.ui.tasks import Watch
+from slugdemo.ui.view import MARK, View, label
 
 SHOWN = 10
 THUMB = 48  # pixels of a thumbnail
 TITLES = {"zero-shot": "Zero-shot", "diffusion": "Stable Diffusion", "vlm": "VLM"}
 READS = {
-    "zero-shot": "sorts pictures; both towers can be edited",
-    "diffusion": "draws pictures; reads the text tower",
-    "vlm": "answers questions; reads the vision tower",
+    "zero-shot": "classifies pictures; both towers can be edited",
+    "diffusion": "draws pictures; its text tower is CLIP's",
+    "vlm": "answers questions; its vision tower is CLIP's",
 }
+FEWEST, MOST = 3, 50  # pictures that a visitor may give
+LONGEST = 40  # letters of a name
+DRAWN = 12  # pictures that a model draws of a concept
 
 
-def catalogue(world: World) -> dict[str, Any]:
-    """Everything that can be chosen: models by host, concepts by kind with a thumbnail each."""
-    every = (*world.shelf.offers, *world.shelf.published)
+def choices(state: AppState) -> dict[str, Any]:
+    """Everything that can be chosen: models and methods by kind, concepts with a thumbnail each."""
+    every = (*state.offers, *state.published)
     models = [
         {"title": title, "note": READS[kind], "rows": [_model(m) for m in every if m.kind == kind]}
         for kind, title in TITLES.items()
     ]
-    thumbs = _thumbs(world)
+    thumbs = _thumbs(state)
     concepts = [
-        {
-            "title": title,
-            "rows": [
-                {"name": one.name, "src": thumbs[one.name]}
-                for one in world.shelf.offered
-                if one.kind == kind
-            ],
-        }
-        for kind, title in shelf.KINDS.items()
+        {"title": KINDS[kind], "rows": [{"name": name, "src": thumbs[name]} for name in names]}
+        for kind, names in state.forgettable.items()
     ]
-    return {"models": models, "concepts": [one for one in concepts if one["rows"]]}
+    groups = {method.group for method in METHODS.values()}
+    order = [group for group in GROUPS if group in groups]
+    order += sorted(groups - {*order})
+    methods = [{"title": group, "rows": _methods(group)} for group in order]
+    return {"models": models, "concepts": concepts, "methods": methods}
+
+
+def _methods(group: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": method.name,
+            "seconds": method.seconds,
+            "parts": " and ".join(method.parts),
+            "cite": method.cite,
+            "layer": method.of_layer is not None,
+            "unable": {kind: method.unable(kind) for kind in TITLES},
+        }
+        for method in METHODS.values()
+        if method.group == group
+    ]
 
 
 def _model(model: Model) -> dict[str, Any]:
@@ -53,51 +78,131 @@ def _model(model: Model) -> dict[str, Any]:
     return {"name": model.name, "note": size if there else needs, "here": there}
 
 
-def _thumbs(world: World) -> dict[str, str]:
+def _thumbs(state: AppState) -> dict[str, str]:
     """One small picture for each concept that is offered, without a style where there is one."""
-    found = {}
-    table = world.shelf.tables["forget"]
-    for entry in world.shelf.offered:
-        rows = table[table[entry.domain] == entry.name]
-        rows = rows.sort_values("style", key=lambda one: one != PLAIN, kind="stable").head(1)
-        small = shelf.decoded(rows)[0]
-        small.thumbnail((THUMB, THUMB))
-        found[entry.name] = source(small, quality=70)
+    found: dict[str, str] = {}
+    plainest = sorted(state.forget_pictures, key=lambda each: each.labels["style"] != PLAIN)
+    wanted = {name for names in state.forgettable.values() for name in names}
+    for example in plainest:
+        for name in {*example.labels.values()} & wanted - {*found}:
+            found[name] = _small(example)
     return found
 
 
-def chosen(world: World, view: View) -> dict[str, Any]:
-    """What stands on the two buttons that open the catalogue."""
-    first = pictures.read(world.concept(view.concept).forget[0].image)
-    first.thumbnail((THUMB, THUMB))
+def _small(example: Example) -> str:
+    picture = pictures.read(example.image)
+    picture.thumbnail((THUMB, THUMB))
+    return source(picture, quality=70)
+
+
+def chosen(state: AppState, view: View) -> dict[str, Any]:
+    """What stands on the buttons that open the lists of models, concepts and methods."""
+    kind = state.kind(view.model)
     return {
         "model": view.model,
-        "host": TITLES[world.kind(view.model)],
+        "host": TITLES[kind],
+        "kind": kind,
         "concept": label(view.concept),
-        "src": source(first, quality=70),
+        "src": _small(state.concept(view.concept).forget[0]),
+        "method": view.method,
+        "run": "Find layer and step" if METHODS[view.method].of_layer else f"Run {view.method}",
     }
 
 
-def show(world: World, view: View) -> dict[str, Any]:
+def show(state: AppState, view: View) -> dict[str, Any]:
     """The pictures that stand for forgetting and for keeping: {"groups": [...]}."""
-    concept = world.concept(view.concept)
+    concept = state.concept(view.concept)
     return {
         "groups": [
             _group("forget", f"Forget “{concept.name}”", concept.forget),
-            _group("retain", "Keep the rest", world.divided(concept)[0]),
+            _group("retain", "Keep everything else", concept.retain),
         ]
     }
 
 
 def _group(role: str, title: str, every: Sequence[Example]) -> dict[str, Any]:
     some = [every[at * len(every) // SHOWN] for at in range(SHOWN)]
-    some = list({str(one.image): one for one in some}.values())
-    shown = [{"src": source(pictures.read(one.image)), "alt": one.caption} for one in some]
+    some = list({str(each.image): each for each in some}.values())
+    shown = [{"src": source(pictures.read(each.image)), "alt": each.caption} for each in some]
     return {"role": role, "title": title, "count": len(every), "pictures": shown}
 
 
-def source(picture: Image.Image, *, quality: int = 0) -> str:
+def source(picture: Image, *, quality: int = 0) -> str:
     """A picture as an address that holds it all: data:image/webp, without loss unless asked for."""
     packed = io.BytesIO()
     picture.save(packed, "webp", lossless=not quality, quality=quality or 80)
     return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
+
+
+# ---- a concept of the visitor's own
+
+
+def named(text: str) -> str:
+    """The name that a visitor typed, tidied up; raises SlugError when it is none."""
+    name = " ".join(text.replace("#", " ").replace("~", " ").split())
+    if not any(letter.isalpha() for letter in name):
+        raise SlugError("Type a name for your concept first, such as “my mug”.")
+    if len(name) > LONGEST:
+        raise SlugError(f"This name has {len(name)} letters: keep it below {LONGEST}.")
+    return name
+
+
+def uploaded(
+    state: AppState, view: View, watch: Watch, *, visitor: str, name: str, given: list[str] | None
+) -> View:
+    """The view of a concept shown by pictures that the visitor gives.
+
+    Raises SlugError for a missing name, too few or too many pictures, and for bad ones, which it
+    names.
+    """
+    name, paths = named(name), given or []
+    if not FEWEST <= len(paths) <= MOST:
+        raise SlugError(f"Choose {FEWEST} to {MOST} pictures of “{name}”; these are {len(paths)}.")
+    shown = []
+    for number, path in enumerate(map(Path, paths), 1):
+        watch.say(f"Reading picture {number} of {len(paths)}", number, len(paths))
+        (example,) = examples.uploads([path], caption=prompt(name))
+        picture = pictures.read(example.image)
+        picture.thumbnail((512, 512))
+        shown.append(picture)
+    return _brought(state, view, visitor=visitor, name=name, shown=shown)
+
+
+def drawn(
+    state: AppState, view: View, watch: Watch, *, visitor: str, name: str, given: object
+) -> View:
+    """The view of a concept shown by pictures that Stable Diffusion draws (SLUG, sec. 4.3)."""
+    del given
+    name = named(name)
+    artists = [model.name for model in state.offers if model.kind == "diffusion"]
+    if not artists:
+        raise SlugError("No model here can draw: upload pictures instead.")
+    artist = view.model if view.model in artists else artists[0]
+    size = CONFIGS["diffusion"].size
+    shown = state.opened(artist).host.generate(
+        [prompt(name)] * DRAWN,
+        seeds=range(DRAWN_SEED, DRAWN_SEED + DRAWN),
+        steps=size.denoising,
+        guidance=size.guidance,
+        progress=watch.bar(f"{artist} draws “{name}” {DRAWN} times: denoising step"),
+        cancelled=watch.stop.is_set,
+    )
+    return _brought(state, view, visitor=visitor, name=name, shown=shown)
+
+
+def _brought(
+    state: AppState, view: View, *, visitor: str, name: str, shown: Sequence[Image]
+) -> View:
+    folder = Path(tempfile.mkdtemp(prefix="slugdemo-own-"))
+    captions = [prompt(name)] * len(shown)
+    made = examples.stored(shown, captions, directory=folder, concept=name)
+    different = {str(example.image): example for example in made}
+    if len(different) < FEWEST:
+        raise SlugError(
+            f"Only {len(different)} of the pictures differ: at least {FEWEST} are needed."
+        )
+    path = catalog.assets() / "concepts" / "retain.parquet"
+    others = [example for example in examples.parquet(path) if example.labels["concept"] != name]
+    concept = examples.concept(name, different.values(), others)
+    secret = state.uploads.bring(visitor, concept, folder=folder)
+    return replace(view.of_concept(concept=f"{name}{MARK}{secret}"), pin="")

@@ -4,59 +4,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from slugdemo import layers
 from slugdemo.errors import SlugError
-from slugdemo.layers import LayerScore, harm, pareto_front
-from slugdemo.ui import figures, words
-from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import World
-from slugdemo.ui.view import View, label
+from slugdemo.layer_names import depth, kind, label, short
+from slugdemo.layers import LayerScore, harm
+from slugdemo.task import Task
+from slugdemo.ui import plots
+from slugdemo.ui.view import View
+from slugdemo.ui.view import label as called
 
 
 @dataclass(frozen=True)
 class Map:
-    """The scores of all layers, the names on the fronts, and the tensors that the host reads."""
+    """The scores of all layers of CLIP, the names on the fronts, and those that can be edited here."""
 
     scores: tuple[LayerScore, ...]
     front: tuple[str, ...]
-    readable: frozenset[str]
-    by: str
+    editable: frozenset[str]
+    alignment: str
     shapes: Mapping[str, str] = field(default_factory=dict)
 
-    def reads(self, score: LayerScore) -> bool:
-        """Whether a change of this layer can be seen at all."""
-        return set(score.tensors) <= self.readable
-
     def score(self, layer: str) -> LayerScore:
-        """The score of one layer; raises SlugError when there is none or nothing reads it."""
-        for one in self.scores:
-            if one.layer == layer:
-                if self.reads(one):
-                    return one
+        """The score of one layer; raises SlugError when there is none or it cannot be edited."""
+        for score in self.scores:
+            if score.layer == layer:
+                if layer in self.editable:
+                    return score
                 raise SlugError(
-                    f"{words.short(layer)} of the {one.tower} tower cannot be chosen: "
-                    f"{why(one)}. Choose a layer that is not grey."
+                    f"{label(layer)} cannot be chosen: {why(score)}. Choose a layer that is not "
+                    "grey."
                 )
         raise SlugError(f"This model has no layer called “{layer[:80]}”.")
 
     def best(self) -> str:
-        """The front layer to begin with: most important x least aligned (as in RAZOR's score)."""
-        mine = [one for one in self.scores if one.layer in self.front]
-        return max(mine, key=lambda one: one.importance * (1 - harm(one, by=self.by))).layer
+        """The front layer to begin with: the most important and least aligned."""
+        front = [score for score in self.scores if score.layer in self.front]
+        return max(front, key=self._promise).layer
+
+    def _promise(self, score: LayerScore) -> float:
+        return score.importance * (1 - harm(score, alignment=self.alignment))
 
 
-def locate(world: World, view: View, watch: Watch) -> Map:
-    """The map of the layers for the concept in the view; raises SlugError when none can move."""
-    scores = world.scores(view.model, view.concept, watch, unit=view.unit)
-    watch.say("Trying which layers this model reads")
-    readable = world.readers(view.model)
-    fit = [one for one in scores if set(one.tensors) <= readable and one.importance > 0]
-    if not fit:
-        raise SlugError("No layer of this model has a gradient along which it could forget.")
-    scores = sorted(scores, key=lambda one: (one.tower, words.depth(one.layer)))
-    front = tuple(one.layer for one in pareto_front(fit, by=view.by))
-    named = world.clip(view.model).named()
-    shapes = {one.layer: _shape([named[name].shape for name in one.tensors]) for one in scores}
-    return Map(tuple(scores), front, readable, view.by, shapes)
+def locate(task: Task) -> Map:
+    """The map of the layers for the concept of a task, those that the model does not read too."""
+    config, clip = task.config, task.clip
+    every = layers.scores(clip.named(), task.gradients, granularity=config.granularity)
+    every.sort(key=lambda score: (score.tower, depth(score.layer)))
+    named = clip.named()
+    shapes = {score.layer: _shape([named[name].shape for name in score.tensors]) for score in every}
+    front = tuple(score.layer for score in task.front)
+    editable = frozenset(score.layer for score in task.scores)
+    return Map(tuple(every), front, editable, config.alignment, shapes)
 
 
 def _shape(shapes: Sequence[Sequence[int]]) -> str:
@@ -66,74 +64,69 @@ def _shape(shapes: Sequence[Sequence[int]]) -> str:
 
 def show(found: Map, view: View) -> dict[str, Any]:
     """The scatter with its strip of slots, its table twin and its description."""
-    figure = figures.scatter(
+    figure = plots.scatter(
         found.scores,
         found.front,
-        readable=found.readable,
+        editable=found.editable,
         selected=view.layer,
-        by=found.by,
+        alignment=found.alignment,
         shapes=found.shapes,
     )
-    top = max(one.importance for one in found.scores)
-    rows = [_row(found, one, top) for one in found.scores]
+    top = max(score.importance for score in found.scores)
     walk = sorted(
-        (one for one in found.scores if one.layer in found.front),
-        key=lambda one: (one.tower, harm(one, by=found.by)),
+        (score for score in found.scores if score.layer in found.front),
+        key=lambda score: (score.tower, harm(score, alignment=found.alignment)),
     )
     return {
         "figure": figure,
         "selected": view.layer,
-        "by": found.by,
-        "unit": view.unit,
-        "front": [one.layer for one in walk],
-        "rows": rows,
+        "alignment": found.alignment,
+        "granularity": view.granularity,
+        "front": [score.layer for score in walk],
+        "rows": [_row(found, score, top) for score in found.scores],
         "described": described(found, view),
     }
 
 
 def _row(found: Map, score: LayerScore, top: float) -> dict[str, Any]:
+    reads = score.layer in found.editable
     return {
         "layer": score.layer,
         "tower": score.tower,
-        "name": words.short(score.layer),
+        "name": short(score.layer),
         "params": score.params,
         "shape": found.shapes.get(score.layer, ""),
         "importance": score.importance,
         "alignment": score.alignment,
         "level": score.importance / top,
         "front": score.layer in found.front,
-        "reads": found.reads(score),
-        "why": "" if found.reads(score) else why(score),
+        "reads": reads,
+        "why": "" if reads else why(score),
     }
 
 
 def why(score: LayerScore) -> str:
     """Why a layer is grey."""
-    if "norm" in words.kind(score.layer):
-        return "here layer norms stay as they are, as in the paper"
+    if kind(score.layer) == "norm":
+        return "layer norms stay as they are in this kind of model, as in the paper"
     return "this model does not read it, so editing it would change nothing"
 
 
 def described(found: Map, view: View) -> str:
     """The plot in a sentence, for those who do not see it."""
-    names = {one.layer: f"{words.short(one.layer)} ({one.tower})" for one in found.scores}
-    front = ", ".join(names[one] for one in found.front)
-    deaf = sum(not found.reads(one) for one in found.scores)
-    silent = f" {deaf} layers are grey because they cannot be edited here." if deaf else ""
+    names = {score.layer: label(score.layer) for score in found.scores}
+    front = ", ".join(names[layer] for layer in found.front)
+    unread = sum(score.layer not in found.editable for score in found.scores)
+    grey = f" {unread} layers are grey because they cannot be edited here." if unread else ""
     return (
-        f"Importance over {found.by} gradient alignment of {len(found.scores)} layers for “{label(view.concept)}”. "
-        f"On the front: {front}. Chosen: {names.get(view.layer, 'none')}.{silent}"
+        f"Importance over {found.alignment} gradient alignment of {len(found.scores)} layers for "
+        f"“{called(view.concept)}”. On the front: {front}. "
+        f"Chosen: {names.get(view.layer, 'none')}.{grey}"
     )
 
 
 def choices(found: Map) -> list[tuple[str, str]]:
     """The layers that can be chosen, those on the front first, as (what is read, name)."""
-    fit = [one for one in found.scores if found.reads(one)]
-    fit.sort(key=lambda one: one.layer not in found.front)
-    return [
-        (
-            f"{'★ ' if one.layer in found.front else ''}{one.tower} · {words.short(one.layer)}",
-            one.layer,
-        )
-        for one in fit
-    ]
+    fit = [score.layer for score in found.scores if score.layer in found.editable]
+    fit.sort(key=lambda layer: layer not in found.front)
+    return [(f"{'★ ' if layer in found.front else ''}{label(layer)}", layer) for layer in fit]

@@ -3,14 +3,17 @@
 import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import plotly
 
-from slugdemo.ui import forget, wires
-from slugdemo.ui.session import World
+from slugdemo.ui import events, forget
+from slugdemo.ui.memory import freed
+from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import Tasks
 from slugdemo.ui.view import LARGEST_SEED, View
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -25,7 +28,7 @@ HEADS = {
         "Which layer holds it?",
         '<button class="small" data-act="guess" title="Predict the layer before you see it">'
         "Guess</button>"
-        '<button class="small" data-act="axes" title="Scale, alignment, unit">Axes</button>'
+        '<button class="small" data-act="axes" title="Scale, alignment, granularity">Axes</button>'
         '<button class="small" data-act="layers">Table</button>',
     ),
     "see": ("See", "What does it do now?", ""),
@@ -42,17 +45,17 @@ HEADS = {
     ),
 }
 CALLS = {
-    "choice": ("model", "concept"),
+    "choice": ("model", "concept", "method"),
     "map": ("layer", "turn"),
     "curve": ("step",),
     "ladder": ("step",),
     "see": ("picture",),
     "tray": ("switch", "drop", "rename"),
-    "take": ("fetch",),
+    "export": ("fetch",),
 }
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")
-HIDDEN = ("compare", "catalogue", "pin", "take", "news")  # dialogs show them, or other blocks
-SCRIPTS = ("app.js", "plots.js", "choice.js", "take.js", "lesson.js")
+HIDDEN = ("comparison", "choices", "pin", "export", "updates")  # dialogs show them, or other blocks
+SCRIPTS = ("app.js", "plots.js", "choice.js", "export.js", "lesson.js")
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><span>one layer, one step, one thing forgotten</span>'
     '<button class="small" data-act="story">Story</button>'
@@ -110,12 +113,12 @@ class Page:
 
     def changing(self, *, controls: bool = True) -> list[Any]:
         """What an event may change. The fewer the faster: gradio makes every output anew at each
-        news, so all that this page draws itself comes as one."""
-        names = ("view", "news", "layers", "words", "seed", "own")
+        update, so all that this page draws itself comes as one."""
+        names = ("view", "updates", "layers", "words", "seed", "own")
         return [self[name] for name in names[: None if controls else 2]]
 
 
-def layout(world: World) -> Page:
+def layout(state: AppState) -> Page:
     """The blocks, in the order of the five questions; called inside gr.Blocks."""
     at: dict[str, Any] = {"view": gr.State(View())}
     with gr.Row(elem_id="bar"):
@@ -124,7 +127,7 @@ def layout(world: World) -> Page:
         at["all"] = gr.Button("Find layer and step", variant="primary", elem_id="find-all")
         at["status"] = widget("status", WAKING)
         at["stop"] = gr.Button("Stop", elem_id="stop")
-    with gr.Column(elem_id="board"):
+    with gr.Column(elem_id="cards"):
         with gr.Column(elem_id="forget-card", elem_classes="card"):
             at["forget"] = widget("forget")
             _mine(at)
@@ -135,7 +138,7 @@ def layout(world: World) -> Page:
         _step(at)
         with gr.Column(elem_id="ladder-card", elem_classes="card"):
             at["ladder"] = widget("ladder")
-    _foot(at, world)
+    _foot(at, state)
     return Page(at)
 
 
@@ -181,10 +184,10 @@ def _step(at: dict[str, Any]) -> None:
         with gr.Row(elem_id="go"):
             at["find"] = gr.Button("Find the step", elem_id="find")
             at["controls"] = gr.Button("Compare", elem_id="controls")
-        at["compare"] = widget("compare")
+        at["comparison"] = widget("comparison")
 
 
-def _foot(at: dict[str, Any], world: World) -> None:
+def _foot(at: dict[str, Any], state: AppState) -> None:
     with gr.Row(elem_id="foot"):
         at["tray"] = widget("tray", {"rows": [], "note": ""})
         at["keep"] = gr.Button("Keep", elem_id="keep")
@@ -201,19 +204,19 @@ def _foot(at: dict[str, Any], world: World) -> None:
         )
         at["link"] = gr.Button("Copy link", elem_id="link")
         at["file"] = gr.DownloadButton("File", elem_id="file", visible="hidden")
-    at["catalogue"] = widget("catalogue", forget.catalogue(world))
+    at["choices"] = widget("choices", forget.choices(state))
     at["pin"] = widget("pin", {})
-    at["take"] = widget("take", {})
-    at["news"] = widget("news", {})  # what all others show now, by name
+    at["export"] = widget("export", {})
+    at["updates"] = widget("updates", {})  # what all others show now, by name
 
 
-def build(world: World) -> gr.Blocks:
-    """The whole page, wired; launching is the caller's."""
+def build(state: AppState, tasks: Tasks | None = None) -> gr.Blocks:
+    """The whole page with its events; launching is the caller's, as is closing the `tasks`."""
     gr.set_static_paths([*served(), STYLE])
     with gr.Blocks(
         title="slugdemo", analytics_enabled=False, fill_width=True, delete_cache=(3600, 7200)
     ) as demo:
-        wires.connect(demo, layout(world), world)
+        events.connect(demo, layout(state), state, tasks or Tasks(partial(freed, state)))
     return demo.queue(max_size=64, default_concurrency_limit=2)
 
 

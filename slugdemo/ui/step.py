@@ -1,262 +1,341 @@
-"""STEP: how far to go. The curve along the step, and the search with its trace."""
+"""STEP: how far to go. The curve along the strength, where it begins, and the ladder from one seed."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
-from slugdemo import layers, weights
-from slugdemo.config import SETTINGS, Setting
-from slugdemo.edit import Edit
+import torch
+
+from slugdemo import experiment, search, weights
+from slugdemo.edit import LAYER_NORM, Edit, qualified
 from slugdemo.errors import SlugError
-from slugdemo.layers import LayerScore
-from slugdemo.methods.slug import extended, slug
-from slugdemo.models.base import Cancelled
-from slugdemo.search import Goal, Point, choose, search
-from slugdemo.ui import exams, figures, words
-from slugdemo.ui.jobs import Watch
-from slugdemo.ui.session import World
-from slugdemo.ui.view import FARTHEST, Kept, View, label
+from slugdemo.evaluation.answer import ASK, says
+from slugdemo.layer_names import TOWERS
+from slugdemo.methods import named
+from slugdemo.search import Evaluate, Evaluator, Evaluators, Score
+from slugdemo.task import Task
+from slugdemo.ui import plots, see
+from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import Watch
+from slugdemo.ui.view import View, label, place, share
 
-RUNGS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+RUNGS = {"layer": (0.0, 0.05, 0.1, 0.2, 0.4, 0.8), "own": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)}
 GRID = {
-    "zero-shot": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
-    "diffusion": RUNGS,
-    "vlm": RUNGS,
+    "layer": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
+    "own": (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0),
 }
-UNKNOWING = 0.2  # where to begin when zero-shot CLIP never knew the concept
-GUESSES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+UNKNOWN = 0.2  # where to begin when CLIP itself does not know the concept
+ARTICLE = re.compile(r"^(an?|the) ")
+Cell = dict[str, Any]
+Seen = Callable[[Edit, Score], None]
 
 
-def unstepped(world: World, view: View, watch: Watch) -> Edit:
-    """The edit of the chosen layer, still at step 0."""
-    return world.edit(view.model, Kept(view.concept, view.layer, 0.0), watch)
+def unstepped(state: AppState, view: View, watch: Watch) -> Edit:
+    """The edit that is looked at, at strength 0."""
+    return state.edit(view, view.edit, watch).at(0.0)
 
 
-def goal(before: Point, loss: float) -> Goal:
-    """Nothing left of the concept, and at most `loss` (or one picture) less of the rest."""
-    return Goal(0.0, before.retain - max(loss, 1.01 / before.n_retain))
+def unit(edit: Edit) -> str:
+    """ "layer" when strength 1 is the norm of the layer, "own" when it is the method's own edit."""
+    return "layer" if edit.unit == LAYER_NORM else "own"
 
 
-def guess(world: World, view: View, watch: Watch) -> float:
-    """A step to begin with: the best of a few by CLIP's own zero-shot answers."""
-    edit = unstepped(world, view, watch)
-    evaluate = exams.classes(world, view).exam()(edit)
-    loss = SETTINGS["zero-shot"].loss
-
-    def make() -> float:
-        before, points = evaluate(0.0), []
-        if before.forget <= 0:
-            return UNKNOWING  # CLIP cannot say; the host's own curve will
-        for step in GUESSES:
-            watch.say(f"Trying {words.short(view.layer)} at {words.share(step)} of its norm")
-            points.append(evaluate(step))
-            if points[-1].forget <= 0:
-                break
-        return choose(points, goal(before, loss)).point.step
-
-    return world.results.get(("guess", view.model, view.concept, view.layer), make)
+def farthest(edit: Edit, strength: float) -> float:
+    """Where the slider ends."""
+    end = 1.0 if unit(edit) == "layer" else 2.0
+    return end if strength <= end else float(math.ceil(strength))
 
 
-def sweep(
-    world: World, view: View, watch: Watch, *, shown: Callable[[list[Point]], None]
-) -> list[Point]:
-    """The points of the curve; `shown` is called with those there are, after each new one."""
-    evaluate = exams.exam(world, view, watch)(unstepped(world, view, watch))
-    points = []
-    for step in GRID[world.kind(view.model)]:
-        points.append(evaluate(step))
-        shown(points)
-    return points
+def grid(state: AppState, view: View, edit: Edit) -> tuple[float, ...]:
+    """The strengths of the curve: fewer where a score takes long."""
+    quick = state.kind(view.model) == "zero-shot"
+    return GRID[unit(edit)] if quick else RUNGS[unit(edit)]
 
 
-def known(world: World, view: View) -> tuple[list[Point], list[Point]]:
-    """The points of the curve and of the search's trace that have been measured already."""
-    kind = world.kind(view.model)
+def start(state: AppState, view: View, watch: Watch) -> float:
+    """A strength to begin with: that of the engine's search with the quickest evaluator there is.
 
-    def look(steps: Sequence[float]) -> list[Point]:
-        keys = [exams.key(view, view.layer, step) for step in steps]
-        found = [world.results.peek(key) or world.results.peek(("glance", *key)) for key in keys]
-        return [point for point in found if point is not None]
-
-    return look(GRID[kind]), look(view.trace)
-
-
-def complete(world: World, view: View) -> bool:
-    """Whether the whole curve is measured."""
-    return len(known(world, view)[0]) == len(GRID[world.kind(view.model)])
-
-
-def find(
-    world: World, view: View, watch: Watch, *, shown: Callable[[View], None]
-) -> tuple[View, str]:
-    """The view at the step that the search chose, and why; stopped, the best of what it saw."""
-    evaluate = exams.exam(world, view, watch)(unstepped(world, view, watch))
-    setting = exams.setting(world, view)
-    before, trace = evaluate(0.0), []
-    wanted = goal(before, setting.loss)
-    try:
-        for point in search(_within(evaluate), wanted, evaluations=setting.evaluations):
-            trace.append(point)
-            view = replace(view, trace=tuple(sorted({*view.trace, round(point.step, 6)})))
-            shown(view)
-            watch.say(f"Evaluation {len(trace)}: {_seen(point)}", len(trace), setting.evaluations)
-    except Cancelled:
-        if not trace:
-            raise
-    choice = choose(trace, wanted)
-    step, margin = farther(choice.point.step, setting)
-    return replace(view, step=step), f"{words.short(view.layer)}: {choice.reason}{margin}"
-
-
-def farther(step: float, setting: Setting) -> tuple[float, str]:
-    """A searched step with the margin of its host, never beyond the page's farthest; in words too."""
-    if not setting.beyond:
-        return min(step, FARTHEST), ""
-    said = f" As a margin it goes {setting.beyond:.0%} farther."
-    return min(round(step * (1 + setting.beyond), 6), FARTHEST), said
-
-
-def find_everywhere(world: World, view: View, watch: Watch) -> tuple[View, str]:
-    """The view at the best layer and step of all front layers, and why (SLUG, sec. 3.2).
-
-    When none of them passes, the layers of the next fronts are asked, as a Study does.
+    1 for an edit in the method's own unit.
     """
-    seen: list[tuple[LayerScore, Point]] = []
+    edit = unstepped(state, view, watch)
+    if unit(edit) == "own":
+        return 1.0
+    key = ("start", view.model, view.concept, edit.digest)
+    return state.shown.get(key, lambda: _start(state, view, edit, watch))
 
-    def look(score: LayerScore, point: Point) -> None:
-        seen.append((score, point))
-        if not point.n_retain:
-            world.results.put(("glance", *exams.key(view, score.layer, point.step)), point)
-        watch.say(f"{score.tower} {words.short(score.layer)}: {_seen(point)}")
 
-    exam, glance = exams.exams(world, view, watch)
-    setting, readable = exams.setting(world, view), world.readers(view.model)
-    every = world.scores(view.model, view.concept, watch, unit=view.unit)
-    scores = [one for one in every if {*one.tensors} <= readable]
-    searched = partial(
-        slug,
-        world.clip(view.model),
-        world.concept(view.concept).name,
-        gradients=world.gradients(view.model, view.concept, watch),
-        exam=lambda edit: _within(exam(edit)),
-        glance=lambda edit: _within(glance(edit)),
-        by=view.by,
-        unit=view.unit,
-        loss=setting.loss,
-        evaluations=setting.evaluations,
-        watch=look,
-    )
+def _start(state: AppState, view: View, edit: Edit, watch: Watch) -> float:
+    task = state.task(view, watch)
+    tuning = replace(task.config.tuning, margin=0.0, shortlist=0)
+    quick = task.evaluators.quick or task.evaluators.full
+
+    def look(tried: Edit, score: Score) -> None:
+        watch.say(f"Trying {search.where(tried, score.strength)}")
+
     try:
-        outcome = searched(editable=readable)
-        tried = [one.score for one in outcome.attempts]
-        if not outcome.feasible and (rest := layers.behind(scores, tried)):
-            outcome = extended(outcome, searched(editable=rest))
-    except Cancelled:
-        full = [(score, point) for score, point in seen if point.n_retain]
-        if not full:
-            raise
-        score, point = min(full, key=lambda one: (one[1].forget, -one[1].retain))
-        return _moved(
-            view, score.layer, point.step, seen
-        ), f"Stopped; the best so far: {_seen(point)}"
-    step, margin = farther(outcome.edit.step, setting)
-    layer = outcome.edit.layer
-    reason = outcome.reason.replace(layer, words.short(layer))
-    return _moved(view, layer, step, seen), f"{reason}{margin}"
+        found = search.tune([edit], Evaluators(quick), tuning, watch=look)
+    except SlugError:  # CLIP cannot say; the model's own curve will
+        return UNKNOWN
+    return round(found.edit.strength, 4)
 
 
-def _moved(view: View, layer: str, step: float, seen: list[tuple[LayerScore, Point]]) -> View:
-    trace = {round(point.step, 6) for score, point in seen if score.layer == layer}
-    return replace(view, layer=layer, step=min(step, FARTHEST), trace=tuple(sorted(trace)))
+# ---- measuring
 
 
-def _within(evaluate: Callable[[float], Point]) -> Callable[[float], Point]:
-    """The same, never beyond the page's farthest step: doubling past it would leave the plot."""
-    return lambda step: evaluate(min(step, FARTHEST))
-
-
-def _seen(point: Point) -> str:
-    if not point.n_retain:
-        left = words.share(point.forget)
-        return f"at {point.step:.1%} of the norm {left} of the concept is left"
-    return (
-        f"at {point.step:.1%} of the norm {words.share(point.forget)} of the concept and "
-        f"{words.share(point.retain)} of the rest are left"
+def measured(state: AppState, view: View, watch: Watch, seen: Seen) -> Task:
+    """The task of a view with evaluators that remember every score, and tell `seen` of each."""
+    task = state.task(view, watch)
+    plain = task.evaluators
+    remember = partial(_remembered, state, view, seen)
+    task.evaluators = replace(
+        plain,
+        full=remember(plain.full, "full"),
+        forget_only=plain.forget_only and remember(plain.forget_only, "forget only"),
     )
+    return task
 
 
-def show(world: World, view: View, watch: Watch) -> dict[str, Any]:
+def _remembered(
+    state: AppState, view: View, seen: Seen, evaluator: Evaluator, which: str
+) -> Evaluator:
+    def of(edit: Edit) -> Evaluate:
+        evaluate, digest = evaluator(edit), edit.digest
+
+        def at(strength: float) -> Score:
+            name = key(view, digest, strength, which)
+            score = state.scores.get(name, lambda: evaluate(strength))
+            seen(edit, score)
+            return score
+
+        return at
+
+    return of
+
+
+def unseen(edit: Edit, score: Score) -> None:
+    """For those who do not look at single scores."""
+
+
+def key(view: View, digest: str, strength: float, which: str = "full") -> tuple[object, ...]:
+    """Under what a score is remembered; at strength 0 all edits are the same."""
+    own = digest if strength else ""
+    return view.model, view.concept, own, round(strength, 6), which
+
+
+def known(state: AppState, view: View, edit: Edit) -> tuple[list[Score], list[Score]]:
+    """The scores of the curve and of the search's trace that have been measured already."""
+
+    def look(strengths: Sequence[float]) -> list[Score]:
+        found = []
+        for strength in strengths:
+            for which in ("full", "forget only"):
+                if score := state.scores.peek(key(view, edit.digest, strength, which)):
+                    found.append(score)
+                    break
+        return found
+
+    return look(grid(state, view, edit)), look(view.trace)
+
+
+def complete(state: AppState, view: View, watch: Watch) -> bool:
+    """Whether the whole curve is measured."""
+    edit = unstepped(state, view, watch)
+    return len(known(state, view, edit)[0]) == len(grid(state, view, edit))
+
+
+def sweep(state: AppState, view: View, watch: Watch, *, shown: Callable[[], None]) -> None:
+    """Measures the curve; `shown` is called after each new score."""
+    edit = unstepped(state, view, watch)
+    task = measured(state, view, watch, unseen)
+    for _ in experiment.curve(task, edit, grid(state, view, edit)):
+        shown()
+
+
+# ---- the curve
+
+
+def show(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
     """The curve as far as it is known, with its formula, its table and its description."""
-    edit = unstepped(world, view, watch)
-    points, trace = known(world, view)
-    step = view.step or 0.0
-    figure = figures.curve(points, trace, step=step, ratio=edit.ratio, farthest=FARTHEST)
-    size = weights.norm(edit.direction)
+    edit, task = unstepped(state, view, watch), state.task(view, watch)
+    scores, trace = known(state, view, edit)
+    strength = view.strength or 0.0
+    ratio, end = float(edit.about.get("ratio", "nan")), farthest(edit, strength)
+    figure = plots.curve(scores, trace, strength=strength, ratio=ratio, farthest=end)
+    full = {score.strength: score for score in (*scores, *trace) if score.n_retain}
     return {
         "figure": figure,
-        "step": step,
-        "farthest": FARTHEST,
-        "formula": formula(edit.at(step), size),
-        "rows": [_row(point) for point in sorted({*_by(points), *_by(trace)})],
-        "sum": summed(world, view, edit.at(step), size, watch),
-        "described": described(view, points),
-        "waiting": not points,
+        "step": strength,
+        "farthest": end,
+        "unit": edit.unit,
+        "formula": formula(edit.at(strength)),
+        "rows": [_row(full[at]) for at in sorted(full)],
+        "sum": summed(task, view, edit.at(strength)),
+        "described": described(view, scores),
+        "waiting": not scores,
     }
 
 
-def _by(points: Sequence[Point]) -> list[tuple[float, ...]]:
-    return [
-        (one.step, one.forget, *one.forget_interval, one.retain, *one.retain_interval)
-        for one in points
-        if one.n_retain
-    ]
+def _row(score: Score) -> list[str]:
+    rates = []
+    for rate, (low, high) in (
+        (score.forget_acc, score.forget_interval),
+        (score.retain_acc, score.retain_interval),
+    ):
+        rates.append(f"{rate:.1%} ({low:.1%} to {high:.1%})")
+    return [f"{score.strength:.1%}", *rates]
 
 
-def _row(numbers: tuple[float, ...]) -> list[str]:
-    step, forget, f_low, f_high, retain, r_low, r_high = (f"{one:.1%}" for one in numbers)
-    return [step, f"{forget} ({f_low} to {f_high})", f"{retain} ({r_low} to {r_high})"]
-
-
-def formula(edit: Edit, size: float) -> str:
+def formula(edit: Edit) -> str:
     """The update with its own numbers."""
-    far = f"{edit.step:.3g} · {size:.3g}"
+    if not edit.delta:
+        numbers = ", ".join(f"{name} {value}" for name, value in edit.params.items())
+        return f"no weight changes: {edit.rule} at every denoising step {numbers}".rstrip()
+    size = weights.norm(edit.delta)
+    far = f"{edit.strength:.3g} · {size:.3g}"
+    if edit.unit != LAYER_NORM:
+        return f"w ← w + {edit.strength:.3g} · Δ,  ‖Δ‖ = {size:.3g}"
     if not math.isfinite(edit.lam):
         return f"w ← w + {far} · g / ‖g‖"
-    return f"w ← w + {far} · g / {size / edit.ratio:.3g}  =  w + {edit.lam:.3g} g"
+    slope = size / float(edit.about["ratio"])
+    return f"w ← w + {far} · g / {slope:.3g}  =  w + {edit.lam:.3g} g"
 
 
-def summed(world: World, view: View, edit: Edit, size: float, watch: Watch) -> list[list[str]]:
-    """The whole calculation for the chosen layer, as (what, formula, with its numbers)."""
-    score = world.score(view.model, view.concept, view.layer, watch)
+def summed(task: Task, view: View, edit: Edit) -> list[list[str]]:
+    """The whole calculation for what is looked at, as (what, formula, with its numbers)."""
+    method = named(edit.method) if edit.method in experiment.METHODS else None
+    rows = [["method", method.group if method else "", method.cite if method else edit.method]]
+    if method and method.deviations:
+        rows.append(["deviations from the paper", "", method.deviations])
+    if not edit.delta:
+        return [*rows, *([name, "", str(value)] for name, value in edit.params.items())]
+    size = weights.norm(edit.delta)
+    numbers = sum(tensor.numel() for tensor in edit.delta.values())
+    if not view.layer or not edit.layer or not math.isfinite(edit.lam):
+        parts = " and ".join(TOWERS.get(part, part) for part in edit.parts)
+        return [
+            *rows,
+            ["what it changes", "", f"{len(edit.delta)} tensors of {parts}"],
+            ["length of the edit", "‖Δ‖", f"{size:.4g}, {numbers:,} numbers"],
+            ["the update", "w ← w + s Δ", f"w ← w + {edit.strength:.4g} Δ"],
+        ]
+    score = next(s for s in task.scores if qualified(s.layer) == edit.layer)
     slope = score.importance * size
-    lam = f"{edit.step:.3g} · {size:.4g} / {slope:.4g} = {edit.step * size / slope:.4g}"
+    lam = f"{edit.strength:.3g} · {size:.4g} / {slope:.4g} = {edit.strength * size / slope:.4g}"
     return [
-        ["length of the layer", "‖w‖", f"{size:.4g}, {score.params:,} numbers"],
+        *rows,
+        ["length of the layer", "‖w‖", f"{size:.4g}, {numbers:,} numbers"],
         ["length of the forget gradient", "‖g‖, g = ∇ L_forget(w)", f"{slope:.4g}"],
         ["importance", "‖g‖ / ‖w‖", f"{slope:.4g} / {size:.4g} = {score.importance:.4g}"],
         ["alignment", "cos(g, ∇ L_retain(w))", f"{score.alignment:+.4f}"],
         ["λ of the paper", "step · ‖w‖ / ‖g‖", lam],
-        ["the update", "w ← w + λ g", f"w ← w + {edit.step * size / slope:.4g} g"],
+        ["the update", "w ← w + λ g", f"w ← w + {edit.strength * size / slope:.4g} g"],
     ]
 
 
-def described(view: View, points: Sequence[Point]) -> str:
+def described(view: View, scores: Sequence[Score]) -> str:
     """The curve in a sentence."""
-    if not points:
-        return f"Nothing is measured yet along {words.short(view.layer)}."
-    first, last = points[0], points[-1]
+    where = place(view.edit)
+    if not scores:
+        return f"Nothing is measured yet along {where}."
+    first, last = scores[0], scores[-1]
     return (
-        f"From step {first.step:.0%} to {last.step:.0%} of the norm of {words.short(view.layer)}, "
-        f"“{label(view.concept)}” goes from {words.share(first.forget)} to {words.share(last.forget)} "
-        f"recognised, everything else from {words.share(first.retain)} to "
-        f"{words.share(last.retain)}."
+        f"From strength {first.strength:.0%} to {last.strength:.0%} of {where}, "
+        f"“{label(view.concept)}” goes from {share(first.forget_acc)} to "
+        f"{share(last.forget_acc)} recognised, everything else from {share(first.retain_acc)} to "
+        f"{share(last.retain_acc)}."
     )
 
 
-def check(step: float) -> float:
-    """`step`, a finite share of the layer's norm; raises SlugError when it is out of range."""
-    if not isinstance(step, int | float) or not 0 <= step <= FARTHEST:
-        raise SlugError(f"A step lies between 0 and {FARTHEST:g} of the layer's norm.")
-    return round(float(step), 4)
+# ---- the ladder
+
+
+def ladder(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
+    """Three rows (target, neighbour, unrelated) over the rungs: pictures, classes or answers.
+
+    Everything that is on in the tray is on in every rung but the first.
+    """
+    kind, steps = state.kind(view.model), RUNGS[unit(unstepped(state, view, watch))]
+    rungs = [replace(view, strength=far) if far else view.unedited() for far in steps]
+    roles = see.cast(state, view)
+    acting = tuple(rung.applied() for rung in rungs)
+    name = ("ladder", view.model, view.concept, view.seed, tuple(map(str, roles)), acting)
+    cells = state.shown.get(name, lambda: LADDERS[kind](state, view, roles, rungs, watch))
+    rows = [
+        {"role": part.role, "name": part.name, "cells": row}
+        | ({} if kind == "diffusion" else {"src": part.src})
+        for part, row in zip(roles, cells, strict=True)
+    ]
+    return {"steps": steps, "step": view.strength or 0.0, "rows": rows, "kind": kind}
+
+
+def _drawn(
+    state: AppState, view: View, roles: Sequence[see.Part], rungs: Sequence[View], watch: Watch
+) -> list[list[Cell]]:
+    del view  # the rungs are views of the same concept
+    prompts = [part.prompt for part in roles]
+    rows = see.drawn(state, rungs, prompts, watch, "Drawing the ladder: denoising step")
+    return [
+        [{**cell, "ok": cell["text"] == part.name} for cell in column]
+        for part, column in zip(roles, zip(*rows, strict=True), strict=True)
+    ]
+
+
+def _classified(
+    state: AppState, view: View, roles: Sequence[see.Part], rungs: Sequence[View], watch: Watch
+) -> list[list[Cell]]:
+    task = state.task(view, watch)
+    pixels = torch.stack([task.clip.transform(part.picture) for part in roles])
+    host = see.zero_shot(state, view, task).showing(pixels)
+    columns = []
+    for rung in rungs:
+        watch.say("Classifying the ladder's pictures")
+        columns.append(host.edited(state.applied(rung, watch)).probabilities())
+    cells = []
+    for row, part in enumerate(roles):
+        own = host.classes.index(part.name)
+        cells.append([_belief(host.classes, column[row], own) for column in columns])
+    return cells
+
+
+def _belief(classes: Sequence[str], beliefs: torch.Tensor, own: int) -> Cell:
+    best = int(beliefs.argmax())
+    return {"text": classes[best], "share": beliefs[own].item(), "ok": best == own, "bar": True}
+
+
+def _answered(
+    state: AppState, view: View, roles: Sequence[see.Part], rungs: Sequence[View], watch: Watch
+) -> list[list[Cell]]:
+    task = state.task(view, watch)
+    asked, pictures = ASK[task.concept.domain], [part.picture for part in roles]
+    cells: list[list[Cell]] = [[] for _ in roles]
+    for rung in rungs:
+        watch.say("Asking the ladder's questions")
+        answers = task.model.edited(state.applied(rung, watch)).answer(
+            pictures, [asked] * len(roles), cancelled=watch.stop.is_set
+        )
+        for row, (part, answer) in enumerate(zip(roles, answers, strict=True)):
+            cells[row].append({"text": answer, "ok": says(answer, part.name)})
+    return shorter(cells)
+
+
+def shorter(cells: list[list[Cell]]) -> list[list[Cell]]:
+    """The cells without the words that all their answers begin with, which stay under "full"."""
+    said = [str(cell["text"]).split() for row in cells for cell in row]
+    same = sum(1 for _ in takewhile(lambda words: len({*words}) == 1, zip(*said, strict=False)))
+    if same < 3 or same == min(map(len, said)):
+        same = 0
+    return [
+        [{**cell, "full": cell["text"], "text": _rest(cell, same)} for cell in row] for row in cells
+    ]
+
+
+def _rest(cell: Cell, skipped: int) -> str:
+    words = " ".join(str(cell["text"]).split()[skipped:])
+    return ARTICLE.sub("", words).rstrip(".") if skipped else words
+
+
+LADDERS = {"zero-shot": _classified, "diffusion": _drawn, "vlm": _answered}

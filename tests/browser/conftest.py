@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import house
 import pytest
-import shelves
 
 from slugdemo.ui import page
-from slugdemo.ui.session import World
+from slugdemo.ui.state import AppState
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -30,14 +30,15 @@ def browser_type_launch_args(browser_type_launch_args: dict) -> dict:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a page over a tiny world."""
+    """The address of a page over the tiny assets."""
     folder: Path = tmp_path_factory.mktemp("served")
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
-    world = World.at(shelves.assets(folder / "assets"), folder / "cache")
-    demo = page.build(world)
-    address = page.launch(demo, prevent_thread_lock=True, quiet=True)[1]
-    yield address
-    demo.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        patch.setenv("SLUGDEMO_ASSETS", str(house.build(folder / "assets")))
+        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
+        demo = page.build(AppState())
+        yield page.launch(demo, prevent_thread_lock=True, quiet=True)[1]
+        demo.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+import house
 import pytest
-import shelves
 from playwright.sync_api import Browser, Page, expect
 from visit import PATIENCE, READY, opened
 
@@ -31,7 +31,7 @@ def test_the_first_page_shows_all_five_blocks_without_a_click(visitor: Page, ser
     opened(visitor, served)
     expect(visitor.locator("#see .wipe img")).to_have_count(2)
     expect(visitor.locator("#ladder .cell img")).to_have_count(18)
-    expect(visitor.locator("#forget .thumbs img")).to_have_count(19)
+    expect(visitor.locator("#forget .thumbs img")).to_have_count(12)
     assert visitor.locator("#map .scatterlayer .points path").count() > 10
     size = visitor.evaluate(
         "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
@@ -136,9 +136,9 @@ def test_plots_are_painted_anew_for_another_theme_but_not_for_work(
 def test_the_table_chooses_layers_too(visitor: Page, served: str) -> None:
     opened(visitor, served, "model=pocket-clip&concept=cat")
     visitor.keyboard.press("t")
-    row = visitor.locator(".slug-dialog button.link", has_text="2 mlp.out").first
+    row = visitor.locator(".slug-dialog button.link", has_text="layer 2 MLP output").first
     row.click()
-    expect(visitor.locator("#layer input")).to_have_value("text · 2 mlp.out")
+    expect(visitor.locator("#layer input")).to_have_value("Text layer 2 MLP output")
 
 
 def test_a_bad_link_is_answered_in_a_sentence(visitor: Page, served: str) -> None:
@@ -174,7 +174,7 @@ def test_the_story_points_at_the_real_blocks_and_can_be_left(visitor: Page, serv
 
 
 def test_a_picture_of_ones_own_can_be_looked_at(visitor: Page, served: str, tmp_path: Path) -> None:
-    shelves.picture("car", "neon", 3).save(tmp_path / "mine.png")
+    house.pictures(1, seed=3)[0].save(tmp_path / "mine.png")
     opened(visitor, served, "model=pocket-clip&concept=cat")
     visitor.locator("#own").locator("xpath=..").locator("input[type=file]").set_input_files(
         tmp_path / "mine.png"

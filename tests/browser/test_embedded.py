@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import house
 import httpx
 import pytest
-import shelves
 import uvicorn
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 from starlette.applications import Starlette
@@ -17,7 +17,7 @@ from starlette.routing import Route
 from visit import PATIENCE, READY, foreign, opened
 
 from slugdemo.ui import page
-from slugdemo.ui.session import World
+from slugdemo.ui.state import AppState
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore")]
 CLIP = "model=pocket-clip&concept=cat"
@@ -79,12 +79,13 @@ def proxy(upstream: str) -> Starlette:
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a proxy before a page over a tiny world, in a Space of some name."""
+    """The port of a proxy before a page over the tiny assets, in a Space of some name."""
     folder: Path = tmp_path_factory.mktemp("embedded")
-    world = World.at(shelves.assets(folder / "assets"), folder / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
-        demo = page.build(world)
+        patch.setenv("SLUGDEMO_ASSETS", str(house.build(folder / "assets")))
+        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
+        demo = page.build(AppState())
         page.launch(demo, prevent_thread_lock=True, quiet=True, root_path="/demo")
         app = proxy(f"http://127.0.0.1:{demo.server_port}")
         server = uvicorn.Server(

@@ -4,8 +4,8 @@ import json
 import struct
 from pathlib import Path
 
+import house
 import pytest
-import shelves
 from gradio_client import Client
 from playwright.sync_api import Page, expect
 from visit import READY, opened
@@ -23,7 +23,7 @@ def give(page: Page, block: str, *paths: Path) -> None:
 def pictures(folder: Path, count: int) -> list[Path]:
     paths = [folder / f"mine-{number}.png" for number in range(count)]
     for number, path in enumerate(paths):
-        shelves.picture("car", "neon", 70 + number).save(path)
+        house.pictures(1, seed=70 + number)[0].save(path)
     return paths
 
 
@@ -88,8 +88,10 @@ def test_a_guess_is_answered_by_the_plot(visitor: Page, served: str) -> None:
     opened(visitor, served, CLIP)
     visitor.keyboard.press("h")
     expect(visitor.locator("#ladder")).to_be_hidden()
-    visitor.locator(".cover .cells button", has_text="1 mlp.in").first.click()
-    expect(visitor.locator(".verdict-of")).to_contain_text("You said text 1 mlp.in: number")
+    visitor.locator(".cover .cells button", has_text="layer 1 MLP input").first.click()
+    expect(visitor.locator(".verdict-of")).to_contain_text(
+        "You said text layer 1 MLP input: number"
+    )
     expect(visitor.locator("#ladder")).to_be_visible()
 
 
@@ -166,7 +168,7 @@ def test_the_report_works_from_disk(visitor: Page, served: str, tmp_path: Path, 
 
 
 def test_a_search_shows_progress_and_stops_with_what_it_found(visitor: Page, served: str) -> None:
-    opened(visitor, served, "model=pocket-sd&concept=ghost")
+    opened(visitor, served, "model=pocket-sd&concept=robot")
     visitor.locator("#find").click()
     expect(visitor.locator("#stop")).to_be_visible()
     visitor.locator("#stop").click()
@@ -184,7 +186,7 @@ def test_the_endpoints_answer_a_client(served: str) -> None:
     assert any(row["front"] for row in rows)
     layer = next(row["layer"] for row in rows if row["front"])
     points = client.predict("pocket-clip", "cat", layer, [0.0, 0.2], api_name="/sweep")
-    assert [point["step"] for point in points] == [0.0, 0.2]
+    assert [point["strength"] for point in points] == [0.0, 0.2]
     picture = client.predict("pocket-sd", "a cat", 1, "", "", 0.0, api_name="/generate")
     assert picture["picture"].startswith("data:image/webp")
     with pytest.raises(Exception, match="no model called"):

@@ -1,0 +1,35 @@
+"""Results that come with the app: rows computed beforehand by `benchmark run`.
+
+Knows the assets folder and rows; computes nothing.
+"""
+
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from slugdemo import catalog
+from slugdemo.results import Result
+
+FILE = "results.parquet"
+
+
+def rows(model: str, concept: str) -> list[Result]:
+    """The shipped rows of one concept in one model; none where nothing was shipped."""
+    frame = _table(catalog.assets() / FILE)
+    if frame is None:
+        return []
+    some = frame[(frame["model"] == model) & (frame["concept"] == concept)]
+    names = [field.name for field in fields(Result)]
+    return [Result(**{name: row[name] for name in names}) for row in some.to_dict("records")]
+
+
+def current(result: Result, digest: str) -> bool:
+    """Whether a row was made with the weights of this digest (`Task.digest`)."""
+    return result.digest == digest
+
+
+@cache
+def _table(path: Path) -> pd.DataFrame | None:
+    return pd.read_parquet(path) if path.is_file() else None

@@ -1,0 +1,93 @@
+"""The commands that compare methods over many concepts: benchmark run, benchmark show."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slugdemo import catalog
+from slugdemo.benchmark import runner, summary
+from slugdemo.benchmark.cells import ORIGINAL, Plan
+from slugdemo.cli.options import Json, put, say, table
+from slugdemo.errors import SlugError
+from slugdemo.results import plain
+
+Out = Annotated[Path, typer.Option(help="the folder of the results")]
+
+
+def run(
+    models: Annotated[str, typer.Option(help="names with commas")] = "pocket-sd",
+    concepts: Annotated[
+        str, typer.Option(help='names with commas, or "all" that can be forgotten')
+    ] = "wizard",
+    methods: Annotated[
+        str, typer.Option(help='names with commas; "original" and controls count as methods')
+    ] = f"{ORIGINAL},slug",
+    method: Annotated[
+        list[str] | None, typer.Option(help="a method of your own, FILE.py:FUNCTION")
+    ] = None,
+    candidate: Annotated[
+        list[Path] | None, typer.Option(help="a folder with an edited model, judged likewise")
+    ] = None,
+    attacks: Annotated[str, typer.Option(help="names with commas; none if not given")] = "",
+    seeds: Annotated[str, typer.Option(help="whole numbers with commas")] = "0",
+    engine: Annotated[str, typer.Option(help="processes or ray")] = "processes",
+    workers: Annotated[int, typer.Option(min=1, help="processes at once")] = 1,
+    address: Annotated[str, typer.Option(help="of a Ray cluster; a local one if not given")] = "",
+    out: Out = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Judge every method on every concept; goes on where an earlier run stopped."""
+    plan = Plan(
+        models=_names(models),
+        concepts=_concepts(concepts),
+        methods=[*_names(methods), *(method or [])],
+        attacks=_names(attacks) or [""],
+        seeds=[_whole(seed) for seed in _names(seeds)],
+        candidates=[str(folder.expanduser()) for folder in candidate or []],
+    )
+    cells, store = plan.cells(), runner.Store(out.expanduser())
+    if address and engine != "ray":
+        raise SlugError("--address names a Ray cluster: add --engine ray.")
+    rows, spent, fresh = [], 0.0, 0
+    for done in runner.run(cells, store, engine=engine, workers=workers, address=address):
+        rows += [plain(asdict(row)) for row in done.rows]
+        fresh, spent = fresh + (not done.known), spent + (0.0 if done.known else done.seconds)
+        eta = f", about {spent / fresh * done.left / workers:.0f} s to go" if fresh else ""
+        where = f"{done.cell.model}, {done.cell.concept}, {done.cell.method}"
+        when = "known" if done.known else f"{done.seconds:.1f} s"
+        say(f"{len(cells) - done.left} of {len(cells)}: {where} ({when}{eta})")
+    put(rows, text=_table(out), as_json=as_json)
+
+
+def show(out: Out = Path("results"), as_json: Json = False) -> None:
+    """Print the results of a run: means over concepts with intervals and ranks."""
+    frame = runner.table(out.expanduser())
+    records = [plain(row) for row in frame.to_dict("records")]
+    put(records, text=_table(out), as_json=as_json)
+
+
+def _table(out: Path) -> str:
+    kinds = {entry["name"]: entry["kind"] for entry in catalog.listing()}
+    means = summary.methods(runner.table(out.expanduser()), kinds)
+    columns = ["model", "concepts", "metric", "method", "mean", "low", "high", "n", "seconds"]
+    columns += ["rank", "rank_low", "rank_high"]
+    return table(means.to_dict("records"), columns)
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _concepts(text: str) -> list[str]:
+    if text.strip() == "all":
+        return [entry["name"] for entry in catalog.listing() if entry.get("forgettable", True)]
+    return [catalog.concept(name).name for name in _names(text)]
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise SlugError(f"A seed is a whole number, not {text!r}.") from error

@@ -1,0 +1,78 @@
+"""Which kind of model a folder holds, or why it cannot be opened.
+
+Reads configs and heads of weight files; opens no model.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from slugdemo.errors import SlugError
+from slugdemo.models import checkpoint_files
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+MODEL_TYPES = {"clip": "zero-shot", "llava": "vlm"}  # of transformers
+PICTURE_KEYS = "model.diffusion_model."  # begin the names in a single-file checkpoint
+
+
+def kind_of(folder: Path) -> str:
+    """The kind of model in a folder, "" for none that can be opened (see `refusal`)."""
+    if (folder / "model_index.json").is_file():
+        return "diffusion" if not refusal(folder) else ""
+    if (folder / "open_clip_config.json").is_file():
+        return "zero-shot"
+    return MODEL_TYPES.get(checkpoint_files.read(folder / "config.json").get("model_type", ""), "")
+
+
+def refusal(path: Path) -> str:
+    """Why a model's folder or file cannot be opened, in a sentence; "" when it can be or is none."""
+    if path.is_file():
+        return _single_file(path)
+    index = checkpoint_files.read(path / "model_index.json")
+    if index:
+        return _pipeline_refusal(path, index)
+    if (path / "open_clip_config.json").is_file() or not path.is_dir():
+        return ""
+    kind = checkpoint_files.read(path / "config.json").get("model_type", "")
+    if kind and kind not in MODEL_TYPES:
+        return (
+            f"{path.name} holds a model of the type {kind}; of transformers' models "
+            f"{' and '.join(MODEL_TYPES)} are supported."
+        )
+    single = [file for file in sorted(path.glob("*.safetensors")) if not kind]
+    return next((why for file in single if (why := _single_file(file))), "")
+
+
+def _pipeline_refusal(folder: Path, index: Mapping) -> str:
+    name = index.get("_class_name", "")
+    if name not in PIPELINES:
+        return (
+            f"{folder.name} is a pipeline of the class {name or 'that its model_index.json omits'}; "
+            f"supported are {' and '.join(PIPELINES)}."
+        )
+    channels = checkpoint_files.read(folder / "unet/config.json").get("in_channels", 4)
+    latent = checkpoint_files.read(folder / "vae/config.json").get("latent_channels", 4)
+    if channels != latent:
+        return (
+            f"The U-Net of {folder.name} reads {channels} channels and its VAE makes {latent}: it "
+            "is made for inpainting or for another input than a prompt, which is not supported."
+        )
+    return ""
+
+
+def _single_file(file: Path) -> str:
+    if file.suffix == ".ckpt":
+        return f"{file.name} is a pickled checkpoint, which can run programs and is not opened."
+    if file.suffix != ".safetensors":
+        return ""
+    try:
+        names = checkpoint_files.head(file)
+    except SlugError as problem:
+        return str(problem)
+    if not any(name.startswith(PICTURE_KEYS) for name in names):
+        return ""
+    kind = "StableDiffusionXLPipeline" if any("conditioner." in n for n in names) else PIPELINES[0]
+    return (
+        f"{file.name} holds a whole model in a single file; make a folder of it once: "
+        f'python -c "from diffusers import {kind} as P; '
+        f"P.from_single_file('{file}').save_pretrained('{file.with_suffix('')}')\""
+    )

@@ -1,0 +1,253 @@
+"""What follows from what: a visitor changes one thing, and all below it is shown anew.
+
+Each function takes the state, a view and a watch, and reports to named blocks of the page; nothing
+here knows gradio, so all of it runs without a server.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from slugdemo.errors import SlugError
+from slugdemo.methods import named
+from slugdemo.ui import edits, erase, export, forget, locate, see, step
+from slugdemo.ui.erase import Found
+from slugdemo.ui.state import AppState, by_layer, single_layer
+from slugdemo.ui.tasks import Watch, status
+from slugdemo.ui.view import View
+
+READY = "Ready."
+
+
+def begin(state: AppState, view: View, watch: Watch) -> None:
+    """A page was opened without an example to show; a pinned view that is no more is let go."""
+    try:
+        view.pinned()
+    except SlugError:
+        view = replace(view, pin="")
+    concept(state, view, watch)
+
+
+def concept(state: AppState, view: View, watch: Watch) -> None:
+    """A model or a concept was chosen: everything is new."""
+    view = state.settled(view)
+    watch.put("view", view)
+    watch.put("choice", forget.chosen(state, view))
+    watch.put("forget", forget.show(state, view))
+    watch.put("words", _prompt(state, view))
+    watch.put("tray", edits.show(view))
+    watch.say(f"Opening {view.model}")
+    state.opened(view.model)
+    found = locate.locate(state.task(view, watch))
+    watch.put("pin", edits.pinned(state, view, watch))
+    if not single_layer(view.method):
+        _method(state, view, watch, found)
+        return
+    if view.layer not in found.editable:
+        view = view.of_layer(found.best(), view.method)
+    _edit(state, view, watch, found)
+
+
+def _method(state: AppState, view: View, watch: Watch, found: locate.Map) -> None:
+    """A link shows what a method gave: it is here, or made again."""
+    if not view.digest:
+        run(state, view, watch)
+        return
+    state.edit(view, view.edit, watch)
+    _edit(state, view, watch, found)
+
+
+def layer(state: AppState, view: View, watch: Watch) -> None:
+    """A layer was chosen."""
+    view = state.settled(view)
+    found = locate.locate(state.task(view, watch))
+    found.score(view.layer)
+    _edit(state, view.of_layer(view.layer, by_layer(view)), watch, found)
+
+
+def _edit(state: AppState, view: View, watch: Watch, found: locate.Map) -> None:
+    """All that depends on the edit: what it does now first, then how it came there."""
+    watch.put("choice", forget.chosen(state, view))
+    _mapped(watch, found, view)
+    if view.strength is None:
+        view = replace(view, strength=step.start(state, view, watch))
+    watch.put("view", view)
+    watch.put("curve", step.show(state, view, watch))
+    watch.put("see", see.show(state, view, watch))
+    watch.put("collateral", see.collateral(state, view, watch))
+    _finish(state, view, watch, READY)
+
+
+def _mapped(watch: Watch, found: locate.Map, view: View) -> None:
+    watch.put("layers", {"choices": locate.choices(found), "value": view.layer})
+    watch.put("map", locate.show(found, view))
+
+
+def _finish(state: AppState, view: View, watch: Watch, said: str, more: str = "") -> None:
+    """The ladder, and what is still missing of the curve; then the last sentence."""
+    watch.put("ladder", step.ladder(state, view, watch))
+    if not step.complete(state, view, watch):
+        step.sweep(
+            state,
+            view,
+            watch,
+            shown=lambda: watch.put("curve", step.show(state, view, watch)),
+        )
+    done(state, watch, view, said, more)
+
+
+def stepped(state: AppState, view: View, watch: Watch) -> None:
+    """The slider was moved."""
+    view = _with_edit(state.settled(view))
+    watch.put("view", view)
+    watch.put("see", see.show(state, view, watch))
+    watch.put("curve", step.show(state, view, watch))
+    watch.put("collateral", see.collateral(state, view, watch))
+    _finish(state, view, watch, READY)
+
+
+def looked(state: AppState, view: View, watch: Watch) -> None:
+    """Another picture, prompt, question or seed was chosen."""
+    view = _with_edit(state.settled(view))
+    watch.put("view", view)
+    watch.put("see", see.show(state, view, watch))
+    _finish(state, view, watch, READY)
+
+
+def own_picture(
+    state: AppState, view: View, watch: Watch, *, visitor: str, name: str, given: str
+) -> None:
+    """The visitor gave a picture: it is looked at from now on, here only."""
+    del name
+    own = see.keep_picture(state, visitor, Path(given))
+    looked(state, replace(view, own=own, picture=0), watch)
+
+
+def turned(state: AppState, view: View, watch: Watch, *, alignment: str, granularity: str) -> None:
+    """Alignment is to be read another way, or a layer is to be something else: other fronts."""
+    if granularity != view.granularity:
+        other = replace(view, alignment=alignment, granularity=granularity)
+        concept(state, other.of_layer("", by_layer(view)), watch)
+        return
+    view = state.settled(replace(view, alignment=alignment))
+    watch.put("view", view)
+    _mapped(watch, locate.locate(state.task(view, watch)), view)
+    done(state, watch, view, f"The fronts now go by the {view.alignment} alignment.")
+
+
+def method(state: AppState, view: View, watch: Watch) -> None:
+    """A method was chosen: it is run at once."""
+    reason = named(view.method).unable(state.kind(view.model))
+    if reason:
+        raise SlugError(reason)
+    run(state, replace(view, layer="", digest="", strength=None, trace=()), watch)
+
+
+def run(state: AppState, view: View, watch: Watch) -> None:
+    """The view's method finds what it finds: layer and step, or whatever it changes."""
+    view = state.settled(view)
+    watch.put("choice", forget.chosen(state, view))
+    _found(state, watch, erase.run(state, view, watch))
+
+
+def find(state: AppState, view: View, watch: Watch) -> None:
+    """The step search on the chosen layer."""
+    view = state.settled(view)
+    if not view.layer:
+        raise SlugError("Choose a layer first: click a point in the plot.")
+
+    def shown(now: View) -> None:
+        watch.put("view", now)
+        watch.put("curve", step.show(state, now, watch))
+
+    _found(state, watch, erase.find_step(state, view, watch, shown=shown))
+
+
+def _found(state: AppState, watch: Watch, found: Found) -> None:
+    """Shows what was found, also when it was stopped: then only this much is still made."""
+    watch.check_wanted()
+    calm, view = Watch(watch.put), found.view
+    calm.put("view", view)
+    calm.put("choice", forget.chosen(state, view))
+    _mapped(calm, locate.locate(state.task(view, calm)), view)
+    calm.put("see", see.show(state, view, calm))
+    calm.put("curve", step.show(state, view, calm))
+    calm.put("collateral", see.collateral(state, view, calm))
+    watch.check_wanted()
+    if watch.stop.is_set():
+        calm.put("ladder", step.ladder(state, view, calm))
+        done(state, calm, view, found.headline, found.reason)
+        return
+    _finish(state, view, watch, found.headline, found.reason)
+
+
+def compared(state: AppState, view: View, watch: Watch) -> None:
+    """The edit beside its controls."""
+    view = _with_edit(state.settled(view))
+    watch.put("comparison", erase.show_controls(state, view, watch))
+    done(state, watch, view, READY)
+
+
+def trayed(state: AppState, view: View, watch: Watch, said: str) -> None:
+    """The tray was changed: everything that it acts on is shown anew."""
+    view = state.settled(view)
+    watch.put("view", view)
+    watch.put("tray", edits.show(view))
+    watch.put("see", see.show(state, view, watch))
+    watch.put("collateral", see.collateral(state, view, watch))
+    _finish(state, view, watch, said)
+
+
+def keep(state: AppState, view: View, watch: Watch) -> None:
+    """The edit that is looked at goes into the tray."""
+    kept, said = edits.keep(_with_edit(state.settled(view)))
+    trayed(state, kept, watch, said)
+
+
+def undo(state: AppState, view: View, watch: Watch) -> None:
+    """The view before the last change, whatever it was."""
+    if not view.past:
+        raise SlugError("There is nothing to undo yet.")
+    before = replace(view.past[-1], past=view.past[:-1], own=view.own)
+    watch.put("view", before)
+    concept(state, before, watch)
+
+
+def pin(state: AppState, view: View, watch: Watch) -> None:
+    """What is looked at stays in every view as A; pressed again, it goes."""
+    view = state.settled(view)
+    now = replace(_with_edit(view), pin="")
+    view = replace(view, pin="" if view.pin else now.query())
+    watch.put("view", view)
+    watch.put("pin", edits.pinned(state, view, watch))
+    said = "Pinned as A: now change something, and it is B." if view.pin else "A is unpinned."
+    done(state, watch, view, said)
+
+
+def brought(
+    state: AppState, view: View, watch: Watch, *, make: Callable[..., View], **given: object
+) -> None:
+    """The visitor brought a concept or an edit, `make` turned it into a view: the page shows it."""
+    concept(state, make(state, view, watch, **given), watch)
+
+
+def done(state: AppState, watch: Watch, view: View, text: str, more: str = "") -> None:
+    """The last report: a calm sentence, the link to this very view, and how to make it elsewhere."""
+    watch.put("export", export.show(state, view))
+    watch.put("status", status(text, "calm", more=more, query=view.query()))
+
+
+def _with_edit(view: View) -> View:
+    if not view.chosen:
+        raise SlugError("Choose a layer first: click a point in the plot.")
+    return replace(view, strength=0.0) if view.strength is None else view
+
+
+def _prompt(state: AppState, view: View) -> dict[str, Any]:
+    """The text field beside the pictures: how it is called, and what stands in it."""
+    kind = state.kind(view.model)
+    title = {"zero-shot": "", "diffusion": "Prompt", "vlm": "Question"}[kind]
+    first = see.first_words(state, view)
+    seed = view.seed if kind == "diffusion" else None
+    return {"label": title, "text": view.words or first, "seed": seed}

@@ -1,0 +1,309 @@
+"""What happens when something is touched: each gradio event streams what one callback reports.
+
+What the page's own widgets send is untrusted; it is checked here, and errors become sentences.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qs
+
+import gradio as gr
+
+from slugdemo.errors import SlugError
+from slugdemo.ui import api, callbacks, edits, example, export, forget
+from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import Tasks, Watch, status
+from slugdemo.ui.updates import DRAWN, Blocks, updates
+from slugdemo.ui.view import MARK, View, check
+
+Work = Callable[[AppState, View, Watch], None]
+# the tasks have queues of their own; the API has another id, since a shared one keeps the lowest limit
+QUEUE = {"concurrency_id": "page", "concurrency_limit": 32}
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+LINK = "() => { slug.acts.link(); }"
+FETCH = "() => slug.acts.fetch()"
+
+
+@dataclass(frozen=True)
+class Events:
+    """One page's blocks, the state behind them, and the tasks that can be stopped."""
+
+    page: Blocks
+    state: AppState
+    tasks: Tasks
+
+    def stream(
+        self,
+        request: gr.Request,
+        view: View,
+        work: Callable[[Watch], None],
+        *,
+        pool: str = "live",
+        outputs: Sequence[Any] = (),
+    ) -> Iterator[dict[Any, Any]]:
+        """The updates of the `outputs` (by default of all) that `work`, begun at `view`, reports."""
+        seen: dict[str, Any] = {}
+        held: list[Watch] = []
+
+        def watched(watch: Watch) -> None:
+            held.append(watch)
+            work(watch)
+
+        for bundle in self.tasks.stream(str(request.session_hash), watched, pool=pool):
+            if isinstance(now := bundle.get("view"), View):
+                bundle = {**bundle, "view": now.after(view)}
+            seen |= bundle
+            drawn = {name: value for name, value in seen.items() if name in DRAWN}
+            yield updates(self.page, {**drawn, **bundle}, outputs)
+        gone_on = not held or held[0].stop.void  # then what follows knows better
+        if not gone_on and seen.get("status", {}).get("tone") not in (None, "busy"):
+            yield updates(self.page, seen, outputs)
+
+    def chosen(
+        self,
+        event: Any,  # noqa: ANN401
+        work: Work,
+        *,
+        source: Any,  # noqa: ANN401
+        change: Callable[[View, Any], View],
+    ) -> None:
+        """An event of one control: `change` puts its value into the view."""
+
+        def handler(view: View, new: Any, request: gr.Request) -> Iterator[dict[Any, Any]]:  # noqa: ANN401
+            yield from self.stream(
+                request, view, lambda watch: work(self.state, change(view, new), watch)
+            )
+
+        self._listen(event, handler, [self.page["view"], source], self.page.changing())
+
+    def brought(self, event: Any, work: Callable[..., None], source: Any) -> None:  # noqa: ANN401
+        """A visitor brought what stands in `source`, and perhaps typed a name for it."""
+
+        def handler(
+            view: View,
+            given: Any,  # noqa: ANN401
+            name: str,
+            request: gr.Request,
+        ) -> Iterator[dict[Any, Any]]:
+            more = {"visitor": str(request.session_hash), "given": given, "name": name or ""}
+            yield from self.stream(
+                request, view, lambda watch: work(self.state, view, watch, **more)
+            )
+
+        inputs = [self.page["view"], source, self.page["mine"]]
+        self._listen(event, handler, inputs, self.page.changing())
+
+    def pressed(
+        self,
+        event: Any,  # noqa: ANN401
+        work: Work,
+        *,
+        pool: str = "work",
+        steady: bool = False,
+    ) -> None:
+        """An event that only says that it happened; `steady` when it leaves all controls alone."""
+        outputs = self.page.changing(controls=not steady)
+
+        def handler(view: View, request: gr.Request) -> Iterator[dict[Any, Any]]:
+            def run(watch: Watch) -> None:
+                work(self.state, view, watch)
+
+            yield from self.stream(request, view, run, pool=pool, outputs=outputs)
+
+        self._listen(event, handler, [self.page["view"]], outputs)
+
+    def picked(
+        self,
+        event: Any,  # noqa: ANN401
+        work: Callable[[View, dict[str, Any], Watch], None],
+        *,
+        pool: str = "live",
+        steady: bool = True,
+    ) -> None:
+        """An event of one of the page's own widgets; `steady` when it leaves all controls alone."""
+        outputs = self.page.changing(controls=not steady)
+
+        def handler(
+            view: View, request: gr.Request, event: gr.EventData
+        ) -> Iterator[dict[Any, Any]]:
+            def run(watch: Watch) -> None:
+                try:
+                    work(view, dict(event._data or {}), watch)
+                except (KeyError, TypeError, ValueError) as error:
+                    raise SlugError("The page sent something that makes no sense here.") from error
+
+            yield from self.stream(request, view, run, pool=pool, outputs=outputs)
+
+        self._listen(event, handler, [self.page["view"]], outputs)
+
+    def _listen(
+        self,
+        event: Any,  # noqa: ANN401
+        handler: Callable[..., Any],
+        inputs: list[Any],
+        outputs: list[Any],
+    ) -> None:
+        event(handler, inputs, outputs, trigger_mode="multiple", **QUIET, **QUEUE)
+
+    def opened(self, view: View, request: gr.Request) -> Iterator[dict[Any, Any]]:
+        """A page was opened: its link says what it shows; without one, the worked example."""
+        del view
+        query = parse_qs(str(request.query_params))
+
+        def work(watch: Watch) -> None:
+            wanted, said = View(), ""
+            try:
+                wanted = View.parse(query)
+                self._claim(request, wanted)
+                wanted = self.state.settled(wanted) if wanted != View() else wanted
+            except SlugError as error:
+                wanted, said = View(), f"{error} Here is the beginning instead."
+            callbacks.begin(self.state, wanted, watch)
+            if said:
+                watch.put("status", status(said, "error"))
+
+        if shown := example.shown(self.state, query):
+            yield updates(self.page, shown)  # needs no place and no waiting
+            return
+        yield from self.stream(request, View(), work)
+
+    def _claim(self, request: gr.Request, view: View) -> None:
+        for name in (view.concept, *(kept.concept for kept in view.tray)):
+            if MARK in name:
+                self.state.uploads.claim(str(request.session_hash), name.split(MARK)[-1])
+
+    def stop(self, request: gr.Request) -> dict[str, Any]:
+        """The visitor wants to stop."""
+        running = self.tasks.stop(str(request.session_hash))
+        text = "Stopping…" if running else "Nothing is running."
+        return {"status": status(text, "busy" if running else "calm")}
+
+    def fetch(
+        self, view: View, request: gr.Request, event: gr.EventData
+    ) -> Iterator[dict[Any, Any]]:
+        """A file to carry home: the edit, or a model with all edits that are on."""
+        name = str(dict(event._data or {}).get("model", ""))[:200]
+        room = self.state.uploads.room(str(request.session_hash))
+
+        def work(watch: Watch) -> None:
+            if name:
+                path = export.model_file(self.state, view, watch, room=room, name=name)
+            else:
+                path = export.edit_file(self.state, view, watch, room=room)
+            watch.put("file", str(path))
+            watch.put("status", status(f"{path.name} is ready.", "calm"))
+
+        yield from self.stream(request, view, work, pool="work")
+
+    def left(self, request: gr.Request) -> None:
+        """The visitor closed the page: work stops, and what was brought is forgotten."""
+        self.tasks.stop(str(request.session_hash))
+        self.state.uploads.leave(str(request.session_hash))
+
+
+def connect(demo: gr.Blocks, page: Blocks, state: AppState, tasks: Tasks) -> None:
+    """Connects the blocks of a page to the state; called inside gr.Blocks."""
+    events = Events(page, state, tasks)
+    _controls(events)
+    _brought(events)
+    _widgets(events)
+    page["stop"].click(events.stop, None, page["updates"], queue=False, **QUIET)
+    page["link"].click(None, None, None, js=LINK, **QUIET)
+    out = [page["file"], page["updates"]]
+    fetched = page["export"].fetch(events.fetch, page["view"], out, **QUEUE, **QUIET)
+    fetched.then(None, None, None, js=FETCH, **QUIET)
+    demo.load(events.opened, page["view"], page.changing(), **QUEUE, **QUIET)
+    demo.unload(events.left)
+    api.publish(state)
+
+
+def _controls(events: Events) -> None:
+    at, chosen = events.page, events.chosen
+    chosen(at["layers"].input, callbacks.layer, source=at["layers"], change=_layer)
+    chosen(at["words"].submit, callbacks.looked, source=at["words"], change=_words)
+    chosen(at["seed"].submit, callbacks.looked, source=at["seed"], change=_seed)
+    events.pressed(at["find"].click, callbacks.find)
+    events.pressed(at["all"].click, callbacks.run)
+    events.pressed(at["controls"].click, callbacks.compared, steady=True)
+    events.pressed(at["keep"].click, callbacks.keep, pool="live", steady=True)
+    events.pressed(at["undo"].click, callbacks.undo, pool="live")
+    events.pressed(at["pinned"].click, callbacks.pin, pool="live", steady=True)
+
+
+def _brought(events: Events) -> None:
+    """What visitors bring: a picture to look at, a concept of their own, an edit file."""
+    at, brought = events.page, events.brought
+    brought(at["own"].upload, callbacks.own_picture, at["own"])
+    brought(at["give"].upload, partial(callbacks.brought, make=forget.uploaded), at["give"])
+    brought(at["mine"].submit, partial(callbacks.brought, make=forget.uploaded), at["give"])
+    brought(at["draw"].click, partial(callbacks.brought, make=forget.drawn), at["give"])
+    brought(at["open"].upload, partial(callbacks.brought, make=edits.opened), at["open"])
+
+
+def _widgets(events: Events) -> None:
+    at, state = events.page, events.state
+
+    def model(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.concept(state, view.of_concept(model=_name(sent["model"])), watch)
+
+    def concept(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.concept(state, view.of_concept(concept=_name(sent["concept"])), watch)
+
+    def method(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.method(state, replace(view, method=_name(sent["method"])), watch)
+
+    def layer(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.layer(state, _layer(view, sent["layer"]), watch)
+
+    def step(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.stepped(state, replace(view, strength=check(sent["step"])), watch)
+
+    def picture(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.looked(state, replace(view, picture=int(sent["picture"])).checked(), watch)
+
+    def turn(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        alignment = _name(sent.get("alignment", view.alignment))
+        granularity = _name(sent.get("granularity", view.granularity))
+        callbacks.turned(state, view, watch, alignment=alignment, granularity=granularity)
+
+    def switch(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        changed, said = edits.switched(view, int(sent["number"]))
+        callbacks.trayed(state, changed, watch, said)
+
+    def drop(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        changed, said = edits.dropped(view, int(sent["number"]))
+        callbacks.trayed(state, changed, watch, said)
+
+    def rename(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        changed, said = edits.renamed(view, int(sent["number"]), str(sent["name"]))
+        callbacks.trayed(state, changed, watch, said)
+
+    events.picked(at["choice"].model, model, steady=False)
+    events.picked(at["choice"].concept, concept, steady=False)
+    events.picked(at["choice"].method, method, pool="work", steady=False)
+    events.picked(at["map"].layer, layer, steady=False)
+    events.picked(at["map"].turn, turn, steady=False)
+    events.picked(at["curve"].step, step)
+    events.picked(at["ladder"].step, step)
+    events.picked(at["see"].picture, picture)
+    events.picked(at["tray"].switch, switch)
+    events.picked(at["tray"].drop, drop)
+    events.picked(at["tray"].rename, rename)
+
+
+def _name(sent: object) -> str:
+    return str(sent)[:200]
+
+
+def _layer(view: View, new: object) -> View:
+    return replace(view, layer=_name(new)).checked()
+
+
+def _words(view: View, new: str | None) -> View:
+    return replace(view, words=" ".join((new or "").split())[:400]).checked()
+
+
+def _seed(view: View, new: float | None) -> View:
+    return replace(view, seed=int(new or 0)).checked()

@@ -1,0 +1,84 @@
+"""The endpoints without a server."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import house
+import pytest
+from pages import MODELS, TEXT
+
+from slugdemo import experiment
+from slugdemo.errors import SlugError
+from slugdemo.methods import METHODS
+from slugdemo.ui import api, forget
+from slugdemo.ui.state import AppState
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def calls(state: AppState) -> dict[str, Callable[..., Any]]:
+    return {name: api.asked(getattr(api.Api(state), name)) for name in api.NAMES}
+
+
+def picture() -> str:
+    return forget.source(house.pictures(1, seed=9)[0])
+
+
+def test_endpoints_answer_with_plain_data(calls: dict) -> None:
+    assert {model["name"] for model in calls["models"]()} == {*MODELS}
+    assert "cat" in [concept["name"] for concept in calls["concepts"]()]
+    assert {method["name"] for method in calls["methods"]()} == {*METHODS}
+    assert any(row["front"] for row in calls["rank_layers"]("pocket-clip", "cat"))
+    scores = calls["sweep"]("pocket-clip", "cat", TEXT, [0.0, 0.5])
+    assert [score["strength"] for score in scores] == [0.0, 0.5]
+
+
+def test_erase_gives_what_the_engine_gives_and_its_edit_can_be_used(calls: dict) -> None:
+    found = experiment.erase(experiment.task("pocket-clip", "robot"))
+    said = calls["erase"]("pocket-clip", "robot")
+    assert said["layer"] == found.task.layer(found.edit.layer).layer
+    assert said["strength"] == pytest.approx(found.edit.strength, abs=1e-4)
+    assert (said["feasible"], said["reason"]) == (found.feasible, found.reason)
+    assert (said["forget_before"], said["forget_after"]) == (
+        found.before.forget_acc,
+        found.after.forget_acc,
+    )
+    assert said["intervals"]["retain"] == found.after.retain_interval
+    assert base64.b64decode(said["safetensors"])
+
+
+def test_endpoints_apply_edits_only_when_asked(calls: dict) -> None:
+    plain = calls["generate"]("pocket-sd", "a cat", 3)
+    edited = calls["generate"]("pocket-sd", "a cat", 3, "cat", TEXT, 0.8)
+    assert plain == calls["generate"]("pocket-sd", "a cat", 3)
+    assert plain != edited
+    beliefs = calls["classify"]("pocket-clip", picture(), "cat")
+    assert sum(beliefs.values()) == pytest.approx(1, abs=1e-4)
+    assert beliefs != calls["classify"]("pocket-clip", picture(), "cat", TEXT, 0.8)
+    assert isinstance(calls["ask"]("pocket-llava", picture(), "What is it?")["answer"], str)
+
+
+def test_endpoints_refuse_nonsense_in_a_sentence(calls: dict) -> None:
+    junk = "data:image/png;base64," + base64.b64encode(b"no picture").decode()
+    for call in (
+        lambda: calls["classify"]("pocket-clip", junk, "cat"),
+        lambda: calls["classify"]("pocket-clip", "x" * 5_000_000, "cat"),
+        lambda: calls["ask"]("pocket-sd", junk, "What?"),
+        lambda: calls["sweep"]("pocket-clip", "cat", TEXT, [7.0]),
+        lambda: calls["rank_layers"]("pocket-clip", "nobody"),
+        lambda: calls["erase"]("pocket-clip", "cat", "no method"),
+        lambda: calls["generate"]("pocket-sd", "a cat", 1.5),
+        lambda: calls["generate"]("pocket-sd", "a cat", True),
+        lambda: calls["generate"]("pocket-sd", "a \ud800 cat", 1),
+        lambda: calls["models"]("too much"),
+    ):
+        with pytest.raises(SlugError, match=r"[.?]$"):
+            call()
+
+
+def test_a_whole_number_may_come_as_a_float(calls: dict) -> None:
+    assert calls["generate"]("pocket-sd", "a cat", 3.0) == calls["generate"](
+        "pocket-sd", "a cat", 3
+    )

@@ -43,7 +43,7 @@ def adversary(original: Sequence[Tensor], edited: Sequence[Tensor], *, ridge: fl
     """The map (D, D) from what was asked to what asks the same of the edited weights.
 
     c' = (r I + sum W'^T W')^-1 (sum W'^T W) c brings the edited projections W' as near as possible
-    to what the original ones W made of c, with r |c'|^2 as its price (RECE, eq. 8).
+    to what the original ones W made of c, with r |c'|^2 as its price (RECE).
     """
     size = original[0].shape[1]
     gram, cross = torch.zeros(2, size, size, dtype=torch.float64)
@@ -124,10 +124,7 @@ def centres(rows: Tensor, count: int, *, rounds: int = 50) -> Tensor:
     for _ in range(rounds):
         nearest = torch.cdist(rows, found).argmin(1)
         new = torch.stack(
-            [
-                rows[nearest == i].mean(0) if (nearest == i).any() else found[i]
-                for i in range(count)
-            ]
+            [rows[nearest == i].mean(0) if (nearest == i).any() else found[i] for i in range(count)]
         )
         if torch.equal(new, found):
             break

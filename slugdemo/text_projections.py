@@ -1,16 +1,15 @@
 """What a U-Net reads of a prompt: its text projections, and the token states to move or to keep.
 
-Knows a task's names, the prompts that hold them and the text states of a diffusion model; knows
-no formula. Token states are rows (N, D): the last token of the concept's name and all after it,
-end tokens included, since a causal text tower tells them of the concept.
+Knows a task's names, the prompts that hold them and the states of a diffusion model's text tower;
+knows no formula. Token states are rows (N, D).
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slugdemo.concept import PLAIN, prompt, style_prompt
@@ -21,11 +20,14 @@ from slugdemo.task import Task
 from slugdemo.weights import Weights
 
 BLOCKS = ("down_blocks", "mid_block", "up_blocks")  # in the order of a forward pass
-READS_TEXT = re.compile(r"(unet/(?:.+\.attn2|add_embedding\.pool))\.(?:to_)?(k|v)(?:_proj)?\.weight")
-THINGS = 12  # prompts in which a style is looked for
-KEPT = 96  # names whose prompts are kept
+READS_TEXT = re.compile(
+    r"(unet/(?:.+\.attn2|add_embedding\.pool))\.(?:to_)?(k|v)(?:_proj)?\.weight"
+)
+ROLES = {"k": "key", "v": "value"}
+THINGS = 12  # prompts of things in which a style is looked for
+KEPT = 96  # names of each domain whose prompts are kept, at most
 
-View = Callable[[Tensor], Tensor]  # text states (..., D) -> what a projection makes of them first
+View = Callable[[Tensor], Tensor]  # text states (..., D) -> what a projection reads of them
 
 
 class Projection(NamedTuple):
@@ -42,6 +44,20 @@ class Projection(NamedTuple):
     view: View
 
 
+class Tokens(NamedTuple):
+    """Token states of a concept, row by row beside what shall stand in their place: (N, D) each."""
+
+    sources: Tensor
+    targets: Tensor
+
+    def seen(self, view: View) -> "Tokens":
+        """Both as projections of this view read them."""
+        return Tokens(view(self.sources), view(self.targets))
+
+
+# ---- projections
+
+
 def unchanged(states: Tensor) -> Tensor:
     """The view of a projection that reads the text states as they are."""
     return states
@@ -55,21 +71,20 @@ def projections(model: Diffusion) -> list[Projection]:
     which come first. Raises SlugError for a U-Net without cross-attention.
     """
     pool = getattr(model.parts["unet"], "add_embedding", None)
-    pooled = _normed(pool.norm1) if hasattr(pool, "norm1") else unchanged
+    pooled = _normed(pool.norm1) if pool is not None and hasattr(pool, "norm1") else unchanged
     found = []
     for name, weight in model.named().items():
         if match := READS_TEXT.fullmatch(name):
             view = unchanged if ".attn2." in name else pooled
-            role = {"k": "key", "v": "value"}[match[2]]
-            found.append(Projection(name, weight.detach(), role, match[1], view))
-    if not any(cross_attention(found)):
+            found.append(Projection(name, weight.detach(), ROLES[match[2]], match[1], view))
+    if not cross_attention(found):
         raise SlugError("This U-Net has no cross-attention in which a text could be edited.")
     return sorted(found, key=_place)
 
 
 def cross_attention(every: Iterable[Projection]) -> list[Projection]:
     """Those of cross-attention proper: what methods edit that know no pooled text embedding."""
-    return [one for one in every if ".attn2" in one.block]
+    return [one for one in every if one.block.endswith(".attn2")]
 
 
 def _place(one: Projection) -> int:
@@ -97,117 +112,116 @@ def moved(some: Iterable[Projection], move: Callable[[View], Tensor]) -> Weights
 
     `move` gives M (D, D) for what the projections of a view read; it is asked once for each view.
     """
-    delta = {}
+    delta: dict[str, Tensor] = {}
     for view, group in by_view(some):
         found = move(view)
         delta |= {one.name: (one.weight.double() @ found).float() for one in group}
     return delta
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Token states of a concept, row by row beside what shall stand in their place: (N, D) each."""
+# ---- prompts and token states
 
-    sources: Tensor
-    targets: Tensor
+
+def guide(task: Task) -> str:
+    """What the concept is to become: the task's anchor, else its `kin`."""
+    return task.anchor or kin(task)
+
+
+def kin(task: Task) -> str:
+    """The preserved name whose prompt is most like the concept's, of its own group if it has one.
+
+    Likeness is the cosine of the end tokens' states, less their mean over all names. Raises
+    SlugError when there is no other name.
+    """
+    others = [name for name in task.eval_set.neighbours if name in task.preserved]
+    others = [name for name in others or task.preserved if name != PLAIN]
+    if not others:
+        raise SlugError(f"There is no other name that could stand in for {task.concept.name!r}.")
+    texts = [prompts(task, name)[0] for name in (task.concept.name, *others)]
+    rows = torch.arange(len(texts))
+    states = task.model.states(texts)[rows, task.model.ends(texts)]  # (N, D)
+    states = F.normalize(states - states.mean(0), dim=-1)
+    return others[int((states[1:] @ states[0]).argmax())]
 
 
 def prompts(task: Task, name: str) -> list[str]:
-    """The prompts in which a name of the concept's domain is looked for.
+    """The prompts in which a name of the concept's domain is looked for, the plain one first.
 
     A thing alone and in every style; a style alone and on things spread over the whole list.
     """
     if task.concept.domain == "style":
-        things = spread(task.eval_set.concepts, THINGS)
-        return [_styled(name), *(prompt(thing, name) for thing in things)]
-    styles = [style for style in task.eval_set.styles if style != PLAIN]
-    return [prompt(name), *(prompt(name, style) for style in styles)]
+        alone = "a picture" if name == PLAIN else style_prompt(name)
+        return [alone, *(prompt(thing, name) for thing in spread(task.eval_set.concepts, THINGS))]
+    return [prompt(name), *(prompt(name, look) for look in _looks(task))]
 
 
-def _styled(style: str) -> str:
-    return "a picture" if style == PLAIN else style_prompt(style)
+def _looks(task: Task) -> list[str]:
+    return [style for style in task.eval_set.styles if style != PLAIN]
 
 
 def tokens(
-    task: Task, anchor: str, *, name: str = "", many: bool = True, start: str = "last word"
+    task: Task,
+    anchor: str,
+    *,
+    name: str = "",
+    many: bool = True,
+    whole: bool = False,
+    read: Callable[[Sequence[str]], Tensor] | None = None,
 ) -> Tokens:
     """The tokens from the concept's last word on, and those of the anchor in the same prompts.
 
-    `name` is the word for the concept, its own name by default; `many` takes all of `prompts`,
-    else the plain one. Each prompt's list is cut to the shorter of the two, as in DiffQuickFix.
-    With `start` "first token" all tokens before that word come too, each beside its own place.
+    A causal text tower tells all these tokens of the concept, the end tokens included; the lists
+    of each prompt are cut to the shorter, as in DiffQuickFix. `name` is the word for the concept,
+    its own name by default; `many` takes all of `prompts`, else the plain one; `whole` adds the
+    tokens before the word, each beside its own place; `read` gives the states (P, T, D) of
+    prompts, those that the U-Net reads by default.
     """
-    model, name = task.model, name or task.concept.name
-    old, new = prompts(task, name), prompts(task, anchor)
-    if not many:
-        old, new = old[:1], new[:1]
-    before, after = model.states(old), model.states(new)  # (P, T, D)
+    name, read = name or task.concept.name, read or task.model.states
+    old, new = (prompts(task, word)[: None if many else 1] for word in (name, anchor))
+    before, after = read(old), read(new)  # (P, T, D)
+    starts = last_of(task.model, old, name), last_of(task.model, new, anchor)
     sources, targets = [], []
-    starts = last_of(model, old, name), last_of(model, new, anchor)
     for row, (at, to) in enumerate(zip(*starts, strict=True)):
+        first = min(at, to) if whole else 0
         length = before.shape[1] - max(at, to)
-        first = min(at, to) if start == "first token" else 0
         sources += [before[row, :first], before[row, at : at + length]]
         targets += [after[row, :first], after[row, to : to + length]]
     return Tokens(torch.cat(sources), torch.cat(targets))
 
 
 def last_of(model: Diffusion, texts: Sequence[str], name: str | Sequence[str]) -> list[int]:
-    """Where the last token of its name stands in each text; the last before the end where it is not.
+    """Where the last token of a name stands in each text; the last before the end where it is not.
 
     `name` is the name for all texts or one for each.
     """
-    names = [name] * len(texts) if isinstance(name, str) else list(name)
-    ids = model.tokens([*texts, *names])[0].tolist()
-    ends = model.ends([*texts, *names]).tolist()
+    words = [name] * len(texts) if isinstance(name, str) else list(name)
+    ids = model.tokens([*texts, *words])[0].tolist()
+    ends = model.ends([*texts, *words]).tolist()
     found = []
-    for at in range(len(texts)):
-        row, end = ids[at], ends[at]
-        own = ids[len(texts) + at][1 : ends[len(texts) + at]]
-        places = [i for i in range(end) if own and row[i : i + len(own)] == own]
+    for row, end, word, size in zip(
+        ids, ends[: len(texts)], ids[len(texts) :], ends[len(texts) :], strict=False
+    ):
+        own = word[1:size]
+        places = [at for at in range(end) if own and row[at : at + len(own)] == own]
         found.append(places[0] + len(own) - 1 if places else max(end - 1, 0))
     return found
 
 
-def kept(task: Task, *, count: int = KEPT) -> Tensor:
+def kept(task: Task) -> Tensor:
     """Token states (K, D) to keep: of other names, of the other domain and of the empty prompt.
 
-    The names' own tokens from their last word on; of the empty prompt all.
+    Each name's tokens in its plain prompt, from its last word on; all of the empty prompt.
     """
     others = [name for name in task.preserved if name != PLAIN]
-    names = spread(others, min(count, len(others)))
+    names = spread(others, min(KEPT, len(others)))
+    texts = [prompts(task, name)[0] for name in names]
     if task.concept.domain == "style":
-        texts = [style_prompt(name) for name in names]
-        beside = spread(task.eval_set.concepts, count)
-        pairs = [*zip(texts, names, strict=True), *((prompt(thing), thing) for thing in beside)]
+        beside = spread(task.eval_set.concepts, min(KEPT, len(task.eval_set.concepts)))
+        texts += [prompt(thing) for thing in beside]
     else:
-        texts = [prompt(name) for name in names]
-        beside = [style for style in task.eval_set.styles if style != PLAIN]
-        pairs = [*zip(texts, names, strict=True), *((style_prompt(look), look) for look in beside)]
-    model = task.model
-    states = model.states([text for text, _ in pairs])
-    starts = last_of(model, [text for text, _ in pairs], [name for _, name in pairs])
-    own = [row[at:] for row, at in zip(states, starts, strict=True)]
-    return torch.cat([model.states([""])[0], *own])
-
-
-def kin(task: Task) -> str:
-    """The preserved name whose prompt is most like the concept's, of its own group if it has one.
-
-    Likeness is the cosine of the end tokens' states, less the mean over all names.
-    """
-    others = [name for name in task.eval_set.neighbours if name in task.preserved]
-    others = [name for name in others or task.preserved if name != PLAIN]
-    if not others:
-        raise SlugError(f"There is no other name that could stand in for {task.concept.name!r}.")
-    write = _styled if task.concept.domain == "style" else prompt
-    texts = [write(name) for name in (task.concept.name, *others)]
-    model = task.model
-    states = model.states(texts)[torch.arange(len(texts)), model.ends(texts)]  # (N, D)
-    states = torch.nn.functional.normalize(states - states.mean(0), dim=-1)
-    return others[int((states[1:] @ states[0]).argmax())]
-
-
-def guide(task: Task) -> str:
-    """What the concept is to become: the task's anchor, else its `kin`."""
-    return task.anchor or kin(task)
+        beside = _looks(task)
+        texts += [style_prompt(look) for look in beside]
+    starts = last_of(task.model, texts, [*names, *beside])
+    states = task.model.states(["", *texts])
+    own = [row[at:] for row, at in zip(states[1:], starts, strict=True)]
+    return torch.cat([states[0], *own])

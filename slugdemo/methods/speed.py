@@ -15,11 +15,11 @@ THRESHOLD, RIDGE, COPIES, CENTRES = 0.01, 1.0, 10, 3
 
 
 def speed(task: Task) -> Edit:
-    """W' = W + W (C_at - C_tt) P (I - M K (K^T P M K)^-1 K^T P) M, M = (C_tt P + s I)^-1 (eq. 11).
+    """W' = W + W (C_at - C_tt) P (I - M K (K^T P M K)^-1 K^T P) M, M = (C_tt P + s I)^-1.
 
     C_tt = mean c_t c_t^T over the concept's tokens and C_at = mean c_a c_t^T with those of its
     guide; P projects onto the null space of the states to keep; K holds the empty prompt's first
-    token and the 3 k-means centres of its others, which stay exactly. What is kept (sec. 4.2):
+    token and the 3 k-means centres of its others, which stay exactly. What is kept:
     states that the unconstrained edit E = W (C_at - C_tt)(I + C_tt)^-1 moves more than the mean,
     each 10 times with noise along the direction that W reads least, again those above the mean.
 
@@ -31,7 +31,7 @@ def speed(task: Task) -> Edit:
     blank, noise = task.model.states([""])[0], task.generator()
     delta = {}
     for one in projections(task.model):
-        seen = Tokens(one.view(pairs.sources), one.view(pairs.targets))
+        seen = pairs.seen(one.view)
         fixed = invariant(one.view(blank))
         own = influenced(one.weight, seen, one.view(rest), noise)
         delta[one.name] = (one.weight.double() @ move(seen, own, fixed)).float()

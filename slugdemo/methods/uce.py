@@ -12,14 +12,14 @@ RIDGE, ERASE, PRESERVE = 10.0, 1.0, 1.0
 
 
 def uce(task: Task) -> Edit:
-    """W' = (l W + s_e sum W c_g c_e^T + s_p sum W c_p c_p^T)(l I + s_e sum c_e c_e^T + s_p sum c_p c_p^T)^-1
+    """W' = (l W + s_e sum W c_g c_e^T + s_p sum W c_p c_p^T) G^-1 for every projection of the text,
 
-    (eq. 7) for every projection W of the text in the U-Net: c_e are token states of the concept,
+    G = l I + s_e sum c_e c_e^T + s_p sum c_p c_p^T: c_e are token states of the concept,
     c_g those of its guide in the same prompts, c_p those of what is kept.
 
     Published: the last token alone, the guide "" for objects, l = .5, keys and values of
     cross-attention. Deviations: all tokens from the concept's last word on; the guide is the
-    nearest name of its group (with "" a style stays); l = 10 as in UnlearnCanvas for objects;
+    nearest name of its group (with "" a style stays); l = 10, as in UnlearnCanvas for objects;
     also the pooled text embedding, where the U-Net has one, without which styles stay.
     """
     pairs, rest = tokens(task, guide(task)), kept(task)
@@ -27,12 +27,7 @@ def uce(task: Task) -> Edit:
         moved(
             projections(task.model),
             lambda view: regression(
-                view(pairs.sources),
-                view(pairs.targets),
-                view(rest),
-                ridge=RIDGE,
-                erase=ERASE,
-                preserve=PRESERVE,
+                *pairs.seen(view), view(rest), ridge=RIDGE, erase=ERASE, preserve=PRESERVE
             ),
         )
     )

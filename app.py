@@ -19,7 +19,9 @@ import typer
 from gradio import Blocks
 from starlette.middleware import Middleware
 
+from slugdemo import catalog
 from slugdemo import limits as public
+from slugdemo.errors import SlugError
 from slugdemo.ui import example, memory, page, tasks
 from slugdemo.ui.state import AppState
 
@@ -49,6 +51,12 @@ def check_free(host: str, port: int) -> None:
             raise typer.Exit(1) from error
 
 
+def below(path: str) -> str | None:
+    """The path that the page is served below, as gradio wants it: "/demo" for "demo"."""
+    bare = path.strip().strip("/")
+    return path.rstrip("/") if "://" in path else f"/{bare}" if bare else None
+
+
 def main(
     assets: Annotated[
         Path, typer.Option(help="models and pictures", envvar="SLUGDEMO_ASSETS")
@@ -76,11 +84,17 @@ def main(
     if models:
         os.environ["SLUGDEMO_MODELS"] = str(models)
     os.environ["SLUGDEMO_ASSETS"], os.environ["SLUGDEMO_CACHE"] = str(assets), str(cache)
+    try:
+        catalog.check()
+        public.limits()
+    except SlugError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
     state = AppState()
     threading.Thread(target=example.warm, args=(state,), daemon=True).start()
     work = tasks.Tasks(partial(memory.freed, state))
     demo = page.build(state, work)
-    where = {"server_name": host, "server_port": port, "root_path": root_path or None}
+    where = {"server_name": host, "server_port": port, "root_path": below(root_path)}
     try:
         page.launch(demo, **where, **opened(demo))
     finally:

@@ -21,7 +21,7 @@ import slugdemo  # noqa: F401  (declares torchvision's missing operators before 
 # isort: split
 from transformers.utils.logging import disable_progress_bar
 
-from slugdemo.cli import benchmark, find, measure, show
+from slugdemo.cli import attack, benchmark, find, measure, show
 from slugdemo.cli.options import current
 from slugdemo.errors import SlugError
 
@@ -65,11 +65,11 @@ comparing = typer.Typer(no_args_is_help=True, help="Compare methods over many co
 app.add_typer(comparing, name="benchmark")
 
 FINDING = (find.models, find.concepts, find.methods, find.locate, find.sweep, find.erase)
-USING = (show.apply, show.generate, show.classify, show.ask)
+USING = (show.apply, show.generate, show.classify, show.ask, attack.attacks, attack.attack)
 command: Callable[..., None]
 for command in (*FINDING, find.compare, *USING):
     app.command()(command)
-for command in (measure.speed, measure.quality):
+for command in (measure.speed, measure.quality, measure.fullsize):
     bench.command()(command)
 for command in (benchmark.run, benchmark.show):
     comparing.command()(command)

@@ -5,9 +5,10 @@ names (or as a path), in the hub's local cache, at the hub. Knows names, folders
 fetches and opens nothing.
 """
 
+import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from open_clip.pretrained import get_pretrained_cfg
 
-from slugdemo import data, files
+from slugdemo import archives, data, files
 from slugdemo.concept import PLAIN, Concept, Example, Names
 from slugdemo.errors import SlugError
 from slugdemo.models import checkpoint_files
@@ -127,6 +128,14 @@ def find(name: str) -> Model:
     )
 
 
+def withheld(model: Model) -> list[str]:
+    """The concepts that a model was trained without, as its `withheld.json` says; perhaps none."""
+    try:
+        return json.loads((model.folder / "withheld.json").read_text()) if model.folder else []
+    except (OSError, ValueError):
+        return []
+
+
 def memory(model: Model, *, each: int = 4) -> int:
     """The bytes that a model's weights take in memory, `each` for every number.
 
@@ -215,15 +224,26 @@ def concept(
             return found
         mine = Source("the shipped pictures", found.forget)
         return data.brought(name, names=every, forget=mine, retain=read(retain))
-    others = folder / "retain.parquet"
+    shipped = folder / "retain.parquet"
     return data.brought(
         name,
         names=every,
         forget=read(forget),
         retain=read(retain) if retain else None,
-        others=data.parquet(others) if others.is_file() else (),
+        others=data.parquet(shipped) if shipped.is_file() else (),
         caption=caption,
     )
+
+
+def own(name: str, examples: Iterable[Example]) -> Concept:
+    """The concept of pictures that a visitor brought or had drawn, beside the shipped ones.
+
+    Raises SlugError as `concept` does.
+    """
+    path = assets() / "concepts" / "retain.parquet"
+    others = data.parquet(path) if path.is_file() else ()
+    source = Source("your pictures", tuple(examples))
+    return data.brought(name, names=names_known(), forget=source, others=others)
 
 
 def held_out() -> tuple[Example, ...]:
@@ -249,6 +269,14 @@ def refused() -> dict[str, str]:
     own = _own_folder()
     here = sorted(own.iterdir()) if own else []
     return {path.name: why for path in here if (why := refusal(path))}
+
+
+def check() -> None:
+    """Raises SlugError when the folders and tables that everything here comes from cannot be read."""
+    _own_folder()
+    for table in (assets() / "concepts").glob("*.parquet"):
+        archives.head(table)
+    listing()
 
 
 def _own_folder() -> Path | None:

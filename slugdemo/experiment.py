@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from slugdemo import catalog, data, search, weights
+from slugdemo import attacks, catalog, data, search, weights
+from slugdemo.attacks.attack import Attacked, Show, Target, unseen
 from slugdemo.config import CONFIGS, Config
 from slugdemo.cost import Peak
 from slugdemo.edit import LAYER_NORM, Edit, qualified
@@ -262,3 +263,60 @@ def controls(task: Task, edit: Edit) -> Mapping[str, Edit]:
     about = {key: value for key, value in edit.about.items() if key not in ("layer", "ratio")}
     whole = Edit(edit.concept, edit.method, both, edit.strength, edit.unit, about=about)
     return found | {"all front layers": whole}
+
+
+REFERENCES = {"zero-shot": "reference-clip", "diffusion": "reference-sd"}
+
+
+def reference(task: Task) -> Opened:
+    """The model of the task's kind that never saw the concept: exact unlearning.
+
+    Its folder has a file `withheld.json` with the names that were kept from it. Raises SlugError
+    when there is no such model here, or it saw this concept.
+    """
+    name = REFERENCES.get(task.kind, "")
+    found = [model for model in catalog.local() if name and model.name == name]
+    withheld = catalog.withheld(found[0]) if found else []
+    if task.concept.name not in withheld:
+        some = f"; {name} never saw {', '.join(withheld)}" if withheld else ""
+        raise SlugError(
+            f"There is no reference for {task.concept.name!r}: no model here of the kind of "
+            f"{task.opened.model.name} was trained without it{some}."
+        )
+    return opened(name)
+
+
+def attack(
+    task: Task, name: str, edit: Edit | None = None, *, on: str = "edited", show: Show = unseen
+) -> tuple[list[Result], Attacked]:
+    """An attack on the edited model, on the original (its ceiling) or on the reference (its floor).
+
+    Rows: "success", and the rate "before attack" of the same model on the same seeds. `show` is
+    given the best picture so far. Raises SlugError for an attack that cannot be tried here, and
+    where there is no edit or no reference to attack.
+    """
+    chosen = attacks.named(name)
+    chosen.check(task)
+    if on not in attacks.ON:
+        raise SlugError(f"An attack is on one of {', '.join(attacks.ON)}, not on {on!r}.")
+    if on == "edited" and edit is None:
+        raise SlugError("There is no edit to attack: make one, or attack the original.")
+    began = time.perf_counter()
+    target = Target(task, edit, on, reference(task) if on == "reference" else None, show)
+    found = chosen.run(target)
+    told_found = f"found “{found.found}”" if found.found else ""
+    about = Result(
+        model=task.opened.model.name,
+        concept=task.concept.name,
+        method=edit.method if edit and on == "edited" else on,
+        attack=chosen.name,
+        on=on,
+        seconds=time.perf_counter() - began,
+        seed=task.config.seed,
+        digest=target.clip.digest if target.reference else task.digest,
+        note="; ".join(part for part in (found.note, told_found) if part),
+    )
+    return [
+        about.of("success", found.success, found.n),
+        about.of("before attack", found.before, found.n_before),
+    ], found

@@ -14,17 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from slugdemo.edit import Edit, apply, part_of, within
 from slugdemo.errors import SlugError
+from slugdemo.models.carried import NOTE
 from slugdemo.models.names import to_hf_text, to_hf_vision
 from slugdemo.weights import Weights
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".gguf"}
-NOTE = "slugdemo.json"  # says in the new folder what was done
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,15 @@ LLAVA = Format(
 )
 
 
-def export(source: Path, edits: Sequence[Edit], out: Path) -> Path:
+def export(
+    source: Path, edits: Sequence[Edit], out: Path, *, dtype: torch.dtype | None = None
+) -> Path:
     """`out`, a new folder like `source` with the edits in its weights; whole or not there at all.
 
     `source` is an open_clip local-dir, a CLIP or LLaVA folder of transformers, or a Stable
-    Diffusion folder of diffusers. Whether the edits were made for these weights is for the caller to check.
+    Diffusion folder of diffusers. With a `dtype` every weight of the folder is stored in it, after
+    the edits were added in float32. Whether the edits were made for these weights is for the
+    caller to check.
     Raises SlugError when the folder is of no such kind or holds no safetensors, when an edit
     changes what the folder does not have, when `out` exists, or when the disk is full.
     """
@@ -122,6 +127,8 @@ def export(source: Path, edits: Sequence[Edit], out: Path) -> Path:
         raise SlugError(f"{out} cannot be written: {error.strerror}.") from error
     try:
         _fill(draft, source, files, moved, form)
+        if dtype is not None:
+            _cast(draft, dtype)
         (draft / NOTE).write_text(_notes(source, edits))
         draft.chmod(0o755)
         draft.rename(out)
@@ -240,6 +247,19 @@ def _rewrite(file: Path, target: Path, names: dict[str, str], edits: Sequence[Ed
         metadata = stored.metadata()
     tensors |= {names[name]: tensor.contiguous() for name, tensor in changed.items()}
     save_file(tensors, target, metadata)
+
+
+def _cast(folder: Path, dtype: torch.dtype) -> None:
+    """Stores the numbers of every safetensors file in another type; pickled copies go."""
+    for file in sorted(folder.rglob("*")):
+        if file.suffix != ".safetensors":
+            if file.suffix in WEIGHTS:
+                file.unlink()
+            continue
+        with safe_open(file, "pt") as stored:
+            held, metadata = {n: stored.get_tensor(n) for n in stored.keys()}, stored.metadata()  # noqa: SIM118
+        cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in held.items()}
+        save_file(cast, file, metadata)
 
 
 def _notes(source: Path, edits: Sequence[Edit]) -> str:

@@ -78,13 +78,21 @@ def addressed(address: str, name: str = "The picture") -> Image.Image:
     """
     letters = "".join(address.split(",", 1)[-1].split())
     if len(letters) > 4 * -(-UPLOADED // 3):
-        raise SlugError(f"{name} is larger than {UPLOADED // 10**6} MB: make it smaller first.")
+        raise SlugError(_too_large(name))
     try:
         data = base64.b64decode(letters, validate=True)
     except (binascii.Error, ValueError) as error:
         raise SlugError(
             f"{name} cannot be read: send it as data:image/jpeg;base64,... or in bare base64."
         ) from error
+    return decoded(data, name)
+
+
+def uploaded(path: Path, name: str = "The picture") -> Image.Image:
+    """The picture in a file that a visitor sent. Raises SlugError as `addressed` does."""
+    data = _file(path)
+    if len(data) > UPLOADED:
+        raise SlugError(_too_large(name))
     return decoded(data, name)
 
 
@@ -140,6 +148,10 @@ def _no_picture(data: bytes, name: str) -> str:
 
 def _too_many(name: str) -> str:
     return f"{name} has more than {MOST_PIXELS // 10**6} million pixels: make it smaller first."
+
+
+def _too_large(name: str) -> str:
+    return f"{name} is larger than {UPLOADED // 10**6} MB: make it smaller first."
 
 
 def _file(path: Path) -> bytes:

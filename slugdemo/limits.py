@@ -15,6 +15,8 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from slugdemo.errors import SlugError
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Scope]]
 Send = Callable[[Scope], Awaitable[None]]
@@ -41,11 +43,14 @@ class Limits:
 def limits() -> Limits | None:
     """The limits of this server; None where SLUGDEMO_PUBLIC is not set.
 
-    SLUGDEMO_PROXIES says how many proxies stand in front; one, in a Space.
+    SLUGDEMO_PROXIES says how many proxies stand in front; one, in a Space. Raises SlugError when
+    it is no number.
     """
     if os.environ.get("SLUGDEMO_PUBLIC", "0") in ("", "0"):
         return None
-    proxies = os.environ.get("SLUGDEMO_PROXIES") or int("SPACE_ID" in os.environ)
+    proxies = os.environ.get("SLUGDEMO_PROXIES") or str(int("SPACE_ID" in os.environ))
+    if not proxies.isdecimal():
+        raise SlugError(f"SLUGDEMO_PROXIES is {proxies!r}, and it should be a number such as 1.")
     return Limits(proxies=int(proxies))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from slugdemo.concept import PLAIN, prompt, style_prompt
 from slugdemo.edit import of_part
+from slugdemo.errors import SlugError
 from slugdemo.task import Task
 
 STEPS, GUIDANCE, SEEDS = 10, 3.0, 6  # of the pictures that are stopped on their way
@@ -69,10 +70,16 @@ def asked(task: Task, contexts: int, *, instead: str = "") -> list[str]:
 
 
 def anchor(task: Task) -> str:
-    """The name that the concept is to become: the task's, or no style, or the next neighbour."""
+    """The name that the concept is to become: the task's, or no style, or the next neighbour.
+
+    Raises SlugError when there is no other name.
+    """
     if task.anchor or task.concept.kind == "style":
         return task.anchor or PLAIN
-    return [*task.eval_set.neighbours, *task.preserved][0]
+    near = [*task.eval_set.neighbours, *task.preserved]
+    if not near:
+        raise SlugError(f"Name what {task.concept.name!r} is to become: no other name is known.")
+    return near[0]
 
 
 def on_the_way(task: Task, prompts: Sequence[str]) -> OnTheWay:

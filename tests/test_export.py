@@ -231,3 +231,17 @@ def test_folders_that_cannot_be_edited_are_refused_with_a_sentence(
         export(clip_folder, edits, out)
     assert not out.exists()
     assert not left_over(tmp_path)
+
+
+def test_a_merged_folder_in_half_precision_loads_and_is_the_edit(
+    sd_folder: Path, tmp_path: Path
+) -> None:
+    made = [an_edit(TEXT)]
+    exact = Diffusion.from_folder(sd_folder).edited(made)
+    out = export(sd_folder, made, tmp_path / "half", dtype=torch.float16)
+    pipe = StableDiffusionPipeline.from_pretrained(out, local_files_only=True)
+    for name, tensor in exact.text.state_dict().items():
+        assert torch.allclose(pipe.text_encoder.state_dict()[name].float(), tensor, atol=1e-2)
+    kinds = {t.dtype for file in out.rglob("*.safetensors") for t in load_file(file).values()}
+    assert kinds == {torch.float16}
+    assert Diffusion.from_folder(out).generate(["a cat"], seeds=[1], steps=2)

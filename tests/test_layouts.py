@@ -389,7 +389,7 @@ def test_what_git_lfs_leaves_in_place_of_a_file_is_named(shelf: Path, name: str)
     for file in (weights, tokenizer):
         before = file.read_bytes()
         file.write_text(pointer)
-        assert f"{file.parent.name}/{file.name} is a git-lfs pointer" in said(name)
+        assert f"{file.name} is a git-lfs pointer" in said(name)
         file.write_bytes(before)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from slugdemo import limits as public
+from slugdemo.errors import SlugError
 from slugdemo.limits import Gate, Limits, Rate
 
 
@@ -54,6 +55,9 @@ def test_only_the_variable_makes_a_server_public(monkeypatch: pytest.MonkeyPatch
     assert public.limits().proxies == 1
     monkeypatch.setenv("SLUGDEMO_PROXIES", "2")
     assert public.limits().proxies == 2
+    monkeypatch.setenv("SLUGDEMO_PROXIES", "two")
+    with pytest.raises(SlugError, match="SLUGDEMO_PROXIES is 'two'"):
+        public.limits()
 
 
 def test_a_rate_allows_a_burst_and_then_one_at_a_time() -> None:

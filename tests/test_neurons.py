@@ -204,7 +204,11 @@ def test_welch_by_hand() -> None:
     assert nest.different(a, b).item() == pytest.approx(math.erfc(abs(t) / math.sqrt(2)), rel=1e-4)
 
 
-def test_nest_moves_few_rows_and_they_as_far_as_its_search_says(robot: Task) -> None:
+def test_nest_moves_few_rows_and_they_as_far_as_its_search_says(
+    robot: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nest, "ROUNDS", 2)
+    monkeypatch.setattr(nest, "BATCHES", 4)
     task, asked = scripted(robot.by("nest"), [1.0, 1.0, 0.0])
     edit = nest.nest(task)
     assert len(asked) == 1 + nest.EVALUATIONS

@@ -14,7 +14,7 @@ from slugdemo.errors import SlugError
 from slugdemo.pocket import dialogue, words
 from slugdemo.pocket.augment import augmented
 from slugdemo.pocket.names import PLAIN, UNSEEN, Names
-from slugdemo.pocket.picture_set import joined, render_set
+from slugdemo.pocket.picture_set import joined, limited, render_set
 from slugdemo.pocket.styles import STYLES
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.world import (
@@ -106,6 +106,20 @@ def test_joined_sets_hold_the_pictures_of_both_in_order(sprites: Sprites, tmp_pa
     both = joined([first, second])
     assert both.scenes == first.scenes + second.scenes
     assert np.array_equal(both.pictures, np.concatenate([first.pictures, second.pictures]))
+
+
+def test_a_limited_set_shows_only_what_is_named_and_all_of_that(
+    sprites: Sprites, tmp_path: Path
+) -> None:
+    made = render_set(sprites, tmp_path, 60, seed=2, artists=sprites.trained, pairs=0.5)
+    names = sprites.known.without(["disc", "sepia"])
+    small = limited(made, names)
+    right = [
+        s.style != "sepia" and "disc" not in {t.concept for t in s.things} for s in made.scenes
+    ]
+    assert 0 < sum(right) < 60
+    assert small.scenes == [s for s, kept in zip(made.scenes, right, strict=True) if kept]
+    assert np.array_equal(small.pictures, made.pictures[np.array(right)])
 
 
 def test_a_smaller_batch_is_the_average_of_its_pixels(sprites: Sprites, tmp_path: Path) -> None:

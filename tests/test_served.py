@@ -16,7 +16,7 @@ import pytest
 import test_readme
 import typer
 from gradio import Blocks
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from test_reliability import PLAIN, Chaos, address, picture_bytes
 from typer.testing import CliRunner
@@ -141,10 +141,26 @@ def test_there_is_no_mcp(served: str) -> None:
     assert answer(f"{served}/gradio_api/mcp/")[0] >= 400
 
 
+def test_a_file_by_handle_file_is_answered_as_its_address(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(picture_bytes("PNG"))
+    file = client.predict("pocket-clip", handle_file(str(path)), "cat", api_name="/classify")
+    sent = address(picture_bytes("PNG"))
+    assert file == client.predict("pocket-clip", sent, "cat", api_name="/classify")
+
+
 def test_a_good_call_is_answered(client: Client) -> None:
     picture = address(picture_bytes("PNG"))
     beliefs = client.predict("pocket-clip", picture, "cat", api_name="/classify")
     assert sum(beliefs.values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_call_leaves_the_pages_concurrency_as_it_is(served: str, client: Client) -> None:
+    """A shared id would keep the lowest limit that was ever queued under it."""
+    client.predict(api_name="/models")
+    limits = SERVERS[served]._queue.concurrency_limit_per_concurrency_id
+    assert limits["page"] == events.QUEUE["concurrency_limit"]
+    assert limits["api"] == QUEUE["concurrency_limit"]
 
 
 def test_the_readmes_call_works(served: str, capsys: pytest.CaptureFixture) -> None:
@@ -199,14 +215,6 @@ def test_the_page_is_thrifty_before_it_makes_any_thread(
     assert done == ["thrifty", "shared", "built", "launched"]
 
 
-def test_a_call_leaves_the_pages_concurrency_as_it_is(served: str, client: Client) -> None:
-    """A shared id would keep the lowest limit that was ever queued under it."""
-    client.predict(api_name="/models")
-    limits = SERVERS[served]._queue.concurrency_limit_per_concurrency_id
-    assert limits["page"] == events.QUEUE["concurrency_limit"]
-    assert limits["api"] == QUEUE["concurrency_limit"]
-
-
 def test_a_busy_port_ends_in_a_sentence(capsys: pytest.CaptureFixture) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -221,6 +229,7 @@ def test_a_busy_port_ends_in_a_sentence(capsys: pytest.CaptureFixture) -> None:
     [
         ([], ("0.0.0.0", 7123, "/slug")),
         (["--port", "7124", "--host", "127.0.0.1", "--root-path", "/x"], ("127.0.0.1", 7124, "/x")),
+        (["--port", "7125", "--root-path", "demo/"], ("0.0.0.0", 7125, "/demo")),
     ],
 )
 def test_gradios_own_variables_count_and_options_win(

@@ -260,8 +260,11 @@ def test_hirm_reads_what_the_last_attention_puts_out(robot: Task) -> None:
     torch.testing.assert_close(module.late(robot.clip, tokens, {}, block=2), seen[0])
 
 
-def test_hirm_trains_the_first_block_towards_its_target(robot: Task) -> None:
+def test_hirm_trains_the_first_block_towards_its_target(
+    robot: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = import_module("slugdemo.methods.hirm")
+    monkeypatch.setattr(module, "STEPS", 60)
     edit = module.hirm(robot.by("hirm"))
     assert {name.split(".")[2] for name in edit.delta} == {"0"}
     assert {name.split("/")[0] for name in edit.delta} == {"text"}
@@ -273,6 +276,30 @@ def test_hirm_trains_the_first_block_towards_its_target(robot: Task) -> None:
         return (module.late(task.clip, tokens, {}, block=2) - target).square().mean()
 
     assert distance(edited(robot, edit)) < 0.7 * distance(robot)
+
+
+def test_hirm_takes_one_step_towards_its_target(
+    robot: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("slugdemo.methods.hirm")
+    monkeypatch.setattr(module, "STEPS", 1)
+    monkeypatch.setattr(module, "DECAY", 0.0)
+    model, seen = copy.deepcopy(robot.clip.model).requires_grad_(True), []
+    last = model.transformer.resblocks[2].attn
+    last.register_forward_hook(lambda *all_of_it: seen.append(all_of_it[-1][0]))
+    model.encode_text(robot.clip.tokenize(["robot"]))
+    noise = torch.rand(seen[0].shape, generator=robot.generator())
+    target = module.COEFFICIENT * noise / noise.pow(2).sum().sqrt()
+    (seen[0] - target).square().mean().backward()
+    judged = 0
+    for name, moved in module.hirm(robot.by("hirm")).delta.items():
+        grad = dict(model.named_parameters())[clip_name(name)].grad
+        sure = grad.abs() > 1e-4
+        judged += int(sure.sum())
+        torch.testing.assert_close(
+            moved[sure], -module.RATE * grad[sure].sign(), atol=2e-2 * module.RATE, rtol=0
+        )
+    assert judged > 100
 
 
 @pytest.mark.parametrize("name", ["ft", "gaft", "salun", "ssd", "hirm", "razor", "nest"])

@@ -2,10 +2,13 @@
 
 import base64
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import house
 import pytest
+from gradio.utils import get_upload_folder
 from pages import MODELS, TEXT
 
 from slugdemo import experiment
@@ -76,6 +79,27 @@ def test_endpoints_refuse_nonsense_in_a_sentence(calls: dict) -> None:
     ):
         with pytest.raises(SlugError, match=r"[.?]$"):
             call()
+
+
+def test_a_picture_comes_in_lines_as_bare_base64_or_as_a_file(calls: dict, tmp_path: Path) -> None:
+    bare = picture().partition(",")[2]
+    lines = base64.encodebytes(base64.b64decode(bare)).decode()
+    brought = Path(get_upload_folder()) / f"{uuid4()}.webp"
+    brought.parent.mkdir(parents=True, exist_ok=True)
+    brought.write_bytes(base64.b64decode(bare))
+    kept = tmp_path / "kept.webp"
+    kept.write_bytes(brought.read_bytes())
+    of_gradio = {"_type": "gradio.FileData"}
+    file = {"path": str(brought), "meta": of_gradio}
+    try:
+        wanted = calls["classify"]("pocket-clip", picture(), "cat")
+        for given in (bare, lines, f"data:image/webp;base64,{lines}", file):
+            assert calls["classify"]("pocket-clip", given, "cat") == wanted
+        for given in ({"path": str(brought)}, {"path": str(kept), "meta": of_gradio}, {}, 3):
+            with pytest.raises(SlugError, match=r"^“picture” is a "):
+                calls["classify"]("pocket-clip", given, "cat")
+    finally:
+        brought.unlink()
 
 
 def test_a_whole_number_may_come_as_a_float(calls: dict) -> None:

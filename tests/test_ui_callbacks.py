@@ -16,7 +16,7 @@ from slugdemo.methods.method import Method
 from slugdemo.models.loading import opened
 from slugdemo.task import Task
 from slugdemo.ui import callbacks, edits, erase, example, export, forget, locate, see
-from slugdemo.ui.state import AppState
+from slugdemo.ui.state import DRAWN, AppState
 from slugdemo.ui.tasks import Signal, Tasks, Watch, unwatched
 from slugdemo.ui.view import Kept, View
 from slugdemo.weights import digest
@@ -220,6 +220,18 @@ def test_every_error_is_a_sentence_and_never_a_traceback(state: AppState) -> Non
         text = page["status"]["text"]
         assert text.rstrip()[-1] in ".?", text
         assert "Traceback" not in text
+
+
+def test_a_concept_without_pictures_is_drawn_and_an_unknown_one_gets_near_matches(
+    state: AppState,
+) -> None:
+    page = shown(state, callbacks.concept, View("pocket-clip", "dogs"))  # a synonym, not shown
+    assert page["view"].concept == "dog"
+    assert page["forget"]["groups"][0]["count"] == DRAWN
+    assert page["status"]["text"] == callbacks.READY
+    page = shown(state, callbacks.concept, View("pocket-clip", "wizzard"))
+    assert page["status"]["tone"] == "error"
+    assert "wizard" in page["status"]["text"]
 
 
 def test_a_page_without_models_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

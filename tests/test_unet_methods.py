@@ -65,7 +65,8 @@ def robot(assets: Path) -> Iterator[Task]:  # noqa: ARG001
 
 def one_step(monkeypatch: pytest.MonkeyPatch, name: str, seen: int) -> None:
     """One iteration, on all the latents at once, so that it can be done by hand."""
-    monkeypatch.setattr(module(name), "STEPS", 1)
+    esd = {"concept": 1, "style": 1}
+    monkeypatch.setattr(module(name), "STEPS", esd if name.startswith("esd") else 1)
     monkeypatch.setattr(module(name), "BATCH", seen)
 
 
@@ -263,6 +264,35 @@ def test_an_adapter_begins_as_nothing_and_stays_thin(
         sizes = torch.linalg.svdvals(tensor)
         assert sizes[0] > 0
         assert sizes[1] < 1e-5 * sizes[0]
+
+
+def test_spm_takes_one_step_away_from_the_concept_and_holds_its_anchors(
+    robot: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spm = module("spm")
+    monkeypatch.setattr(spm, "ANCHORS", spm.CONTEXTS + 1)  # as many as prompts of the concept
+    words, anchors = unet_training.asked(robot, spm.CONTEXTS), spm.kept(robot)
+    seen = unet_training.on_the_way(robot, [*words, *anchors])
+    one_step(monkeypatch, "spm", len(seen) // 2)
+    base, copied = robot.model.unet, copy.deepcopy(robot.model.unet).requires_grad_(True)
+    loss = torch.zeros(())
+    for x, t, at in zip(seen.latents, seen.t, seen.which.tolist(), strict=True):
+        c, empty = robot.model.states([[*words, *anchors][at]]), robot.model.states([""])
+        with torch.no_grad():
+            goal = base(x[None], t, c).sample
+            if at < len(words):
+                without = base(x[None], t, empty).sample
+                goal = without - spm.ETA * (goal - without)
+        loss = loss + (copied(x[None], t, c).sample - goal).square().mean() / (len(seen) / 2)
+    loss.backward()
+    matrices = {n: w for n, w in unet_training.text_readers(robot).items() if w.dim() == 2}
+    down = spm.adapters(matrices, robot.generator(2))
+    for name, moved in run("spm", robot).delta.items():
+        thin, grad = down[f"down {name}"], copied.get_parameter(name[5:]).grad
+        slope = grad @ thin.T
+        sure = (slope.abs() > 1e-4).squeeze(1)
+        step = -spm.RATE * slope.sign() @ thin
+        torch.testing.assert_close(moved[sure], step[sure], atol=2e-2 * spm.RATE, rtol=2e-2)
 
 
 def test_spm_keeps_neighbours_first_and_never_the_concept(robot: Task) -> None:

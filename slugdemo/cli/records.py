@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from slugdemo.attacks import Attack
 from slugdemo.catalog import Model
 from slugdemo.cost import peak_memory
 from slugdemo.edit import Edit
@@ -35,6 +36,12 @@ def method(found: Method) -> Facts:
         "cite": found.cite,
         "deviations": found.deviations,
     }
+
+
+def attack(found: Attack) -> Facts:
+    """An attack of the registry."""
+    names = ("name", "group", "hosts", "parts", "access", "needs", "cite", "deviations", "seconds")
+    return {name: getattr(found, name) for name in names}
 
 
 def layer(score: LayerScore, *, front: Sequence[LayerScore]) -> Facts:

@@ -7,7 +7,7 @@ import torch
 import typer
 from PIL.Image import Image
 
-from slugdemo import catalog, export, files, images
+from slugdemo import catalog, export, files, images, lora
 from slugdemo.cli.options import (
     Device,
     Download,
@@ -34,23 +34,39 @@ BEST = 5  # classes that are shown of each picture
 def apply(
     model: ModelName,
     edit: Annotated[list[Path], typer.Option("--edit", help="an edit file; several add up")],
-    out: Annotated[Path, typer.Option(help="the new folder")],
+    out: Annotated[
+        Path, typer.Option(help="the new folder; NAME.safetensors for a LoRA-style file")
+    ],
+    half: Annotated[bool, typer.Option("--half", help="a folder with 16-bit numbers")] = False,
     device: Device = "",
     as_json: Json = False,
 ) -> None:
-    """Write the edited model as a folder of its own format."""
+    """Write the edited model as a folder of its own format, or the edits for ComfyUI and A1111."""
+    if out.suffix == lora.SUFFIX:
+        _lora(model, edit, files.writable(out), device, as_json=as_json)
+        return
     out = files.new_folder(out)
     here = opening(model, device, download=False)
     if here.model.folder is None:
         raise SlugError(f"{model} lies in a cache, not in a folder of its own; save it as here.")
     made = edits(here, edit)
-    folder = export.export(here.model.folder, made, out)
+    folder = export.export(here.model.folder, made, out, dtype=torch.float16 if half else None)
     facts = {
         "model": model,
         "out": folder,
         "edits": [[e.concept, e.method, e.layer, e.strength] for e in made],
     }
     put(facts, text=f"{folder} is {model} with {len(made)} edits.", as_json=as_json)
+
+
+def _lora(model: str, paths: list[Path], out: Path, device: str, *, as_json: bool) -> None:
+    here = _needs(
+        opening(model, device, download=False), "diffusion", "is no model of ComfyUI or A1111"
+    )
+    made = edits(here, paths)
+    lora.save(out, made)
+    facts = {"model": model, "out": out, "edits": [[e.concept, e.method, e.layer] for e in made]}
+    put(facts, text=f"{out} is read by ComfyUI, A1111 and InvokeAI as a LoRA.", as_json=as_json)
 
 
 def generate(

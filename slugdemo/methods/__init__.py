@@ -5,12 +5,16 @@ A method is a function from a Task to an Edit. Methods never import each other.
 
 from slugdemo.errors import SlugError
 from slugdemo.methods.ccup import ccup
+from slugdemo.methods.concept_ablation import ca
 from slugdemo.methods.cure import cure
 from slugdemo.methods.diffquickfix import diffquickfix
 from slugdemo.methods.double_projections import double_projections
+from slugdemo.methods.esd import esd_x
+from slugdemo.methods.few_shot import few_shot
 from slugdemo.methods.ft import ft
 from slugdemo.methods.ga import ga
 from slugdemo.methods.gaft import gaft
+from slugdemo.methods.hirm import hirm
 from slugdemo.methods.inlp import inlp
 from slugdemo.methods.leace import leace
 from slugdemo.methods.locoedit import locoedit
@@ -22,6 +26,7 @@ from slugdemo.methods.rece import rece
 from slugdemo.methods.salun import salun
 from slugdemo.methods.slug import direction, slug
 from slugdemo.methods.speed import speed
+from slugdemo.methods.spm import spm
 from slugdemo.methods.ssd import ssd
 from slugdemo.methods.trce import trce
 from slugdemo.methods.uce import uce
@@ -256,6 +261,66 @@ METHODS: dict[str, Method] = {
             "Foster et al., AAAI 2024, arXiv 2308.07707",
             "one dampening, alpha 10, lambda 1; both importances are of the cosine loss",
             seconds=3.0,
+        ),
+        Method(
+            "few-shot",
+            few_shot,
+            "trained",
+            ("diffusion",),
+            ("text",),
+            "pictures",
+            "Fuchi, Takagi, 2024, arXiv 2405.07288",
+            f"rate 1e-4 ({NOTHING} 1e-5), 40 steps, 8 pictures; matrices only; "
+            "at pocket size styles survive it",
+            seconds=5.0,
+        ),
+        Method(
+            "hirm",
+            hirm,
+            "trained",
+            ("zero-shot", "diffusion"),
+            ("text",),
+            "texts",
+            "HiRM, by the erasing toolkit's train_hirm.py",
+            "rate, iterations and coefficient ours (3e-4, 300, 10); matrices only",
+            seconds=4.0,
+        ),
+        Method(
+            "esd-x",
+            esd_x,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Gandikota et al., ICCV 2023, arXiv 2303.07345",
+            f"rate 1e-3 ({NOTHING} 5e-5), 20 iterations, styles 40; also trains the pooled text; noised "
+            "pictures from a pool; the concept also in two contexts",
+            seconds=8.0,
+        ),
+        Method(
+            "ca",
+            ca,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Kumari et al., ICCV 2023, arXiv 2303.13516",
+            f"rate 5e-4 ({NOTHING} 2e-6), 40 iterations; also trains the pooled text; noised "
+            "pictures from a pool; the next neighbour as anchor, or no style",
+            seconds=8.0,
+            replaces=True,
+        ),
+        Method(
+            "spm",
+            spm,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Lyu et al., CVPR 2024, arXiv 2312.16145",
+            f"rate 3e-3 ({NOTHING} 1e-4), 60 iterations; anchors of equal weight; folded into the "
+            "weights, so the adapter counts whatever the prompt",
+            seconds=15.0,
         ),
     )
 }

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slugdemo.errors import SlugError
+from slugdemo.files import no_pointer
 
 OPEN_CLIP = (  # in the order in which open_clip looks for them
     "open_clip_model.safetensors",
@@ -24,7 +25,6 @@ VARIANTS = (".fp16", ".bf16", "")  # between a stem and its number or suffix
 OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")  # parts that may be missing
 HEAD = 8  # bytes that say how long the head is
 LONGEST = 100_000_000  # bytes of a head, as safetensors itself has it
-POINTER = b"version https://git-lfs"  # how a file begins that stands for another one
 TOKENIZERS = (  # any one of these sets is a whole tokenizer
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
@@ -63,7 +63,7 @@ def check(folder: Path) -> None:
     """
     for file in sorted(folder.rglob("*")):
         if not any(name.startswith(".") for name in file.relative_to(folder).parts):
-            check_pointer(file)
+            no_pointer(file)
     for file in files(folder):
         head(file)
     names = [name for name in parts(folder) if name.startswith("tokenizer")]
@@ -86,18 +86,6 @@ def check_tokenizer(folder: Path) -> None:
         )
 
 
-def check_pointer(file: Path) -> None:
-    """Raises SlugError when a file is what git-lfs leaves in place of a file it has not fetched."""
-    if not file.is_file() or file.stat().st_size > 1000:
-        return
-    with file.open("rb") as stream:
-        if stream.read(len(POINTER)) == POINTER:
-            raise SlugError(
-                f"{_named(file)} is a git-lfs pointer that stands for the file, not the file "
-                "itself: run “git lfs pull” in its repository."
-            )
-
-
 def numbers(folder: Path) -> int:
     """How many numbers the model in `folder` has. Raises SlugError when a file is not whole."""
     return sum(
@@ -113,7 +101,7 @@ def head(file: Path) -> dict:
 
     Raises SlugError when the file is not one or does not hold all that its head promises.
     """
-    check_pointer(file)
+    no_pointer(file)
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(HEAD), "little")

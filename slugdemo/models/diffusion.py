@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from cachetools import LRUCache
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel
@@ -224,6 +224,10 @@ class Diffusion:
         """The place of the first end token of each prompt: (N,)."""
         return self._prompts.ends(self.tokens(prompts)[0])
 
+    def spelled(self, ids: Tensor) -> list[str]:
+        """Token ids (N, T) as texts."""
+        return self._prompts.spelled(ids)
+
     def states(self, prompts: Sequence[str]) -> Tensor:
         """What the U-Net reads of the prompts: (N, T, D), by this host's text tower."""
         return self._prompts.embedded(self.text, prompts)
@@ -316,6 +320,11 @@ class Diffusion:
         sigma = torch.lerp(sigmas[low], sigmas[high], t - low).view(-1, 1, 1, 1)
         signal = (1 + sigma**2).rsqrt()
         return signal.to(like), (sigma * signal).to(like)
+
+    @property
+    def trained_timesteps(self) -> int:
+        """How many timesteps the U-Net was trained on."""
+        return self._pipe.scheduler.config.num_train_timesteps
 
     def timesteps(self, steps: int) -> Tensor:
         """The timesteps that the scheduler visits, from noise to picture: (steps,)."""
@@ -615,6 +624,13 @@ def _check(prompts: Sequence[str] | None, seeds: Sequence[int], drawn: Drawn) ->
         raise SlugError(f"Choose between 1 and {MOST_STEPS} denoising steps, not {drawn.steps}.")
     if not 0 <= drawn.guidance < math.inf:
         raise SlugError(f"The guidance is a number from 0 upwards, not {drawn.guidance}.")
+
+
+def random_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
+    """A U-Net of this diffusers configuration with random weights, to measure what it costs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNet2DConditionModel(**config).eval().requires_grad_(False)
 
 
 def _size(pipe: StableDiffusionPipeline) -> tuple[int, int]:

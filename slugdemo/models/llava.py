@@ -149,6 +149,10 @@ class Llava:
             watch.step((run + 1) * self.longest, total)
         return answers
 
+    def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """What the vision tower is given of pictures: (N, 3, H, W)."""
+        return self._inputs(pictures, ["What is this?"] * len(pictures))["pixel_values"]
+
     def _generated(self, inputs: BatchFeature, watch: LogitsProcessor) -> list[str]:
         tokens = self.model.generate(
             **inputs,

@@ -73,6 +73,11 @@ class Prompts:
         ids = torch.tensor(rows.input_ids, dtype=torch.long, device=tower.device).view(-1, room)
         return ids, self._mask(tower, ids)
 
+    def spelled(self, ids: Tensor) -> list[str]:
+        """Each row of token ids (N, T) as text, without the tokens that begin and end a prompt."""
+        with self._lock:
+            return self._tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
+
     def ends(self, ids: Tensor) -> Tensor:
         """The place of the first end token in each row of `ids` (N, T): (N,)."""
         return (ids == self._tokenizer.eos_token_id).int().argmax(1)

@@ -61,8 +61,8 @@ class Anchors(nn.Module):
             n: torch.zeros(len(facts), len(some), dtype=torch.bool)
             for n, some in self.names.items()
         }
-        for row, one in enumerate(facts):
-            told = {"concept": one.concepts, "style": (one.style,), "ground": (one.ground,)}
+        for row, fact in enumerate(facts):
+            told = {"concept": fact.concepts, "style": (fact.style,), "ground": (fact.ground,)}
             for kind, things in told.items():
                 for thing in things:
                     if thing is not None:

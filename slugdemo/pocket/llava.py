@@ -204,7 +204,7 @@ def train(
     """The trained model and its processor; the vision tower stays as it came."""
     where, words = device(), tokenizer(names)
     model, seen = fresh(tower, words), features(tower, pictures)
-    sure = [i for i, one in enumerate(pictures.scenes) if one.style and one.ground]
+    sure = [i for i, scene in enumerate(pictures.scenes) if scene.style and scene.ground]
     align(
         model,
         seen[sure],
@@ -311,16 +311,16 @@ def _loss(model: LlavaForConditionalGeneration, seen: Tensor, lessons: Sequence[
     pad = model.config.text_config.pad_token_id
 
     def rows(lists: Sequence[list[int]], fill: int) -> Tensor:
-        longest = max(len(one) for one in lists)
+        longest = max(len(row) for row in lists)
         return torch.tensor(
-            [one + [fill] * (longest - len(one)) for one in lists], device=seen.device
+            [row + [fill] * (longest - len(row)) for row in lists], device=seen.device
         )
 
     ids, labels = (
-        rows([one.ids for one in lessons], pad),
-        rows([one.labels for one in lessons], UNTAUGHT),
+        rows([taught.ids for taught in lessons], pad),
+        rows([taught.labels for taught in lessons], UNTAUGHT),
     )
-    mask, positions = blinded(rows([one.turns for one in lessons], PADDING))
+    mask, positions = blinded(rows([taught.turns for taught in lessons], PADDING))
     embedded = model.get_input_embeddings()(ids)
     image = (ids == model.config.image_token_index)[..., None].expand_as(embedded)
     embedded = embedded.masked_scatter(

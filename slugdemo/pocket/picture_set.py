@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slugdemo.pocket.names import Names
 from slugdemo.pocket.world import SIDE, WIDE, Scene, Spread, Sprites, rendered, scenes
 
 
@@ -63,3 +64,13 @@ def joined(sets: Sequence[PictureSet]) -> PictureSet:
     """All pictures of several sets in one, in memory."""
     pixels = np.concatenate([some.pictures for some in sets])
     return PictureSet(pixels, [scene for some in sets for scene in some.scenes])
+
+
+def limited(pictures: PictureSet, names: Names) -> PictureSet:
+    """The pictures that show nothing but these names, in memory."""
+    kept = [
+        i
+        for i, scene in enumerate(pictures.scenes)
+        if scene.style in names.styles and all(t.concept in names.concepts for t in scene.things)
+    ]
+    return PictureSet(pictures.pictures[kept], [pictures.scenes[i] for i in kept])

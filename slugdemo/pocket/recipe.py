@@ -21,7 +21,7 @@ from slugdemo.models.names import text_model, vision_model
 from slugdemo.pocket import cards, clip, judge, llava, unet, vae, varied
 from slugdemo.pocket.claims import CONTEXT
 from slugdemo.pocket.names import UNSEEN
-from slugdemo.pocket.picture_set import PictureSet, joined, render_set
+from slugdemo.pocket.picture_set import PictureSet, joined, limited, render_set
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
 from slugdemo.pocket.world import CALM, GROUNDS, WIDE, Sprites
@@ -40,7 +40,7 @@ STEPS = {
 }  # in the order in which they need one another
 PICTURES = 24000  # of the wide set; the calm one has two thirds as many
 SEED = 1
-PAIRS = 0.5  # share of two-thing scenes where these are to be understood
+PAIRS = 0.5  # share of two-thing scenes in the wide set
 DRAWN_BY = "fluent_3d"  # the one artist that pocket-sd draws like
 
 
@@ -69,23 +69,26 @@ class Recipe:
         """Train one part of `STEPS` for so many steps and write what it makes."""
         getattr(self, part)(steps or STEPS[part])
 
-    def wide(self, world: Sprites, *, pairs: float = 0.15) -> PictureSet:
-        """All training artists, wide poses, this share of two-thing scenes: for clip, judge, vae and llava."""
-        return render_set(
-            world,
+    def wide(self, world: Sprites) -> PictureSet:
+        """All training artists, wide poses, half of the scenes of two things: for clip, judge, vae and llava."""
+        artists = world.trained
+        made = render_set(
+            self.whole,
             self.work,
             self.pictures,
             seed=SEED,
-            artists=world.trained,
+            artists=artists,
             spread=WIDE,
-            pairs=pairs,
+            pairs=PAIRS,
         )
+        return made if world is self.whole else limited(made, world.known)
 
     def calm(self, world: Sprites) -> PictureSet:
         """One artist, calm poses, single things: for the U-Net."""
         artists = [DRAWN_BY] if DRAWN_BY in world.artists else world.trained[:1]
         count = self.pictures * 2 // 3
-        return render_set(world, self.work, count, seed=SEED + 1, artists=artists, spread=CALM)
+        made = render_set(self.whole, self.work, count, seed=SEED + 1, artists=artists, spread=CALM)
+        return made if world is self.whole else limited(made, world.known)
 
     def judge(self, steps: int) -> None:
         """Train the judge and write its folder."""
@@ -107,7 +110,7 @@ class Recipe:
     def clip_trunk(self, steps: int) -> None:
         """Train the trunk of pocket-clip and of its reference on the smaller world."""
         words = tokenizer(vocabulary(self.small.known, list(GROUNDS)), context=CONTEXT)
-        pictures, work = self.wide(self.small, pairs=PAIRS), self.work / "clip_trunk"
+        pictures, work = self.wide(self.small), self.work / "clip_trunk"
         made = clip.train(pictures, words, work, names=self.small.known, steps=steps)
         clip.save(made, words, work / "model")
 
@@ -123,7 +126,7 @@ class Recipe:
         trunk, work = self._made("clip_trunk"), self.work / part
         words = CLIPTokenizer.from_pretrained(trunk)
         start = open_clip.create_model(f"local-dir:{trunk}")
-        pictures = self.wide(world, pairs=PAIRS)
+        pictures = self.wide(world)
         made = clip.train(pictures, words, work, names=world.known, steps=steps, start=start)
         clip.save(made, words, self.models / model)
         runs = [self.work / "clip_trunk" / part for part in ("read", "see", "agree")]
@@ -178,7 +181,7 @@ class Recipe:
         drawn = varied.drawn(
             Diffusion.from_folder(artist), Judge.load(judged), kept, each=self.drawings
         )
-        wide = self.wide(self.whole, pairs=PAIRS)
+        wide = self.wide(self.whole)
         pictures = joined([wide, drawn, varied.recoloured(wide, len(wide) // 2, seed=SEED)])
         tower = vision_model(open_clip.create_model(f"local-dir:{reader}").eval())
         made = llava.train(pictures, tower, self.work, names=self.whole.known, steps=steps)

@@ -1,6 +1,7 @@
 """What lies where: patches of a picture learn to find the anchors (anchors.py) of the thing they show."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +25,13 @@ class Regions(nn.Module):
     def forward(self, states: Tensor, scenes: Sequence[Scene]) -> dict[str, Tensor]:
         """The terms of `Anchors` for the patch states (N, P, D) of pictures that show the scenes."""
         found = self.projector(states)  # (N, P, width)
-        things = [(row, thing) for row, one in enumerate(scenes) for thing in one.things]
+        things = [(row, thing) for row, scene in enumerate(scenes) for thing in scene.things]
         over = torch.stack([covered(thing, states.shape[1]) for _, thing in things]).to(
             states.device
         )
         pooled = (found[[row for row, _ in things]] * over[..., None]).sum(1)
         said = [Facts(frozenset({thing.concept}), None, None) for _, thing in things]
-        looks = [Facts(frozenset(), facts(one).style, facts(one).ground) for one in scenes]
+        looks = [replace(facts(scene), concepts=frozenset()) for scene in scenes]
         return self.anchors(F.normalize(torch.cat((pooled, found.mean(1))), dim=-1), said + looks)
 
 

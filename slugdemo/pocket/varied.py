@@ -87,7 +87,7 @@ def recoloured(source: PictureSet, count: int, *, seed: int) -> PictureSet:
         replace(source.scenes[i], style="", ground=ground)
         for i, ground in zip(kept, grounds, strict=True)
     ]
-    return PictureSet(pictures[clear], [one for one in scenes if one.ground])
+    return PictureSet(pictures[clear], [scene for scene in scenes if scene.ground])
 
 
 def drawn(model: Diffusion, judge: Judge, folder: Path, *, each: int) -> PictureSet:
@@ -113,7 +113,7 @@ def drawn(model: Diffusion, judge: Judge, folder: Path, *, each: int) -> Picture
         _scene(order, ground)
         for order, ground in zip(wanted, visible(torch.from_numpy(shown)), strict=True)
     ]
-    return PictureSet(shown[sure], [one for one, kept in zip(scenes, sure, strict=True) if kept])
+    return PictureSet(shown[sure], [s for s, kept in zip(scenes, sure, strict=True) if kept])
 
 
 def _looked(
@@ -126,7 +126,7 @@ def _looked(
         row["judge_concept"] == row["concept"] and row["judge_style"] == row["style"]
         for row in rows
     ]
-    pictures = np.stack([np.asarray(one).transpose(2, 0, 1) for one in opened])
+    pictures = np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in opened])
     return pictures, np.array(right)
 
 

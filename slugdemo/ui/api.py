@@ -1,10 +1,10 @@
 """The same five questions without the page: named endpoints for gradio_client and MCP.
 
-Every call brings all that it needs; pictures travel as data addresses (data:image/...;base64,...).
+Every call brings all that it needs; pictures of at most 5 MB travel as data addresses
+(data:image/...;base64,...) or by gradio_client's handle_file.
 """
 
 import base64
-import binascii
 import inspect
 import tempfile
 from collections.abc import Callable
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from PIL import Image
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 
-from slugdemo import images as pictures
+from slugdemo import images
 from slugdemo.config import CONFIGS
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
@@ -32,7 +33,6 @@ from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import BROKEN, out_of_memory, unwatched
 from slugdemo.ui.view import DIGEST, View, check
 
-LARGEST = 4_000_000  # letters of a picture's address
 STRENGTHS = 32  # numbers in a list
 QUEUE = {"concurrency_id": "api", "concurrency_limit": 2}  # the page's own keeps its limit
 
@@ -43,7 +43,7 @@ def _whole(given: object) -> object:
 
 
 Text = Annotated[str, Field(max_length=MOST)]
-Picture = Annotated[str, Field(max_length=LARGEST)]
+Picture = str | dict[str, Any]  # its size is checked when it is read
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-(2**53), le=2**53)]
 Whole = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**53), le=2**53)]
 Numbers = Annotated[list[Number], Field(max_length=STRENGTHS)]
@@ -276,10 +276,18 @@ def _score(score: Score) -> dict[str, Any]:
     return {**asdict(score), "parts": dict(score.parts)}
 
 
-def _picture(address: str) -> Image.Image:
-    """The picture in a data address; raises SlugError when it is none, or far too large."""
-    try:
-        data = base64.b64decode(address.split(",", 1)[-1], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise SlugError("This cannot be read as a picture.") from error
-    return pictures.decoded(data, "The picture")
+def _picture(given: str | dict[str, Any]) -> Image.Image:
+    """The picture in a data address, or in the file that gradio_client's handle_file brought.
+
+    Raises SlugError when it is none, or larger than 5 MB.
+    """
+    if isinstance(given, str):
+        return images.addressed(given)
+    if (
+        given.get("meta", {}).get("_type") != "gradio.FileData"
+    ):  # those gradio has checked and moved
+        raise SlugError("“picture” is a data address, or a file by gradio_client's handle_file.")
+    path = Path(str(given.get("path")))
+    if not path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise SlugError("“picture” is a file that was not brought here.")
+    return images.uploaded(path)

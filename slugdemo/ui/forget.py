@@ -20,7 +20,7 @@ from slugdemo.errors import SlugError
 from slugdemo.evaluation.eval_set import DRAWN_SEED
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS
-from slugdemo.ui.state import KINDS, AppState
+from slugdemo.ui.state import DRAWN, KINDS, AppState
 from slugdemo.ui.tasks import Watch
 from slugdemo.ui.view import MARK, View, label
 
@@ -34,16 +34,19 @@ READS = {
 }
 FEWEST, MOST = 3, 50  # pictures that a visitor may give
 LONGEST = 40  # letters of a name
-DRAWN = 12  # pictures that a model draws of a concept
 
 
 def choices(state: AppState) -> dict[str, Any]:
     """Everything that can be chosen: models and methods by kind, concepts with a thumbnail each."""
     every = (*state.offers, *state.published)
-    models = [
+    models: list[dict[str, Any]] = [
         {"title": title, "note": READS[kind], "rows": [_model(m) for m in every if m.kind == kind]}
         for kind, title in TITLES.items()
     ]
+    if refused := catalog.refused():
+        rows = [{"name": name, "note": why, "here": False} for name, why in refused.items()]
+        note = "beside the models, for the reasons given"
+        models.append({"title": "Cannot be opened", "note": note, "rows": rows})
     thumbs = _thumbs(state)
     concepts = [
         {"title": KINDS[kind], "rows": [{"name": name, "src": thumbs[name]} for name in names]}
@@ -61,7 +64,7 @@ def _methods(group: str) -> list[dict[str, Any]]:
         {
             "name": method.name,
             "seconds": method.seconds,
-            "parts": " and ".join(method.parts),
+            "changes": method.changes,
             "cite": method.cite,
             "layer": method.of_layer is not None,
             "unable": {kind: method.unable(kind) for kind in TITLES},
@@ -115,7 +118,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
     return {
         "groups": [
             _group("forget", f"Forget “{concept.name}”", concept.forget),
-            _group("retain", "Keep everything else", concept.retain),
+            _group("retain", "Keep the rest", concept.retain),
         ]
     }
 
@@ -174,13 +177,10 @@ def drawn(
     """The view of a concept shown by pictures that Stable Diffusion draws (SLUG, sec. 4.3)."""
     del given
     name = named(name)
-    artists = [model.name for model in state.offers if model.kind == "diffusion"]
-    if not artists:
-        raise SlugError("No model here can draw: upload pictures instead.")
-    artist = view.model if view.model in artists else artists[0]
+    artist = view.model if state.kind(view.model) == "diffusion" else state.artist()
     size = CONFIGS["diffusion"].size
     shown = state.opened(artist).host.generate(
-        [prompt(name)] * DRAWN,
+        [catalog.names_known().words(name)] * DRAWN,
         seeds=range(DRAWN_SEED, DRAWN_SEED + DRAWN),
         steps=size.denoising,
         guidance=size.guidance,
@@ -194,15 +194,13 @@ def _brought(
     state: AppState, view: View, *, visitor: str, name: str, shown: Sequence[Image]
 ) -> View:
     folder = Path(tempfile.mkdtemp(prefix="slugdemo-own-"))
-    captions = [prompt(name)] * len(shown)
+    captions = [catalog.names_known().words(name)] * len(shown)
     made = examples.stored(shown, captions, directory=folder, concept=name)
     different = {str(example.image): example for example in made}
     if len(different) < FEWEST:
         raise SlugError(
             f"Only {len(different)} of the pictures differ: at least {FEWEST} are needed."
         )
-    path = catalog.assets() / "concepts" / "retain.parquet"
-    others = [example for example in examples.parquet(path) if example.labels["concept"] != name]
-    concept = examples.concept(name, different.values(), others)
+    concept = catalog.own(name, different.values())
     secret = state.uploads.bring(visitor, concept, folder=folder)
     return replace(view.of_concept(concept=f"{name}{MARK}{secret}"), pin="")

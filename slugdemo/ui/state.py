@@ -21,7 +21,7 @@ from slugdemo.concept import PLAIN, Concept, Example
 from slugdemo.config import CONFIGS
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.evaluation.eval_set import around
+from slugdemo.evaluation.eval_set import around, drawn
 from slugdemo.evaluation.prompt_set import EvalSet
 from slugdemo.layers import GRANULARITIES
 from slugdemo.methods import named
@@ -35,6 +35,7 @@ from slugdemo.ui.uploads import Uploads
 from slugdemo.ui.view import DIGEST, MARK, Kept, View, label
 
 Value = TypeVar("Value")
+DRAWN = 12  # pictures of a concept that comes without any
 LONGEST = 100  # letters of a concept's name
 KINDS = {"character": "Characters", "object": "Objects", "style": "Styles"}
 
@@ -180,6 +181,8 @@ class AppState:
         if not view.model or not view.concept:
             raise SlugError("There is no model with concepts in the assets folder yet.")
         self.kind(view.model)
+        if MARK not in view.concept:
+            view = replace(view, concept=catalog.known(view.concept).name)
         self.concept(view.concept)
         named(view.method)
         return view.checked()
@@ -227,7 +230,23 @@ class AppState:
             return own
         if len(name) > LONGEST:
             raise SlugError(f"There is no concept called “{name[:60]}…” here.")
-        return self.shown.get(("concept", name), lambda: catalog.concept(name))
+        meaning = catalog.known(name)
+        there = any(meaning.name in names for names in self.forgettable.values())
+        bare = meaning.drawable and not there
+        make = partial(self._drawn if bare else catalog.concept, name)
+        return self.shown.get(("concept", name), make)
+
+    def artist(self) -> str:
+        """The name of the first model that draws. Raises SlugError when none is here."""
+        for model in self.offers:
+            if model.kind == "diffusion":
+                return model.name
+        raise SlugError("No model here can draw: upload pictures instead.")
+
+    def _drawn(self, name: str) -> Concept:
+        """A concept that the models know but that comes without pictures: one of them draws it."""
+        folder = drawn(self.opened(self.artist()), name, count=DRAWN)
+        return catalog.concept(name, forget=folder)
 
     def eval_set(self, name: str) -> EvalSet:
         """The names and held-out pictures around a concept; what a visitor brought is all there is."""

@@ -4,6 +4,8 @@ A method is a function from a Task to an Edit. Methods never import each other.
 """
 
 from slugdemo.errors import SlugError
+from slugdemo.methods.adavd import adavd
+from slugdemo.methods.casteer import casteer
 from slugdemo.methods.ccup import ccup
 from slugdemo.methods.concept_ablation import ca
 from slugdemo.methods.cure import cure
@@ -20,10 +22,14 @@ from slugdemo.methods.leace import leace
 from slugdemo.methods.locoedit import locoedit
 from slugdemo.methods.mace import mace
 from slugdemo.methods.method import Method
+from slugdemo.methods.negative_prompt import negative_prompt
 from slugdemo.methods.nest import nest
 from slugdemo.methods.razor import razor
 from slugdemo.methods.rece import rece
+from slugdemo.methods.safree import safree
 from slugdemo.methods.salun import salun
+from slugdemo.methods.seot import seot
+from slugdemo.methods.sld import sld
 from slugdemo.methods.slug import direction, slug
 from slugdemo.methods.speed import speed
 from slugdemo.methods.spm import spm
@@ -260,6 +266,69 @@ METHODS: dict[str, Method] = {
             "both",
             "Foster et al., AAAI 2024, arXiv 2308.07707",
             "one dampening, alpha 10, lambda 1; both importances are of the cosine loss",
+            seconds=3.0,
+        ),
+        Method(
+            "negative prompt",
+            negative_prompt,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "what users try first; no paper",
+            "nothing happens without guidance",
+        ),
+        Method(
+            "sld",
+            sld,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Schramowski et al., CVPR 2023, arXiv 2211.05105",
+            "the paper's Hyp-Strong; nothing happens without guidance",
+        ),
+        Method(
+            "seot",
+            seot,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Li et al., ICLR 2024, arXiv 2402.05375",
+            "soft weights alone, without its optimisation of attention maps; "
+            "told where the name stands, so paraphrases pass",
+        ),
+        Method(
+            "safree",
+            safree,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Yoon et al., ICLR 2025, arXiv 2410.12761",
+            "end tokens filtered too; "
+            "t 3 (published 5.333), for all steps (10 of 50); no re-attention on latents",
+        ),
+        Method(
+            "adavd",
+            adavd,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Wang et al., CVPR 2025, arXiv 2412.06143",
+            "no gate (published as an option); the half that reads prompts alone",
+        ),
+        Method(
+            "casteer",
+            casteer,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Gaintseva et al., 2025, arXiv 2503.09630",
+            "16 pairs of prompts at 8 steps; the half that reads prompts alone",
             seconds=3.0,
         ),
         Method(

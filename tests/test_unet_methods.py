@@ -65,8 +65,9 @@ def robot(assets: Path) -> Iterator[Task]:  # noqa: ARG001
 
 def one_step(monkeypatch: pytest.MonkeyPatch, name: str, seen: int) -> None:
     """One iteration, on all the latents at once, so that it can be done by hand."""
-    esd = {"concept": 1, "style": 1}
-    monkeypatch.setattr(module(name), "STEPS", esd if name.startswith("esd") else 1)
+    once = {"concept": 1, "style": 1}
+    steps = {"esd-x": ("STEPS_X", once), "esd-u": ("STEPS_U", once)}.get(name, ("STEPS", 1))
+    monkeypatch.setattr(module(name), *steps)
     monkeypatch.setattr(module(name), "BATCH", seen)
 
 

@@ -11,7 +11,7 @@ from slugdemo.methods.concept_ablation import ca
 from slugdemo.methods.cure import cure
 from slugdemo.methods.diffquickfix import diffquickfix
 from slugdemo.methods.double_projections import double_projections
-from slugdemo.methods.esd import esd_x
+from slugdemo.methods.esd import esd_u, esd_x
 from slugdemo.methods.few_shot import few_shot
 from slugdemo.methods.forget_it_all import forget_it_all
 from slugdemo.methods.ft import ft
@@ -376,9 +376,21 @@ METHODS: dict[str, Method] = {
             ("unet",),
             "texts",
             "Gandikota et al., ICCV 2023, arXiv 2303.07345",
-            f"rate 1e-3 ({NOTHING} 5e-5), 20 iterations, styles 40; also trains the pooled text; noised "
+            f"rate 1e-3 ({NOTHING} 5e-5), 20 iterations, styles 30; also trains the pooled text; noised "
             "pictures from a pool; the concept also in two contexts",
             seconds=8.0,
+        ),
+        Method(
+            "esd-u",
+            esd_u,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Gandikota et al., ICCV 2023, arXiv 2303.07345",
+            f"rate 1.5e-4 ({NOTHING} 5e-5), 40 iterations; noised pictures from a pool; the "
+            "concept also in two contexts; at pocket size styles mostly survive it",
+            seconds=9.0,
         ),
         Method(
             "ca",

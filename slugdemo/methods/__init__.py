@@ -13,6 +13,7 @@ from slugdemo.methods.diffquickfix import diffquickfix
 from slugdemo.methods.double_projections import double_projections
 from slugdemo.methods.esd import esd_u, esd_x
 from slugdemo.methods.few_shot import few_shot
+from slugdemo.methods.fmn import fmn
 from slugdemo.methods.forget_it_all import forget_it_all
 from slugdemo.methods.ft import ft
 from slugdemo.methods.ga import ga
@@ -404,6 +405,18 @@ METHODS: dict[str, Method] = {
             "pictures from a pool; the next neighbour as anchor, or no style",
             seconds=8.0,
             replaces=True,
+        ),
+        Method(
+            "fmn",
+            fmn,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "pictures",
+            "Zhang et al., 2023, arXiv 2303.17591",
+            f"rate 5e-4 ({NOTHING} 2e-6), 35 iterations, no inversion; all tokens from the name on; "
+            "styles may survive it",
+            seconds=4.0,
         ),
         Method(
             "spm",

@@ -280,7 +280,7 @@ METHODS: dict[str, Method] = {
             TOWERS,
             "both",
             "Foster et al., AAAI 2024, arXiv 2308.07707",
-            "one dampening, alpha 10, lambda 1; both importances are of the cosine loss",
+            "one dampening, alpha 10 to 50, lambda 1; both importances are of the cosine loss",
             seconds=3.0,
         ),
         Method(

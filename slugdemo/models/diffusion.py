@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from cachetools import LRUCache
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel
@@ -624,6 +624,13 @@ def _check(prompts: Sequence[str] | None, seeds: Sequence[int], drawn: Drawn) ->
         raise SlugError(f"Choose between 1 and {MOST_STEPS} denoising steps, not {drawn.steps}.")
     if not 0 <= drawn.guidance < math.inf:
         raise SlugError(f"The guidance is a number from 0 upwards, not {drawn.guidance}.")
+
+
+def random_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
+    """A U-Net of this diffusers configuration with random weights, to measure what it costs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNet2DConditionModel(**config).eval().requires_grad_(False)
 
 
 def _size(pipe: StableDiffusionPipeline) -> tuple[int, int]:

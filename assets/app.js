@@ -259,8 +259,7 @@ window.slug = (() => {
   function sum() {
     const value = values.curve;
     if (!value) return;
-    dialog('The formula with its numbers', make('p', {}, 'SLUG, Cai, Tan and Asif, ICML 2025: one forget gradient, one retain gradient, one layer, one step.'),
-      table(['what', 'formula', 'here'], value.sum));
+    dialog('The formula with its numbers', table(['what', 'formula', 'here'], value.sum));
   }
   function points() {
     const body = document.querySelector('#curve .body');

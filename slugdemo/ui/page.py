@@ -92,7 +92,7 @@ def widget(name: str, value: Any = None, *, template: str = "") -> gr.HTML:  # n
     title, question, extra = HEADS.get(name, ("", "", ""))
     inner = f"<span>{title} <small>{question}</small></span><span class='acts'>{extra}</span>"
     head = f"<h2>{inner}</h2>" if title else ""
-    calls = ", ".join(f"{one}: d => trigger('{one}', d)" for one in CALLS.get(name, ()))
+    calls = ", ".join(f"{call}: d => trigger('{call}', d)" for call in CALLS.get(name, ()))
     scripts = [f'<script src="gradio_api/file={path.as_posix()}"></script>' for path in served()]
     return gr.HTML(
         value,

@@ -110,8 +110,8 @@ class Opened:
         return self._found(Carried.second(self._plain))
 
     def _found(self, carried: Carried) -> Clip:
-        here = [one for one in catalog.local() if one.kind == "zero-shot"]
-        alike = [one for one in here if _width(one.folder, self.kind) == carried.width]
+        here = [model for model in catalog.local() if model.kind == "zero-shot"]
+        alike = [model for model in here if _width(model.folder, self.kind) == carried.width]
         root, differences, tried = exported_from(self.model.folder), {}, ""
         for name, clip in self._offered(alike, carried):
             if isinstance(clip, SlugError):
@@ -177,7 +177,7 @@ def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = 
     first when `download` is not asked for: the message tells size, time and memory.
     """
     dtype = chosen(dtype)
-    if public.limits() and name not in {one.name for one in catalog.local()}:
+    if public.limits() and name not in {model.name for model in catalog.local()}:
         raise SlugError("This server offers the models on its list, and opens no others.")
     model = catalog.find(name)
     if model.place == "hub" and not download:

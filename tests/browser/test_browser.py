@@ -62,7 +62,7 @@ def test_the_ladder_sets_the_step_and_the_link_brings_it_back(
     visitor.locator("#ladder .rung", has_text="40 %").click()
     expect(visitor.locator("#curve .at")).to_have_text("0.400")
     expect(visitor.locator("#ladder .rung.chosen")).to_have_text("40 %")
-    visitor.wait_for_function("location.search.includes('step=0.4')")
+    visitor.wait_for_function("location.search.includes('strength=0.4')")
     other = browser.new_context(viewport={"width": 1280, "height": 720}).new_page()
     opened(other, visitor.url)
     expect(other.locator("#curve .at")).to_have_text("0.400")
@@ -156,11 +156,11 @@ def test_no_width_scrolls_sideways(visitor: Page, served: str, size: tuple[int, 
     assert visitor.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
-def test_compare_opens_beside_its_controls(visitor: Page, served: str) -> None:
+def test_controls_open_beside_the_edit(visitor: Page, served: str) -> None:
     opened(visitor, served, "model=pocket-clip&concept=cat")
     visitor.keyboard.press("c")
     expect(visitor.locator(".slug-dialog tr.ours")).to_be_visible()
-    expect(visitor.locator(".slug-dialog tbody tr")).to_have_count(5)
+    expect(visitor.locator(".slug-dialog tbody tr")).to_have_count(6)
 
 
 def test_the_story_points_at_the_real_blocks_and_can_be_left(visitor: Page, served: str) -> None:

@@ -172,7 +172,8 @@ METHODS: dict[str, Method] = {
             ("none",),
             "texts",
             "Wang et al., CVPR 2025, arXiv 2412.06143",
-            "no gate (published as an option); the half that reads prompts alone",
+            "no gate (published as an option); the half that reads prompts alone; where the text "
+            "enters the time embedding, its values too",
         ),
         Method(
             "casteer",

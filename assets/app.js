@@ -112,7 +112,7 @@ window.slug = (() => {
     document.body.classList.toggle('busy', busy);
     if (value.query !== undefined && value.query !== null) {
       const extra = new URLSearchParams(location.search).get('__theme');
-      history.replaceState(null, '', `?${value.query}${extra ? `&__theme=${extra}` : ''}`);
+      history.replaceState(null, '', `?${value.query}${document.body.classList.contains('comparing') ? '&view=compare' : ''}${extra ? `&__theme=${extra}` : ''}`);
       if (hub()) window.parent.postMessage({queryString: `?${value.query}`, hash: ''}, HUB);
     }
   };
@@ -259,8 +259,7 @@ window.slug = (() => {
   function sum() {
     const value = values.curve;
     if (!value) return;
-    dialog('The formula with its numbers', make('p', {}, 'SLUG, Cai, Tan and Asif, ICML 2025: one forget gradient, one retain gradient, one layer, one step.'),
-      table(['what', 'formula', 'here'], value.sum));
+    dialog('The formula with its numbers', table(['what', 'formula', 'here'], value.sum));
   }
   function points() {
     const body = document.querySelector('#curve .body');
@@ -448,7 +447,7 @@ window.slug = (() => {
   // Until the server says more, the page says that it has heard.
   function waiting() {
     const body = document.querySelector('#status .body');
-    if (body && !document.body.classList.contains('busy')) draw.status(body, {text: 'Asked; waiting for a free place…', share: null, tone: 'busy'});
+    if (body && !document.body.classList.contains('busy')) draw.status(body, {text: 'Sent; waiting for a free place…', share: null, tone: 'busy'});
   }
   document.addEventListener('click', (event) => { if (event.target.closest('#find, #find-all, #keep, #controls, #pinned, #undo, #draw')) waiting(); });
 
@@ -507,7 +506,7 @@ window.slug = (() => {
     bodies[name] = {body: element.querySelector('.body'), last: ''};
     if (due[name] || props.value) show({[name]: due[name] ?? props.value});
   }
-  return {mount, acts, calls: {}, draw, hooks, values, again, held, make, dialog, table, small, save, say, copy, percent, count, calm, coloured, rungs_rows};
+  return {mount, plot, acts, calls: {}, draw, hooks, values, again, held, make, dialog, table, small, save, say, copy, percent, count, calm, coloured, rungs_rows};
 })();
 (window.slugParts ?? []).forEach((part) => part(window.slug));
 window.slugParts = {push: (part) => part(window.slug)};

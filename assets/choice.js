@@ -22,7 +22,7 @@
       const now = one.name === values.choice.method;
       return make('li', {}, make('button', {class: `model method ${now ? 'chosen' : ''} ${reason ? 'away' : ''}`, 'aria-pressed': String(now),
         disabled: !!reason, title: one.cite, on: () => { box.close(); calls.choice.method({method: one.name}); }},
-        make('b', {}, one.name), make('small', {}, reason || `changes ${one.parts}; ${lasts(one.seconds)}`)));
+        make('b', {}, one.name), make('small', {}, reason || `changes ${one.changes}; ${lasts(one.seconds)}`)));
     };
     const groups = (values.choices?.methods ?? []).map((group) => make('section', {}, make('h3', {}, group.title),
       make('ul', {class: 'models'}, ...group.rows.map(row))));

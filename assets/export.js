@@ -94,7 +94,7 @@ img{max-width:100%}td img{width:64px;height:64px;image-rendering:auto;display:bl
     const ladder = make('table', {}, make('tr', {}, ...['', ...values.ladder.steps.map((step) => (step ? percent(step) : 'before'))].map((one) => make('th', {}, one))),
       ...values.ladder.rows.map((row) => make('tr', {}, make('th', {}, `${row.name} (${row.role})`), ...row.cells.map((cell) => make('td', {}, cell.src ? make('img', {src: cell.src, alt: cell.text}) : '', cell.text)))));
     const page = make('main', {}, make('h1', {}, `Forgetting “${away.facts.concept}” in ${away.facts.model}`),
-      make('p', {class: 'note'}, 'Made with slugdemo after SLUG (Cai, Tan and Asif, Targeted Unlearning with Single Layer Unlearning Gradient, ICML 2025). Small teaching models; no claim about models of full size.'),
+      make('p', {class: 'note'}, 'Made with slugdemo. The models are small ones for teaching: nothing is claimed about models of full size.'),
       table(['what', 'is'], Object.entries(away.facts).map(([key, value]) => [key, Array.isArray(value) ? value.join('; ') : String(value)])),
       ...part('Which layer holds it?', await plot('map', values.map.described), make('p', {}, values.map.described), rows('layers')),
       ...part('The formula with its numbers', table(['what', 'formula', 'here'], values.curve.sum)),

@@ -49,14 +49,14 @@
     ['step', 'Drag the green handle, or let the search find the step: it doubles until the concept is gone, then halves.'],
     ['ladder', 'The same seeds at every step: the target should go, its neighbour and the stranger should stay.'],
     ['see', 'Before and after, live. Below it stands what else has changed, by name.'],
-    ['step', 'Is it better than chance? Compare puts the opposite direction, a random one and a random layer beside it.'],
+    ['step', 'Is it better than chance? Controls puts the opposite direction, a random one and a random layer beside it.'],
   ];
   // What a beat does on the real controls, when the visitor wants to see it done.
   const DEEDS = {
     2: ['Choose the next one', () => document.querySelector('#map .plot').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))],
     4: ['Go to 40 %', () => calls.curve.step({step: 0.4})],
     5: ['Back to 10 %', () => calls.ladder.step({step: 0.1})],
-    7: ['Compare', () => document.querySelector('#controls').click()],
+    7: ['Controls', () => document.querySelector('#controls').click()],
   };
   function story(at) {
     document.querySelectorAll('.told').forEach((one) => one.classList.remove('told'));

@@ -69,7 +69,7 @@ USING = (show.apply, show.generate, show.classify, show.ask, attack.attacks, att
 command: Callable[..., None]
 for command in (*FINDING, find.compare, *USING):
     app.command()(command)
-for command in (measure.speed, measure.quality):
+for command in (measure.speed, measure.quality, measure.fullsize):
     bench.command()(command)
 for command in (benchmark.run, benchmark.show):
     comparing.command()(command)

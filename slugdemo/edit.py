@@ -98,7 +98,10 @@ class Edit:
 
     def at(self, strength: float) -> "Edit":
         """The same edit at another strength."""
-        return replace(self, strength=strength)
+        twin = replace(self, strength=strength)
+        if "digest" in self.__dict__:  # the same one: it does not depend on the strength
+            twin.__dict__["digest"] = self.digest
+        return twin
 
     def noted(self, **about: str) -> "Edit":
         """The same edit with more in `about`."""

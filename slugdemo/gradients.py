@@ -23,6 +23,7 @@ from slugdemo.weights import Stored, Weights
 Batch = tuple[Tensor, Tensor]  # pixels (N, 3, H, W) and tokens (N, T)
 Batches = Iterable[Batch]  # read twice when there is a cache: a list, or what starts anew
 Loss = Callable[[Tensor, Tensor], Tensor]
+ACTIVATIONS = 2 * 2**30  # bytes that one backward pass may keep
 Tick = Callable[[], None]  # called after each batch; what it raises ends the pass
 
 
@@ -120,18 +121,25 @@ def gradient(
     """The mean over batches of the gradient of the batch's mean loss, in float32.
 
     Each tensor's gradient joins the running sum the moment the backward pass yields it, so there
-    is never a second copy of the whole. Batches are read one at a time.
+    is never a second copy of the whole. Batches are read one at a time, and one whose activations
+    would take more than `ACTIVATIONS` bytes goes through the towers a few pairs at a time: the
+    loss of the whole batch is differentiated by the features first, then the features by the
+    weights (Gao et al. 2021, "GradCache"), which is the same gradient for one more forward pass.
     """
     weights = clip.named()
     leaves = {name: weights[name].detach().requires_grad_() for name in names}
     sums = {name: torch.zeros_like(leaf, dtype=torch.float32) for name, leaf in leaves.items()}
     for name, leaf in leaves.items():
         leaf.register_hook(partial(_gather, sums[name]))
-    twin, count = clip.edited(leaves), 0
+    twin, count, at_once = clip.edited(leaves), 0, 0
     for pixels, tokens in pairs:
-        with torch.enable_grad():
-            value = loss(twin.encode_image(pixels), twin.encode_text(tokens))
-        _differentiate(value, list(leaves.values()))
+        at_once = at_once or max(1, int(ACTIVATIONS // _activations(twin, pixels, tokens)))
+        if len(pixels) > at_once:
+            _in_parts(twin, pixels, tokens, loss=loss, leaves=list(leaves.values()), size=at_once)
+        else:
+            with torch.enable_grad():
+                value = loss(twin.encode_image(pixels), twin.encode_text(tokens))
+            _differentiate(value, list(leaves.values()))
         count += 1
         tick()
     if not count:
@@ -139,16 +147,57 @@ def gradient(
     return {name: total.detach().div_(count) for name, total in sums.items()}
 
 
+def _activations(clip: Clip, pixels: Tensor, tokens: Tensor) -> float:
+    """The bytes that one pair's forward pass keeps for the backward pass, weights aside."""
+    kept = 0
+    weights = {tensor.data_ptr() for tensor in clip.model.state_dict().values()}
+
+    def counted(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        if tensor.data_ptr() not in weights:
+            kept += tensor.nbytes
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(counted, lambda t: t):
+        clip.encode_image(pixels[:1])
+        clip.encode_text(tokens[:1])
+    return max(1, kept)
+
+
+def _in_parts(
+    clip: Clip, pixels: Tensor, tokens: Tensor, *, loss: Loss, leaves: list[Tensor], size: int
+) -> None:
+    """As one backward pass of the whole batch, `size` pairs at a time."""
+    sides = ((clip.encode_image, pixels), (clip.encode_text, tokens))
+    with torch.no_grad():
+        features = [torch.cat([encode(x) for x in inputs.split(size)]) for encode, inputs in sides]
+    found = [side.requires_grad_() for side in features]
+    with torch.enable_grad():
+        value = loss(*found)
+    _check_finite(value)
+    slopes = torch.autograd.grad(value, found)
+    for (encode, inputs), slope in zip(sides, slopes, strict=True):
+        for part, own in zip(inputs.split(size), slope.split(size), strict=True):
+            with torch.enable_grad():
+                side = encode(part)
+            if side.requires_grad:
+                torch.autograd.grad(side, leaves, own, allow_unused=True)
+
+
 def _gather(total: Tensor, grad: Tensor) -> Tensor:
     total += grad
     return grad.new_zeros(()).expand_as(grad)  # autograd keeps this in place of a full tensor
 
 
-def _differentiate(value: Tensor, leaves: list[Tensor]) -> None:
+def _check_finite(value: Tensor) -> None:
     if not value.isfinite():
         raise SlugError(
             f"The loss is {value.item()}: a picture or the model holds no real numbers."
         )
+
+
+def _differentiate(value: Tensor, leaves: list[Tensor]) -> None:
+    _check_finite(value)
     if value.requires_grad:
         torch.autograd.grad(value, leaves, allow_unused=True)
 

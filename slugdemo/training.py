@@ -39,17 +39,19 @@ def trained(
 ) -> dict[str, Tensor]:
     """Final minus original of `weights` (float32) after `steps` iterations of minimising `loss`.
 
-    Works on copies: `loss` gets them by name and is differentiated by them alone, so the model
-    stays as it is. Where a tensor has a mask (its shape, 0 or 1), entries with 0 never move, not
-    even by weight decay. Reports "Training" before each iteration and may raise Cancelled there;
-    raises SlugError when the loss is not a number.
+    Works on copies in float32: `loss` gets them by name, in the model's own type, and is
+    differentiated by them alone, so the model stays as it is. Where a tensor has a mask (its
+    shape, 0 or 1), entries with 0 never move, not even by weight decay. Reports "Training" before
+    each iteration and may raise Cancelled there; raises SlugError when the loss is not a number.
     """
     leaves = {name: w.detach().float().clone().requires_grad_() for name, w in weights.items()}
     made = optimiser(list(leaves.values()))
     for step in range(steps):
         task.step("Training", step, steps)
         with torch.enable_grad():
-            value = loss(leaves, step)
+            value = loss(
+                {name: leaf.to(weights[name].dtype) for name, leaf in leaves.items()}, step
+            )
         for leaf, gradient in zip(leaves.values(), differentiated(value, leaves), strict=True):
             leaf.grad = gradient
         made.step()
@@ -78,7 +80,8 @@ def differentiated(value: Tensor, leaves: Weights, *, retain_graph: bool = False
 @torch.no_grad()
 def _held(leaves: Weights, weights: Weights, masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
-        leaves[name].copy_(torch.where(mask.bool(), leaves[name], weights[name].float()))
+        leaf = leaves[name]
+        leaf.copy_(torch.where(mask.to(leaf.device).bool(), leaf, weights[name].float()))
 
 
 def tower_weights(task: Task) -> dict[str, Tensor]:

@@ -53,6 +53,26 @@ def _twin(module: nn.Module, weights: Weights, prefix: str) -> nn.Module:
     return twin
 
 
+def replaced(module: nn.Module, inner: Mapping[str, nn.Module]) -> nn.Module:
+    """A twin of `module` with other modules at the dotted names of `inner`; all else is shared.
+
+    Path copying, as in `substitute`. Raises ValueError for a name that `module` does not have.
+    """
+    twin = _shell(module, "")
+    below: dict[str, dict[str, nn.Module]] = {}
+    for name, new in inner.items():
+        head, _, rest = name.partition(".")
+        if head not in twin._modules:
+            raise ValueError(f"{name!r} is not in {_kind(module)}")
+        if rest:
+            below.setdefault(head, {})[rest] = new
+        else:
+            twin._modules[head] = new
+    for head, part in below.items():
+        twin._modules[head] = replaced(twin._modules[head], part)
+    return twin
+
+
 def _shell(module: nn.Module, prefix: str) -> nn.Module:
     if "forward" in module.__dict__:
         raise ValueError(

@@ -117,6 +117,14 @@ def test_controls_candidates_and_ones_own_method_are_cells_too(
     assert [r.value for r in candidate] == [r.value for r in original]
 
 
+def test_an_attack_is_a_cell_on_the_edited_and_on_the_original_model() -> None:
+    wanted = plan(concepts=["robot"], methods=["original", "ga"], attacks=["typos"]).cells()
+    rows = [row for cell in wanted for row in compute(cell)]
+    assert {(row.method, row.on) for row in rows} == {("original", "original"), ("ga", "edited")}
+    assert {row.metric for row in rows} == {"success", "before attack"}
+    assert {row.attack for row in rows} == {"typos"}
+
+
 def test_what_a_method_cannot_do_is_a_row_that_says_why() -> None:
     [row] = compute(Cell("pocket-clip", "dog", "slug"))
     assert "to forget" in row.note

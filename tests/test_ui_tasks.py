@@ -165,12 +165,12 @@ def test_who_waits_is_told_the_place_in_the_line() -> None:
     for name in "ab":
         watch = Watch(lambda _, value, name=name: said[name].append(value["text"]))
         done.append(pool.submit(lambda _: None, watch))
-    assert said["a"][-1] == "All places are taken; you are next"
-    assert said["b"][-1] == "All places are taken; 1 before you"
+    assert said["a"][-1] == "The server is busy; you are next"
+    assert said["b"][-1] == "The server is busy; 1 visitor is before you"
     going.set()
     for future in done:
         future.result(10)
-    assert said["b"][-1] == "All places are taken; you are next"
+    assert said["b"][-1] == "The server is busy; you are next"
 
 
 def test_a_line_has_an_end() -> None:
@@ -189,7 +189,7 @@ def test_who_waits_can_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, going = blocked(1, longest=3)
     running._pools["live"] = pool
     stream = running.stream("me", lambda watch: watch.put("see", "too late"))
-    assert next(stream)["status"]["text"].startswith("All places are taken")
+    assert next(stream)["status"]["text"].startswith("The server is busy")
     assert running.stop("me")
     assert list(stream)[-1]["status"]["text"] == tasks.STOPPED
     assert not pool._waiting

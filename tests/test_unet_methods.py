@@ -65,7 +65,8 @@ def robot(assets: Path) -> Iterator[Task]:  # noqa: ARG001
 
 def one_step(monkeypatch: pytest.MonkeyPatch, name: str, seen: int) -> None:
     """One iteration, on all the latents at once, so that it can be done by hand."""
-    monkeypatch.setattr(module(name), "STEPS", 1)
+    esd = {"concept": 1, "style": 1}
+    monkeypatch.setattr(module(name), "STEPS", esd if name.startswith("esd") else 1)
     monkeypatch.setattr(module(name), "BATCH", seen)
 
 

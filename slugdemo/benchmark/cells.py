@@ -20,7 +20,7 @@ from slugdemo.models.loading import Opened, opened
 from slugdemo.results import Result
 from slugdemo.task import Task
 
-ORIGINAL = "original"
+ORIGINAL, REFERENCE = "original", "reference"
 CODE = Path(__file__).parents[1]
 NOT_CODE = ("ui", "cli", "pocket", "benchmark")  # what cannot change a result
 
@@ -29,8 +29,9 @@ NOT_CODE = ("ui", "cli", "pocket", "benchmark")  # what cannot change a result
 class Cell:
     """What is measured: names, and the seed of all that is drawn at random.
 
-    `method` is a name of METHODS, "original", one of experiment.CONTROLS, "FILE.py:FUNCTION", or
-    a folder with an edited model when `candidate` is set. `attack` is a name of ATTACKS or "".
+    `method` is a name of METHODS, one of experiment.CONTROLS, "original", "reference" (for
+    attacks), "FILE.py:FUNCTION", or a folder with an edited model when `candidate` is set.
+    `attack` is a name of ATTACKS or "".
     """
 
     model: str
@@ -59,7 +60,7 @@ class Plan:
             for model, concept, seed, method, attack in itertools.product(
                 self.models, self.concepts, self.seeds, self.methods, self.attacks
             )
-            if serves(method, catalog.find(model).kind)
+            if serves(method, catalog.find(model).kind) and (attack or method != REFERENCE)
         ]
         return found + [
             Cell(model, concept, folder, candidate=True)
@@ -77,7 +78,7 @@ def serves(method: str, kind: str) -> bool:
     if ".py:" in method:
         from_file(method)
         return True
-    return method in (ORIGINAL, *experiment.CONTROLS) or kind in named(method).hosts
+    return method in (ORIGINAL, REFERENCE, *experiment.CONTROLS) or kind in named(method).hosts
 
 
 @cache
@@ -144,7 +145,9 @@ def _computed(cell: Cell) -> Iterator[Result]:
         yield from experiment.reported(task, Path(cell.method).name, [])
         return
     task = _task(cell, model(cell.model))
-    if cell.method == ORIGINAL:
+    if cell.attack:
+        yield from _attacked(cell, task)
+    elif cell.method == ORIGINAL:
         yield from experiment.reported(task, ORIGINAL, [])
     elif cell.method in experiment.CONTROLS:
         edit = experiment.erase(task).edit
@@ -157,6 +160,13 @@ def _computed(cell: Cell) -> Iterator[Result]:
         own = task.by(method.name)
         erasure = experiment.erase(own, method=method)
         yield from experiment.results(own, erasure, experiment.report(own, [erasure.edit]))
+
+
+def _attacked(cell: Cell, task: Task) -> Iterator[Result]:
+    """The attack on the original, on the reference, or on what the method made."""
+    on = cell.method if cell.method in (ORIGINAL, REFERENCE) else "edited"
+    edit = experiment.erase(task.by(named(cell.method).name)).edit if on == "edited" else None
+    yield from experiment.attack(task, cell.attack, edit, on=on)[0]
 
 
 def _task(cell: Cell, here: Opened) -> Task:

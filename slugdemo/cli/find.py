@@ -248,7 +248,7 @@ def _no_spare(given: Mapping[str, object], *, strength: float | None, rule: str)
 
 
 def _together(tasks: Sequence[Task], made: Sequence[edit.Edit]) -> list[records.Facts]:
-    """What all edits at once do to each concept, on held-out material."""
+    """What all edits at once do to each concept, on held-out pictures."""
     return [
         {"concept": task.concept.name, **records.measurement(row)}
         for task in tasks

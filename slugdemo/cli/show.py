@@ -60,7 +60,9 @@ def apply(
 
 
 def _lora(model: str, paths: list[Path], out: Path, device: str, *, as_json: bool) -> None:
-    here = _needs(opening(model, device, download=False), "diffusion", "is no model of ComfyUI or A1111")
+    here = _needs(
+        opening(model, device, download=False), "diffusion", "is no model of ComfyUI or A1111"
+    )
     made = edits(here, paths)
     lora.save(out, made)
     facts = {"model": model, "out": out, "edits": [[e.concept, e.method, e.layer] for e in made]}

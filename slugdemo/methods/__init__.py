@@ -4,23 +4,43 @@ A method is a function from a Task to an Edit. Methods never import each other.
 """
 
 from slugdemo.errors import SlugError
+from slugdemo.methods.adavd import adavd
+from slugdemo.methods.casteer import casteer
+from slugdemo.methods.ccup import ccup
 from slugdemo.methods.concept_ablation import ca
+from slugdemo.methods.cure import cure
+from slugdemo.methods.diffquickfix import diffquickfix
+from slugdemo.methods.double_projections import double_projections
 from slugdemo.methods.esd import esd_x
 from slugdemo.methods.few_shot import few_shot
 from slugdemo.methods.ft import ft
 from slugdemo.methods.ga import ga
 from slugdemo.methods.gaft import gaft
 from slugdemo.methods.hirm import hirm
+from slugdemo.methods.inlp import inlp
+from slugdemo.methods.leace import leace
+from slugdemo.methods.locoedit import locoedit
+from slugdemo.methods.mace import mace
 from slugdemo.methods.method import Method
+from slugdemo.methods.negative_prompt import negative_prompt
 from slugdemo.methods.nest import nest
 from slugdemo.methods.razor import razor
+from slugdemo.methods.rece import rece
+from slugdemo.methods.safree import safree
 from slugdemo.methods.salun import salun
+from slugdemo.methods.seot import seot
+from slugdemo.methods.sld import sld
 from slugdemo.methods.slug import direction, slug
+from slugdemo.methods.speed import speed
 from slugdemo.methods.spm import spm
 from slugdemo.methods.ssd import ssd
+from slugdemo.methods.trce import trce
+from slugdemo.methods.uce import uce
 
 EVERY, TOWERS = ("zero-shot", "diffusion", "vlm"), ("text", "vision")
 TABLE_1 = "Cai, Tan, Asif, ICML 2025, arXiv 2407.11867, table 1"
+ATTENTION, PROJECTIONS = "closed form on cross-attention", "closed form on CLIP's projections"
+POOLED = "; also the pooled text embedding"
 NOTHING = "at pocket size these published ones do nothing:"
 
 METHODS: dict[str, Method] = {
@@ -37,6 +57,138 @@ METHODS: dict[str, Method] = {
             "weak dominance on the front; a floor for what is kept; next fronts when none passes",
             seconds=30.0,
             of_layer=direction,
+        ),
+        Method(
+            "diffquickfix",
+            diffquickfix,
+            "single layer",
+            ("diffusion",),
+            ("text",),
+            "texts",
+            "Basu et al., ICLR 2024, arXiv 2310.13730",
+            "ridge 1 (published .01 also erases other names); the anchor is the nearest name",
+            replaces=True,
+        ),
+        Method(
+            "uce",
+            uce,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Gandikota et al., WACV 2024, arXiv 2308.14761",
+            f"tokens from the last word on; the guide is the nearest name; ridge 10{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "rece",
+            rece,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Gong et al., ECCV 2024, arXiv 2407.12383",
+            f"guide, ridge and names to keep of our UCE; what was erased is asked again{POOLED}",
+            seconds=2.0,
+            replaces=True,
+        ),
+        Method(
+            "speed",
+            speed,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Li et al., ICLR 2026, arXiv 2503.07392",
+            f"keys too; a relative threshold of .01; tokens from the last word on{POOLED}",
+            seconds=2.0,
+            replaces=True,
+        ),
+        Method(
+            "locoedit",
+            locoedit,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Basu et al., ICML 2024, arXiv 2405.01008",
+            f"the window's share of the layers (8 to 11 of 16); ridge 10{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "mace",
+            mace,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Lu et al., CVPR 2024, arXiv 2403.06135",
+            f"its closed forms only, without the trained LoRA between; ridge 10{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "cure",
+            cure,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Das Biswas et al., NeurIPS 2025, arXiv 2505.12677",
+            f"single tokens instead of their mean; pocket-sd's styles stay{POOLED}",
+        ),
+        Method(
+            "double projections",
+            double_projections,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "CVPR 2026, arXiv 2604.10032",
+            f"many tokens, so a pseudoinverse; spans cut at 95 % and 99 % of energy{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "trce",
+            trce,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Chen et al., ICCV 2025, arXiv 2503.07389",
+            f"stage 1 only, without the trained stage 2; ridge .1, preserve .003{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "leace",
+            leace,
+            PROJECTIONS,
+            ("zero-shot",),
+            TOWERS,
+            "both",
+            "Belrose et al., NeurIPS 2023, arXiv 2306.03819",
+            "no bias and no shrinkage; on both towers",
+            seconds=3.0,
+        ),
+        Method(
+            "ccup",
+            ccup,
+            PROJECTIONS,
+            ("zero-shot",),
+            ("vision",),
+            "texts",
+            "after arXiv 2512.14137",
+            "CCUP-like, form and constants ours: one direction, half the energy of the other names kept",
+        ),
+        Method(
+            "inlp",
+            inlp,
+            PROJECTIONS,
+            ("zero-shot",),
+            TOWERS,
+            "both",
+            "Ravfogel et al., ACL 2020, arXiv 2004.07667",
+            "2 rounds; both classes weigh the same; on both towers",
+            seconds=3.0,
         ),
         Method(
             "razor",
@@ -117,6 +269,69 @@ METHODS: dict[str, Method] = {
             seconds=3.0,
         ),
         Method(
+            "negative prompt",
+            negative_prompt,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "what users try first; no paper",
+            "nothing happens without guidance",
+        ),
+        Method(
+            "sld",
+            sld,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Schramowski et al., CVPR 2023, arXiv 2211.05105",
+            "the paper's Hyp-Strong; nothing happens without guidance",
+        ),
+        Method(
+            "seot",
+            seot,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Li et al., ICLR 2024, arXiv 2402.05375",
+            "soft weights alone, without its optimisation of attention maps; "
+            "told where the name stands, so paraphrases pass",
+        ),
+        Method(
+            "safree",
+            safree,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Yoon et al., ICLR 2025, arXiv 2410.12761",
+            "end tokens filtered too; "
+            "t 3 (published 5.333), for all steps (10 of 50); no re-attention on latents",
+        ),
+        Method(
+            "adavd",
+            adavd,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Wang et al., CVPR 2025, arXiv 2412.06143",
+            "no gate (published as an option); the half that reads prompts alone",
+        ),
+        Method(
+            "casteer",
+            casteer,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "Gaintseva et al., 2025, arXiv 2503.09630",
+            "16 pairs of prompts at 8 steps; the half that reads prompts alone",
+            seconds=3.0,
+        ),
+        Method(
             "few-shot",
             few_shot,
             "trained",
@@ -124,7 +339,8 @@ METHODS: dict[str, Method] = {
             ("text",),
             "pictures",
             "Fuchi, Takagi, 2024, arXiv 2405.07288",
-            f"rate 1e-4 ({NOTHING} 1e-5), 60 steps, 8 pictures; matrices only",
+            f"rate 1e-4 ({NOTHING} 1e-5), 40 steps, 8 pictures; matrices only; "
+            "at pocket size styles survive it",
             seconds=5.0,
         ),
         Method(
@@ -146,7 +362,7 @@ METHODS: dict[str, Method] = {
             ("unet",),
             "texts",
             "Gandikota et al., ICCV 2023, arXiv 2303.07345",
-            f"rate 1e-3 ({NOTHING} 5e-5), 30 iterations; also trains the pooled text; noised "
+            f"rate 1e-3 ({NOTHING} 5e-5), 20 iterations, styles 40; also trains the pooled text; noised "
             "pictures from a pool; the concept also in two contexts",
             seconds=8.0,
         ),

@@ -13,7 +13,8 @@ from slugdemo.unet_training import asked, beside_text, on_the_way, predicted, te
 from slugdemo.weights import Weights
 
 ETA, BATCH = 2.0, 4
-RATE_X, RATE_U, STEPS = 1e-3, 3e-4, 30
+RATE_X, RATE_U = 1e-3, 2e-4
+STEPS = {"concept": 20, "style": 40}  # by what is erased
 CONTEXTS = 2
 
 
@@ -55,7 +56,8 @@ def _edited(task: Task, weights: Weights, rate: float) -> Edit:
         found = model.predict(seen.latents[rows], seen.t[rows], states[rows], now)
         return F.mse_loss(found, goal[rows])
 
-    return task.edit(trained(task, weights, loss, steps=STEPS, optimiser=adamw(rate, 0.0)))
+    steps = STEPS[task.concept.domain]
+    return task.edit(trained(task, weights, loss, steps=steps, optimiser=adamw(rate, 0.0)))
 
 
 def target(start: Tensor, own: Tensor, blank: Tensor, *, eta: float = ETA) -> Tensor:

@@ -17,7 +17,7 @@ from slugdemo.training import shuffled, trained
 from slugdemo.weights import Weights
 
 RATE, BETAS, EPSILON, DECAY = 1e-4, (0.9, 0.98), 1e-6, 1e-8
-PICTURES, BATCH, STEPS, TIMES = 8, 2, 60, 50
+PICTURES, BATCH, STEPS, TIMES = 8, 2, 40, 50
 
 
 def few_shot(task: Task) -> Edit:
@@ -27,7 +27,7 @@ def few_shot(task: Task) -> Edit:
     one of 50 denoising steps, the target what the U-Net is trained to give (velocity for
     v-prediction). Published: 4 pictures, batch 2, 4 epochs (about 8 steps), Adam with rate 1e-5,
     betas (.9, .98), eps 1e-6, weight decay 1e-8, ImageNet templates. Deviations: rate 1e-4, 8
-    pictures, 60 steps; the prompts are the pictures' captions; matrices only.
+    pictures, 40 steps; the prompts are the pictures' captions; matrices only.
     """
     model, shown = task.model, task.concept.forget[:PICTURES]
     weights = trainable(task)
@@ -61,6 +61,6 @@ def denoising_error(
     model = task.model
     times = model.timesteps(TIMES)
     t = times[torch.randint(TIMES, (len(latents),), generator=noise)]
-    drawn = torch.randn(latents.shape, generator=noise)
+    drawn = torch.randn(latents.shape, generator=noise).to(latents)
     found = model.predict(model.noised(latents, t, drawn), t, model.states_of(ids, weights))
     return F.mse_loss(found, model.target(latents, drawn, t))

@@ -45,7 +45,7 @@ def fmn(task: Task) -> Edit:
     def loss(now: Weights, _: int) -> Tensor:
         rows = next(batches)
         t = times[torch.randint(TIMES, (len(rows),), generator=noise)]
-        drawn = torch.randn(latents[rows].shape, generator=noise)
+        drawn = torch.randn(latents[rows].shape, generator=noise).to(latents)
         with Attention(places[rows]) as seen:
             model.predict(model.noised(latents[rows], t, drawn), t, states[rows], now)
         return seen.loss()

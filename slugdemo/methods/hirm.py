@@ -36,7 +36,7 @@ def hirm(task: Task) -> Edit:
     last = max(int(n.removeprefix(BLOCKS).split(".")[0]) for n in named if n.startswith(BLOCKS))
     tokens = task.clip.tokenize([task.concept.name])
     noise = torch.rand(late(task.clip, tokens, {}, block=last).shape, generator=task.generator())
-    target = COEFFICIENT * noise / noise.norm()
+    target = (COEFFICIENT * noise / noise.norm()).to(task.clip.device)
 
     def loss(now: Weights, _: int) -> Tensor:
         return F.mse_loss(late(task.clip, tokens, now, block=last), target)

@@ -24,6 +24,12 @@ KINDS = {
     "diffusion": "Stable Diffusion",
     "vlm": "vision-language model",
 }
+PARTS = {
+    "text": "the text tower",
+    "vision": "the vision tower",
+    "unet": "the U-Net",
+    "none": "no weight",
+}
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,14 @@ class Method:
             return ""
         able = " and ".join(KINDS[host] for host in self.hosts)
         return (
-            f"{self.name} cannot edit a {KINDS[kind]}: it changes "
-            f"{' and '.join(self.parts)}, and works on {able}."
+            f"{self.name} cannot edit a {KINDS[kind]}: it changes {self.changes}, and works on "
+            f"{able}."
         )
+
+    @property
+    def changes(self) -> str:
+        """What it changes, in words."""
+        return " and ".join(PARTS.get(part, part) for part in self.parts)
 
     def check(self, task: Task) -> None:
         """Raises SlugError unless the method can serve this task."""

@@ -40,7 +40,7 @@ class Unit:
 
     def of(self, tensors: Weights) -> dict[str, Tensor]:
         """The unit's share of some tensors: zero elsewhere."""
-        return {name: tensors[name] * mask for name, mask in self.masks.items()}
+        return {n: tensors[n] * mask.to(tensors[n].device) for n, mask in self.masks.items()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,14 +36,14 @@ def spm(task: Task) -> Edit:
     own = predicted(task, seen, states)
     blank = predicted(task, seen, model.states([""]).expand_as(states))
     erased = (seen.which < len(words)).view(-1, 1, 1, 1)
-    goal = torch.where(erased, blank - ETA * (own - blank), own)
+    goal = torch.where(erased.to(own.device), blank - ETA * (own - blank), own)
     rows_of = [rows.nonzero().flatten() for rows in (erased.flatten(), ~erased.flatten())]
     batches = [shuffled(len(rows), BATCH, task.generator(at)) for at, rows in enumerate(rows_of)]
     weights = {n: w for n, w in text_readers(task).items() if w.dim() == 2}
 
     def loss(now: Weights, _: int) -> Tensor:
         rows = torch.cat([own[next(some)] for own, some in zip(rows_of, batches, strict=True)])
-        full = {name: weights[name] + moved for name, moved in folded(now).items()}
+        full = {n: weights[n] + moved.to(weights[n].dtype) for n, moved in folded(now).items()}
         found = model.predict(seen.latents[rows], seen.t[rows], states[rows], full)
         wrong = (found - goal[rows]).square().flatten(1).mean(1)
         return wrong[:BATCH].mean() + ANCHORING * wrong[BATCH:].mean()
@@ -66,8 +66,9 @@ def adapters(weights: Weights, noise: torch.Generator) -> dict[str, Tensor]:
     """Two thin matrices for each matrix (out, in): random (rank, in), and zeros (out, rank)."""
     found = {}
     for name, weight in weights.items():
-        found[DOWN + name] = torch.randn((RANK, weight.shape[1]), generator=noise) / RANK**0.5
-        found[UP + name] = torch.zeros((weight.shape[0], RANK))
+        thin = torch.randn((RANK, weight.shape[1]), generator=noise) / RANK**0.5
+        found[DOWN + name] = thin.to(weight.device)
+        found[UP + name] = torch.zeros((weight.shape[0], RANK), device=weight.device)
     return found
 
 

@@ -99,6 +99,10 @@ class Outputs(NamedTuple):
 class Rule:
     """What a method at inference does while pictures are made; by itself it changes nothing."""
 
+    def begun(self) -> "Rule":
+        """The rule for one denoising run: itself, or one that keeps what it needs of this run."""
+        return self
+
     def conditions(self, states: Tensor, blank: Tensor, at: Moment) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """The states (N, T, D) that the U-Net is to read for the prompts and the empty prompt."""
         return states, blank

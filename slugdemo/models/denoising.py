@@ -45,6 +45,7 @@ def denoise(
     if start and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start * order)
     guided = guidance > 1 and not extra
+    rules = [rule.begun() for rule in rules]
     options = _step_options(scheduler, generators)
     latents = latents * _spread(scheduler, start)
     for index, t in enumerate(moments):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from cachetools import LRUCache
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel
@@ -167,6 +167,12 @@ class Diffusion:
         twin.rules = tuple(_rule(edit, twin) for edit in twin._followed)
         return twin
 
+    def following(self, rules: Sequence[Rule]) -> "Diffusion":
+        """A host that follows these rules alone and shares all else."""
+        twin = copy.copy(self)
+        twin.rules, twin._followed, twin._images = tuple(rules), (), None
+        return twin
+
     def derived(self, key: Hashable, make: Callable[[], Derived]) -> Derived:
         """What `make()` gives for a model with these weights, kept for later calls and twins."""
         key = (self._moved, key)
@@ -222,7 +228,19 @@ class Diffusion:
 
     def ends(self, prompts: Sequence[str]) -> Tensor:
         """The place of the first end token of each prompt: (N,)."""
-        return self._prompts.ends(self.tokens(prompts)[0])
+        return self.ends_of(self.tokens(prompts)[0])
+
+    def ends_of(self, ids: Tensor) -> Tensor:
+        """The place of the first end token in each row of token ids (N, T): (N,)."""
+        return self._prompts.ends(ids)
+
+    def spots(self, ids: Tensor, words: str) -> Tensor:
+        """Where the tokens of `words` stand in token ids (N, T): booleans (N, T)."""
+        return self._prompts.spots(ids, words)
+
+    def pooled(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """The states at the first end token (N, D), with the tokens in `hidden` (N, T) unread."""
+        return self._prompts.pooled(self.text, ids, hidden)
 
     def spelled(self, ids: Tensor) -> list[str]:
         """Token ids (N, T) as texts."""
@@ -309,6 +327,16 @@ class Diffusion:
             return (latents - signal * output) / spread
         return signal * output + spread * latents
 
+    def output(self, epsilon: Tensor, latents: Tensor, t: Tensor) -> Tensor:
+        """The output of the U-Net that stands for this noise: undoes `epsilon`."""
+        kind = self._pipe.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return epsilon
+        signal, spread = self._scales(t, latents)
+        if kind == "sample":
+            return (latents - spread * epsilon) / signal
+        return (epsilon - spread * latents) / signal
+
     def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at `t` (N,) or (): (N, 1, 1, 1) each.
 
@@ -346,7 +374,7 @@ class Diffusion:
         scheduler = copy.deepcopy(self._pipe.scheduler)
         try:
             scheduler.set_timesteps(steps, device=self.unet.device)
-        except Exception as error:  # each scheduler has its own way to refuse
+        except (ValueError, IndexError, TypeError, RuntimeError) as error:  # as each likes
             raise _refused(scheduler, steps, error) from error
         return scheduler
 
@@ -624,6 +652,13 @@ def _check(prompts: Sequence[str] | None, seeds: Sequence[int], drawn: Drawn) ->
         raise SlugError(f"Choose between 1 and {MOST_STEPS} denoising steps, not {drawn.steps}.")
     if not 0 <= drawn.guidance < math.inf:
         raise SlugError(f"The guidance is a number from 0 upwards, not {drawn.guidance}.")
+
+
+def random_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
+    """A U-Net of this diffusers configuration with random weights, to measure what it costs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNet2DConditionModel(**config).eval().requires_grad_(False)
 
 
 def _size(pipe: StableDiffusionPipeline) -> tuple[int, int]:

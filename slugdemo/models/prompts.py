@@ -37,6 +37,12 @@ class Prompts:
         """The states (N, T, D) of tokens (N, T), with gradients."""
         return self._read(tower, ids, self._mask(tower, ids))
 
+    @torch.no_grad()
+    def pooled(self, tower: CLIPTextModel, ids: Tensor, hidden: Tensor) -> Tensor:
+        """The states at the end token (N, D) when the tokens marked in `hidden` are not read."""
+        states = self._read(tower, ids, (~hidden).long())
+        return states[torch.arange(len(ids), device=ids.device), self.ends(ids)]
+
     def states_from(self, tower: CLIPTextModel, embeddings: Tensor) -> Tensor:
         """The states (N, T, D) of token embeddings (N, T, W), with gradients; all of them count.
 
@@ -81,6 +87,20 @@ class Prompts:
     def ends(self, ids: Tensor) -> Tensor:
         """The place of the first end token in each row of `ids` (N, T): (N,)."""
         return (ids == self._tokenizer.eos_token_id).int().argmax(1)
+
+    def spots(self, ids: Tensor, words: str) -> Tensor:
+        """Where the tokens of `words` stand in rows of `ids` (N, T), one after another: (N, T)."""
+        with self._lock:
+            wanted = self._tokenizer(words, add_special_tokens=False, verbose=False).input_ids
+        found = torch.zeros_like(ids, dtype=torch.bool)
+        width = len(wanted)
+        if not 0 < width <= ids.shape[1]:
+            return found
+        windows = ids.unfold(1, width, 1)  # (N, T - width + 1, width)
+        starts = (windows == torch.tensor(wanted, device=ids.device)).all(2)
+        for shift in range(width):
+            found[:, shift : shift + starts.shape[1]] |= starts
+        return found
 
     def _mask(self, tower: CLIPTextModel, ids: Tensor) -> Tensor | None:
         if not getattr(tower.config, "use_attention_mask", False):

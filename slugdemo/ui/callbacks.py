@@ -4,14 +4,14 @@ Each function takes the state, a view and a watch, and reports to named blocks o
 here knows gradio, so all of it runs without a server.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slugdemo.errors import SlugError
 from slugdemo.methods import named
-from slugdemo.ui import edits, erase, export, forget, locate, see, step
+from slugdemo.ui import compare, edits, erase, export, forget, locate, see, step
 from slugdemo.ui.erase import Found
 from slugdemo.ui.state import AppState, by_layer, single_layer
 from slugdemo.ui.tasks import Watch, status
@@ -190,6 +190,24 @@ def compared(state: AppState, view: View, watch: Watch) -> None:
     done(state, watch, view, READY)
 
 
+def comparing(state: AppState, view: View, watch: Watch) -> None:
+    """The view Compare was opened: what is known of every method on this concept."""
+    view = state.settled(view)
+    watch.put("compare", compare.show(state, view))
+    done(state, watch, view, READY)
+
+
+def compare_run(state: AppState, view: View, watch: Watch, names: Sequence[str]) -> None:
+    """Methods are run for the table."""
+    said = compare.run(state, view, watch, names)
+    done(state, watch, state.settled(view), said)
+
+
+def compare_open(state: AppState, view: View, watch: Watch, name: str) -> None:
+    """A method's edit is opened in Erase."""
+    concept(state, compare.opened(state, state.settled(view), name), watch)
+
+
 def trayed(state: AppState, view: View, watch: Watch, said: str) -> None:
     """The tray was changed: everything that it acts on is shown anew."""
     view = state.settled(view)
@@ -222,7 +240,11 @@ def pin(state: AppState, view: View, watch: Watch) -> None:
     view = replace(view, pin="" if view.pin else now.query())
     watch.put("view", view)
     watch.put("pin", edits.pinned(state, view, watch))
-    said = "Pinned as A: now change something, and it is B." if view.pin else "A is unpinned."
+    said = (
+        "Pinned as A: what you change now is shown as B beside it."
+        if view.pin
+        else "A is unpinned."
+    )
     done(state, watch, view, said)
 
 

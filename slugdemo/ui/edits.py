@@ -86,7 +86,7 @@ def pinned(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
     pin = state.settled(pin)
     if pin.strength is None or not pin.chosen:
         raise SlugError("The pinned view has no edit or no strength: pin another one.")
-    watch.say("Making what A shows")
+    watch.say("Preparing A")
     return {
         "name": named(pin.edit),
         "concept": label(pin.concept),
@@ -126,7 +126,9 @@ def opened(
     if (again := _again(state, view, found, watch)) is not None:
         return replace(again, strength=strength, trace=())
     if not 0 <= strength <= FARTHEST:
-        raise SlugError(f"{where(found, strength)}: this is beyond what the page can show.")
+        raise SlugError(
+            f"{where(found, strength)}: the page shows strengths up to {FARTHEST:g} only."
+        )
     secret = state.uploads.bring(visitor, found)
     kept = Kept(f"{found.concept[:60]}{MARK}{secret}", "", strength, method=found.method)
     return replace(view, tray=(*view.tray, kept)).checked()

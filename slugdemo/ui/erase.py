@@ -97,7 +97,7 @@ def controls(state: AppState, view: View, watch: Watch) -> list[tuple[str, str, 
     edit = state.edit(view, view.edit, watch)
     if not edit.strength:
         raise SlugError("A strength of 0 changes nothing: move the slider before comparing.")
-    watch.say("Making the controls")
+    watch.say("Preparing the controls")
     tried = {"before": edit.at(0.0), edit.method: edit} | dict(experiment.controls(task, edit))
     rows = []
     for number, (name, other) in enumerate(tried.items()):

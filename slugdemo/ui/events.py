@@ -280,6 +280,19 @@ def _widgets(events: Events) -> None:
         changed, said = edits.renamed(view, int(sent["number"]), str(sent["name"]))
         callbacks.trayed(state, changed, watch, said)
 
+    def comparing(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        del sent
+        callbacks.comparing(state, view, watch)
+
+    def compare_run(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.compare_run(state, view, watch, [_name(name) for name in sent["methods"][:99]])
+
+    def compare_open(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.compare_open(state, view, watch, _name(sent["method"]))
+
+    events.picked(at["compare"].show, comparing)
+    events.picked(at["compare"].run, compare_run, pool="work")
+    events.picked(at["compare"].open, compare_open, pool="work", steady=False)
     events.picked(at["choice"].model, model, steady=False)
     events.picked(at["choice"].concept, concept, steady=False)
     events.picked(at["choice"].method, method, pool="work", steady=False)

@@ -41,7 +41,7 @@ def key(state: AppState, model: str) -> str:
 def _key(folder: Path, model: str) -> str:
     total = hashlib.sha256(str(FORMAT).encode())
     used = [folder / "models" / name for name in {model, "pocket-clip", "judge"}]
-    files = {file for one in used for pattern in FILES for file in one.rglob(pattern)}
+    files = {file for place in used for pattern in FILES for file in place.rglob(pattern)}
     for file in sorted(files | {*(folder / "concepts").glob("*")}):
         total.update(file.relative_to(folder).as_posix().encode())
         total.update(hashlib.sha256(file.read_bytes()).digest())
@@ -86,7 +86,7 @@ def shown(state: AppState, query: Mapping[str, list[str]] | None = None) -> dict
     Also {} for a link (`query`) that shows anything else.
     """
     stored = load(state)
-    asked = {key: one for key, one in (query or {}).items() if key != "__theme"}
+    asked = {key: value for key, value in (query or {}).items() if key != "__theme"}
     if not stored or (asked and asked != parse_qs(stored["query"])):
         return {}
     view = first(state)

@@ -64,7 +64,7 @@ def _methods(group: str) -> list[dict[str, Any]]:
         {
             "name": method.name,
             "seconds": method.seconds,
-            "parts": " and ".join(method.parts),
+            "changes": method.changes,
             "cite": method.cite,
             "layer": method.of_layer is not None,
             "unable": {kind: method.unable(kind) for kind in TITLES},
@@ -118,7 +118,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
     return {
         "groups": [
             _group("forget", f"Forget “{concept.name}”", concept.forget),
-            _group("retain", "Keep everything else", concept.retain),
+            _group("retain", "Keep the rest", concept.retain),
         ]
     }
 

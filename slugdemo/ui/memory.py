@@ -45,5 +45,5 @@ def freed(state: AppState) -> str:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if not gone:
-        return f"{SHORT} Nothing is left to let go of: choose something smaller."
-    return f"{SHORT} Let go of: {', '.join(gone)}. Try again, or choose something smaller."
+        return f"{SHORT} Nothing more can be freed: choose something smaller."
+    return f"{SHORT} Freed: {', '.join(gone)}. Try again, or choose something smaller."

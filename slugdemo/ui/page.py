@@ -38,6 +38,12 @@ HEADS = {
         '<button class="small" data-act="sum" title="The formula with its numbers">Formula</button>'
         '<button class="small" data-act="points">Table</button>',
     ),
+    "compare": (
+        "Compare",
+        "Is that better than the field's other methods?",
+        '<button class="small" data-act="published">Published</button>'
+        '<button class="small" data-act="compareTable">Save as CSV</button>',
+    ),
     "ladder": (
         "Ladder",
         "The same seed, step by step",
@@ -52,12 +58,15 @@ CALLS = {
     "see": ("picture",),
     "tray": ("switch", "drop", "rename"),
     "export": ("fetch",),
+    "compare": ("show", "run", "open"),
 }
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")
 HIDDEN = ("comparison", "choices", "pin", "export", "updates")  # dialogs show them, or other blocks
-SCRIPTS = ("app.js", "plots.js", "choice.js", "export.js", "lesson.js")
+SCRIPTS = ("app.js", "plots.js", "choice.js", "compare.js", "export.js", "lesson.js")
 BRAND = (
-    '<header class="brand"><h1>slugdemo</h1><span>one layer, one step, one thing forgotten</span>'
+    '<header class="brand"><h1>slugdemo</h1><nav aria-label="Views">'
+    '<button class="view chosen" data-act="erase">Erase</button>'
+    '<button class="view" data-act="compare">Compare</button></nav>'
     '<button class="small" data-act="story">Story</button>'
     '<button class="small" data-act="project" aria-label="Stage: projector mode">Stage</button>'
     '<button class="small" data-act="help" aria-label="Keys">?</button></header>'
@@ -83,7 +92,7 @@ def widget(name: str, value: Any = None, *, template: str = "") -> gr.HTML:  # n
     title, question, extra = HEADS.get(name, ("", "", ""))
     inner = f"<span>{title} <small>{question}</small></span><span class='acts'>{extra}</span>"
     head = f"<h2>{inner}</h2>" if title else ""
-    calls = ", ".join(f"{one}: d => trigger('{one}', d)" for one in CALLS.get(name, ()))
+    calls = ", ".join(f"{call}: d => trigger('{call}', d)" for call in CALLS.get(name, ()))
     scripts = [f'<script src="gradio_api/file={path.as_posix()}"></script>' for path in served()]
     return gr.HTML(
         value,
@@ -138,6 +147,8 @@ def layout(state: AppState) -> Page:
         _step(at)
         with gr.Column(elem_id="ladder-card", elem_classes="card"):
             at["ladder"] = widget("ladder")
+    with gr.Column(elem_id="compare-card", elem_classes="card"):
+        at["compare"] = widget("compare")
     _foot(at, state)
     return Page(at)
 
@@ -183,7 +194,7 @@ def _step(at: dict[str, Any]) -> None:
         at["curve"] = widget("curve")
         with gr.Row(elem_id="go"):
             at["find"] = gr.Button("Find the step", elem_id="find")
-            at["controls"] = gr.Button("Compare", elem_id="controls")
+            at["controls"] = gr.Button("Controls", elem_id="controls")
         at["comparison"] = widget("comparison")
 
 

@@ -24,7 +24,7 @@ SYMBOLS = {
     "patch convolution": "square",
 }
 GAP = 0.06  # between two panels, of the whole width
-UNREAD = 0.5  # the width of a panel that the host does not read, beside one that it does
+UNREAD = 0.5  # the width of a panel of which nothing can be edited, beside one that can
 FLOOR = 1e-4  # |alignment| below this is drawn here
 TOWERS = ("text", "vision")
 TITLES = {"text": "Text tower", "vision": "Vision tower"}
@@ -45,7 +45,7 @@ def scatter(
     are fainter still, the selected one wears a ring.
     """
     data, notes, widths = [], [], []
-    towers = [one for one in TOWERS if any(score.tower == one for score in scores)]
+    towers = [tower for tower in TOWERS if any(score.tower == tower for score in scores)]
     for number, tower in enumerate(towers, 1):
         axis = {
             "xaxis": f"x{number}",
@@ -78,16 +78,16 @@ def _crosses(scores: Sequence[LayerScore], axis: dict, colour: str) -> Figure:
 
 
 def _front(scores: Sequence[LayerScore], axis: dict) -> Figure:
-    scores = sorted(scores, key=lambda one: harm(one, alignment=axis["alignment"]))
+    scores = sorted(scores, key=lambda score: harm(score, alignment=axis["alignment"]))
     return _trace(scores, axis) | {
         "mode": "lines+markers+text",
-        "text": [short(one.layer) for one in scores],
+        "text": [short(score.layer) for score in scores],
         "textposition": "top left",  # the page finds each a better place, since it knows the size
         "textfont": {"size": 11, "color": "--ink"},
         "cliponaxis": False,
         "line": {"width": 1, "dash": "dot", "color": "--muted"},
         "marker": {
-            "symbol": [SYMBOLS.get(kind(one.layer), "circle") for one in scores],
+            "symbol": [SYMBOLS.get(kind(score.layer), "circle") for score in scores],
             "size": 10,
             "color": "--ink",
             "line": {"width": 1, "color": "--card"},
@@ -105,16 +105,16 @@ def _trace(scores: Sequence[LayerScore], axis: dict) -> Figure:
     return {
         "type": "scatter",
         "x": _across(scores, axis["alignment"]),
-        "y": [one.importance or None for one in scores],
+        "y": [score.importance or None for score in scores],
         "customdata": [
             [
-                one.layer,
-                short(one.layer),
-                one.params,
-                one.alignment,
-                axis["shapes"].get(one.layer, ""),
+                score.layer,
+                short(score.layer),
+                score.params,
+                score.alignment,
+                axis["shapes"].get(score.layer, ""),
             ]
-            for one in scores
+            for score in scores
         ],
         "hovertemplate": "<b>%{customdata[1]}</b><br>importance %{y:.3g}"
         "<br>alignment %{customdata[3]:+.3f}<br>%{customdata[4]}<extra></extra>",
@@ -127,8 +127,8 @@ def _trace(scores: Sequence[LayerScore], axis: dict) -> Figure:
 def _across(scores: Sequence[LayerScore], alignment: str) -> list[float]:
     """Where the layers stand from left to right."""
     if alignment == "signed":
-        return [one.alignment for one in scores]
-    return [max(harm(one), FLOOR) for one in scores]
+        return [score.alignment for score in scores]
+    return [max(harm(score), FLOOR) for score in scores]
 
 
 def _title(text: str, number: int) -> Figure:
@@ -150,7 +150,7 @@ def _panels(
     scores: Sequence[LayerScore], widths: list[float], notes: list[Figure], alignment: str
 ) -> Figure:
     x = _across(scores, alignment)
-    y = [one.importance for one in scores if one.importance]
+    y = [score.importance for score in scores if score.importance]
     layout = _plain() | {"annotations": notes, "margin": {"l": 52, "r": 12, "t": 22, "b": 34}}
     room = (1 - GAP * (len(widths) - 1)) / sum(widths)
     at = 0.0

@@ -184,8 +184,7 @@ class AppState:
         if MARK not in view.concept:
             view = replace(view, concept=catalog.known(view.concept).name)
         self.concept(view.concept)
-        named(view.method)
-        return view.checked()
+        return replace(view, method=named(view.method).name).checked()
 
     # ---- models
 

@@ -193,7 +193,7 @@ def formula(edit: Edit) -> str:
     """The update with its own numbers."""
     if not edit.delta:
         numbers = ", ".join(f"{name} {value}" for name, value in edit.params.items())
-        return f"no weight changes: {edit.rule} at every denoising step {numbers}".rstrip()
+        return f"no weight changes; {edit.rule} at every denoising step ({numbers})"
     size = weights.norm(edit.delta)
     far = f"{edit.strength:.3g} · {size:.3g}"
     if edit.unit != LAYER_NORM:

@@ -147,8 +147,9 @@ class Pool:
     def _tell(self) -> None:
         free = self._places - self._working
         for number, watch in enumerate(self._waiting[free:]):
-            others = f"{number} before you" if number else "you are next"
-            watch.put("status", status(f"All places are taken; {others}", "busy"))
+            who = "1 visitor is" if number == 1 else f"{number} visitors are"
+            line = f"{who} before you" if number else "you are next"
+            watch.put("status", status(f"The server is busy; {line}", "busy"))
 
 
 class Tasks:

@@ -9,7 +9,19 @@ from slugdemo.ui.view import View
 
 # Every update carries all that this event has drawn: a browser that is busy skips some of them.
 # Controls come along once more at the end only, since a visitor may be using them.
-DRAWN = ("choice", "forget", "map", "curve", "ladder", "see", "collateral", "tray", "pin", "export")
+DRAWN = (
+    "choice",
+    "forget",
+    "map",
+    "curve",
+    "ladder",
+    "see",
+    "collateral",
+    "tray",
+    "pin",
+    "export",
+    "compare",
+)
 
 
 class Blocks(Protocol):

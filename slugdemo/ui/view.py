@@ -100,7 +100,7 @@ class View:
             numbers = {key: int(query[key][0]) for key in ("seed", "picture") if key in query}
             tray = tuple(_kept(one) for one in query.get("keep", [])[:KEPT])
         except (ValueError, IndexError) as error:
-            raise SlugError("This link is damaged: one of its numbers is no number.") from error
+            raise SlugError("This link is damaged: one of its numbers is not a number.") from error
         return replace(
             cls(),
             **text,  # type: ignore[arg-type]

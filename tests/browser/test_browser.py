@@ -62,7 +62,7 @@ def test_the_ladder_sets_the_step_and_the_link_brings_it_back(
     visitor.locator("#ladder .rung", has_text="40 %").click()
     expect(visitor.locator("#curve .at")).to_have_text("0.400")
     expect(visitor.locator("#ladder .rung.chosen")).to_have_text("40 %")
-    visitor.wait_for_function("location.search.includes('step=0.4')")
+    visitor.wait_for_function("location.search.includes('strength=0.4')")
     other = browser.new_context(viewport={"width": 1280, "height": 720}).new_page()
     opened(other, visitor.url)
     expect(other.locator("#curve .at")).to_have_text("0.400")

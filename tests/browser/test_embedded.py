@@ -128,7 +128,7 @@ def test_below_a_path_in_a_frame_links_downloads_and_reloads_work(
     expect(frame.locator("#curve .at")).to_have_text("0.400")
     ready(frame)
     inner = tab.frames[1]
-    inner.wait_for_function("location.search.includes('step=0.4')")
+    inner.wait_for_function("location.search.includes('strength=0.4')")
     frame.locator("#link").click()
     expect(frame.locator("#status .said")).to_contain_text("copied")
     link = tab.evaluate("navigator.clipboard.readText()")

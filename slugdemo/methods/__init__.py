@@ -13,6 +13,7 @@ from slugdemo.methods.diffquickfix import diffquickfix
 from slugdemo.methods.double_projections import double_projections
 from slugdemo.methods.esd import esd_x
 from slugdemo.methods.few_shot import few_shot
+from slugdemo.methods.forget_it_all import forget_it_all
 from slugdemo.methods.ft import ft
 from slugdemo.methods.ga import ga
 from slugdemo.methods.gaft import gaft
@@ -272,8 +273,21 @@ METHODS: dict[str, Method] = {
             TOWERS,
             "both",
             "NEST, built on SLUG's repository",
-            "batches of 8; normal for Student's distribution; the shared projections stay",
+            "batches of 8; normal for Student's distribution; the shared projections stay; the score's "
+            "last factor is relative to the layer",
             seconds=40.0,
+        ),
+        Method(
+            "forget-it-all",
+            forget_it_all,
+            "several layers",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Forget-It-All, ICML 2026, arXiv 2601.06163",
+            "r2 .1 (published .007, .03) and the first 3 of 10 steps; at pocket size about half "
+            "of a thing's pictures survive, and styles",
+            seconds=2.0,
         ),
         Method(
             "ga",

@@ -142,7 +142,9 @@ def _tarred(tar: Path) -> tuple[Path, Mapping[str, tuple[int, int]]]:
 @lru_cache(maxsize=16)
 def _members(tar: Path, called: str, changed: int, size: int) -> dict[str, tuple[int, int]]:  # noqa: ARG001
     with tar.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-        found = {one.name: (one.offset_data, one.size) for one in archive if one.isreg()}
+        found = {
+            member.name: (member.offset_data, member.size) for member in archive if member.isreg()
+        }
         stream.seek(archive.offset)
         ended = stream.read(512) == bytes(512)  # tarfile itself takes a torn header for the end
     for name, (start, length) in found.items():
@@ -160,7 +162,7 @@ def _plain_tar(tar: Path, changed: int, size: int) -> Path:  # noqa: ARG001
     """The tar itself, or where a compressed one lies unpacked until the program ends."""
     with tar.open("rb") as stream:
         begins = stream.read(6)
-    opener = next((one for magic, one in PACKED if begins.startswith(magic)), None)
+    opener = next((member for magic, member in PACKED if begins.startswith(magic)), None)
     if opener is None:
         return tar
     with opener(tar, "rb") as packed, tempfile.NamedTemporaryFile(dir=_room(), delete=False) as out:
@@ -193,39 +195,41 @@ def _zipped(archive: Path) -> Mapping[str, zipfile.ZipInfo]:
 @lru_cache(maxsize=16)
 def _directory(archive: Path, changed: int, size: int) -> dict[str, zipfile.ZipInfo]:  # noqa: ARG001
     with zipfile.ZipFile(archive) as opened:
-        found = {one.filename: one for one in opened.infolist() if not one.is_dir()}
-    for name, one in found.items():
-        if one.flag_bits & 1:
+        found = {member.filename: member for member in opened.infolist() if not member.is_dir()}
+    for name, member in found.items():
+        if member.flag_bits & 1:
             raise SlugError(f"{archive.name} is locked by a password: pack it without one.")
-        if one.file_size > MOST_BYTES:
+        if member.file_size > MOST_BYTES:
             raise SlugError(f"{name} in {archive.name} is larger than 64 MB.")
     return found
 
 
 def _unzipped(archive: Path, name: str) -> bytes:
-    one = _zipped(archive).get(name)
-    if one is None:
+    member = _zipped(archive).get(name)
+    if member is None:
         raise SlugError(f"There is no {name} in {archive.name}.")
     try:
         with archive.open("rb") as stream:
-            stream.seek(one.header_offset)
+            stream.seek(member.header_offset)
             *_, longer, more = struct.unpack("<4s5H3I2H", stream.read(30))
             stream.seek(longer + more, io.SEEK_CUR)
-            packed = stream.read(one.compress_size)
-        data = _inflated(packed, one)
+            packed = stream.read(member.compress_size)
+        data = _inflated(packed, member)
     except (OSError, zlib.error, struct.error) as error:
         raise SlugError(f"{name} in {archive.name} is damaged: {error}.") from error
-    if zlib.crc32(data) != one.CRC:
+    if zlib.crc32(data) != member.CRC:
         raise SlugError(f"{name} in {archive.name} is damaged.")
     return data
 
 
-def _inflated(packed: bytes, one: zipfile.ZipInfo) -> bytes:
-    if one.compress_type == zipfile.ZIP_STORED:
+def _inflated(packed: bytes, member: zipfile.ZipInfo) -> bytes:
+    if member.compress_type == zipfile.ZIP_STORED:
         return packed
-    if one.compress_type == zipfile.ZIP_DEFLATED:
-        return zlib.decompressobj(-15).decompress(packed, one.file_size + 1)
-    raise SlugError(f"{one.filename} is packed in a way that few programs know: pack it as usual.")
+    if member.compress_type == zipfile.ZIP_DEFLATED:
+        return zlib.decompressobj(-15).decompress(packed, member.file_size + 1)
+    raise SlugError(
+        f"{member.filename} is packed in a way that few programs know: pack it as usual."
+    )
 
 
 # Parquet: pictures are read a group of rows at a time

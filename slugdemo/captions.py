@@ -64,7 +64,7 @@ def table(name: str, data: bytes) -> Iterator[tuple[str, Facts]]:
     """
     for row in _records(posixpath.basename(name), data):
         lower = {str(key).strip().lower(): value for key, value in row.items()}
-        column = next((one for one in FILES if isinstance(lower.get(one), str)), None)
+        column = next((part for part in FILES if isinstance(lower.get(part), str)), None)
         if column:
             file = re.sub(r"#\d+$", "", lower.pop(column).strip())
             yield file.replace("\\", "/"), Facts.of(lower)
@@ -101,7 +101,7 @@ def _records(name: str, data: bytes) -> Iterable[Mapping[str, Any]]:
             raise SlugError(f"{name} cannot be read as a parquet file: {error}.") from error
     text = files.text(data).replace("\r\n", "\n").replace("\r", "\n")
     if suffix == ".jsonl":
-        return [record(one, name) for one in text.split("\n") if one.strip()]
+        return [record(part, name) for part in text.split("\n") if part.strip()]
     if suffix == ".json":
         return [
             {"file_name": file, **(said if isinstance(said, dict) else {"text": said})}
@@ -113,12 +113,12 @@ def _records(name: str, data: bytes) -> Iterable[Mapping[str, Any]]:
 
 def _rows(text: str, name: str) -> list[Mapping[str, Any]]:
     """The records of a table with a file and a text in each line, with or without a heading."""
-    lines = [one for one in text.split("\n") if one.strip()]
-    mark = next((one for one in "\t;|" if lines and one in lines[0]), ",")
+    lines = [part for part in text.split("\n") if part.strip()]
+    mark = next((part for part in "\t;|" if lines and part in lines[0]), ",")
     heading = [cell.strip(' "').lower() for cell in lines[0].split(mark)] if lines else []
     if not {*heading} & {*FILES}:
-        found = [(one, LINE.fullmatch(one.strip())) for one in lines]
-        return [match.groupdict() if match else {"file": one} for one, match in found]
+        found = [(part, LINE.fullmatch(part.strip())) for part in lines]
+        return [match.groupdict() if match else {"file": part} for part, match in found]
     try:
         rows = list(csv.reader(io.StringIO(text), delimiter=mark))
     except csv.Error as error:

@@ -171,7 +171,7 @@ def known(name: str) -> Meaning:
     found = every.known(name)
     if not found:
         return Meaning(every.canonical(name), near=every.near(name))
-    entry = next(one for one in listing() if one["name"] == found)
+    entry = next(entry for entry in listing() if entry["name"] == found)
     return Meaning(found, entry.get("forgettable", True), found != PLAIN)
 
 
@@ -194,13 +194,24 @@ def listing() -> list[Mapping]:
 
 def names(domain: str) -> list[str]:
     """All names of a domain, "concept" or "style", in the order of the list."""
-    return [one["name"] for one in listing() if (one["kind"] == "style") == (domain == "style")]
+    return [
+        entry["name"] for entry in listing() if (entry["kind"] == "style") == (domain == "style")
+    ]
 
 
 def group(name: str) -> list[str]:
     """The names that stand in the same group as this one ("animal"), itself left out."""
-    groups = {one["name"]: one.get("group") for one in listing()}
+    groups = {entry["name"]: entry.get("group") for entry in listing()}
     return [other for other in groups if other != name and groups[other] == groups.get(name, "")]
+
+
+def other_words(name: str, *, descriptions: bool = True) -> list[str]:
+    """The synonyms of a shipped concept and, if wanted, its descriptions; none for another name."""
+    for one in listing():
+        if one["name"] == name:
+            told = one.get("descriptions", ()) if descriptions else ()
+            return [*one.get("synonyms", ()), *told]
+    return []
 
 
 def concept(

@@ -175,14 +175,14 @@ def brought(
     elif len(rest) < FEWEST:
         notes += _left_out(len(rest), f"in {forget.title} show something else than {name}")
         rest = tuple(others)
-    kept = tuple(one for one in rest if not names.shows(one, name))
+    kept = tuple(example for example in rest if not names.shows(example, name))
     if retain is not None:
         notes += _left_out(len(rest) - len(kept), f"in {retain.title} show {name}")
     kind = names.kind(name)
     return concept(
         name,
-        [_labelled(one, names, domain(kind), name) for one in mine],
-        [_labelled(one, names, domain(kind)) for one in kept],
+        [_labelled(example, names, domain(kind), name) for example in mine],
+        [_labelled(example, names, domain(kind)) for example in kept],
         kind=kind,
         notes=notes,
     )
@@ -246,13 +246,15 @@ def _captioned(
 
     Those without any are left out, in a sentence. Raises SlugError when that is all of them.
     """
-    made = [replace(one, caption=_caption(one, names, caption)) for one in source.examples]
-    bare = [one for one in made if not one.caption]
+    made = [
+        replace(example, caption=_caption(example, names, caption)) for example in source.examples
+    ]
+    bare = [example for example in made if not example.caption]
     if bare and len(bare) == len(made):
         first = str(bare[0].image).replace("\\", "/").rpartition("/")[2]
         raise SlugError(f"{first} has no caption: put one beside it, or give one for all pictures.")
     notes = source.notes + _left_out(len(bare), f"in {source.title} have no caption")
-    return tuple(one for one in made if one.caption), notes
+    return tuple(example for example in made if example.caption), notes
 
 
 def _caption(example: Example, names: Names, default: str) -> str:
@@ -270,9 +272,9 @@ def _parted(
     """
     mine: list[Example] = []
     rest: list[Example] = []
-    for one in examples:
-        other = not names.shows(one, name) and (shard or _says(one, names))
-        (rest if other else mine).append(one)
+    for example in examples:
+        other = not names.shows(example, name) and (shard or _says(example, names))
+        (rest if other else mine).append(example)
     return tuple(mine), tuple(rest)
 
 
@@ -284,7 +286,7 @@ def _says(example: Example, names: Names) -> bool:
 def _labelled(example: Example, names: Names, domain: str, name: str = "") -> Example:
     """The example with its class as a label: `name`, or what the names make of it; perhaps none."""
     label = name or names.label(example, domain)
-    labels = {key: one for key, one in example.labels.items() if key in DOMAINS}
+    labels = {key: value for key, value in example.labels.items() if key in DOMAINS}
     return replace(example, labels={**labels, domain: label} if label else labels)
 
 

@@ -132,8 +132,8 @@ def pareto_front(scores: Iterable[LayerScore], *, alignment: str = "absolute") -
 
 def behind(scores: Sequence[LayerScore], front: Sequence[LayerScore]) -> list[LayerScore]:
     """The layers that a front leaves behind and that could forget at all."""
-    ahead = {one.layer for one in front}
-    return [one for one in scores if one.importance > 0 and one.layer not in ahead]
+    ahead = {score.layer for score in front}
+    return [score for score in scores if score.importance > 0 and score.layer not in ahead]
 
 
 def in_order(scores: Iterable[LayerScore], clip: Clip) -> list[LayerScore]:
@@ -151,7 +151,9 @@ def in_order(scores: Iterable[LayerScore], clip: Clip) -> list[LayerScore]:
 
 def _front(scores: Sequence[LayerScore], alignment: str) -> list[LayerScore]:
     front: list[LayerScore] = []
-    for score in sorted(scores, key=lambda one: (harm(one, alignment=alignment), -one.importance)):
+    for score in sorted(
+        scores, key=lambda score: (harm(score, alignment=alignment), -score.importance)
+    ):
         last = front[-1] if front else None
         if last is None or score.importance > last.importance or _equal(score, last, alignment):
             front.append(score)

@@ -169,7 +169,7 @@ def _beside_in(tree: _Tree, name: str, around: Mapping[str, str]) -> Facts:
 
 def _beside(path: Path) -> str:
     texts = (path.with_suffix(suffix) for suffix in BESIDE)
-    return next((line(files.text(one.read_bytes())) for one in texts if one.is_file()), "")
+    return next((line(files.text(path.read_bytes())) for path in texts if path.is_file()), "")
 
 
 def _of_side(tree: _Tree, name: str) -> Facts:
@@ -182,8 +182,10 @@ def _of_side(tree: _Tree, name: str) -> Facts:
 
 def _class(name: str) -> str:
     """The class that a picture's folder names: the nearest one that is more than "train" or "01"."""
-    folders = [one.replace("_", " ").strip() for one in name.split("/")[:-1]]
-    return next((one for one in reversed(folders) if not GENERIC.fullmatch(one.lower())), "")
+    folders = [folder.replace("_", " ").strip() for folder in name.split("/")[:-1]]
+    return next(
+        (folder for folder in reversed(folders) if not GENERIC.fullmatch(folder.lower())), ""
+    )
 
 
 def _tables(tree: _Tree, pictures: list[str]) -> tuple[dict[str, Facts], tuple[str, ...]]:
@@ -243,9 +245,9 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
-            name: one["names"]
-            for name, one in features.items()
-            if isinstance(one, dict) and isinstance(one.get("names"), list)
+            name: feature["names"]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and isinstance(feature.get("names"), list)
         }
     except (KeyError, TypeError, ValueError):
         return {}

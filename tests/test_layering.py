@@ -14,7 +14,7 @@ FLOORS = {
     "values": "",  # every module at the top of the package that is named nowhere else
     "models": "models.",
     "evaluation": "evaluation.",
-    "task": "config task recording training unet_training closed_form text_projections",
+    "task": "config task recording training unet_training closed_form text_projections clip_projections",
     "methods": "methods. attacks.",
     "experiment": "results experiment",
     "benchmark": "benchmark.",

@@ -167,9 +167,9 @@ def observed(gradient: Tensor, sizes: list[float], activations: list[list[float]
 
 def test_a_neurons_score_by_hand() -> None:
     forget = observed(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), [3.0, 1.0], [[4.0, 1.0], [2.0, 1.0]])
-    retain = observed(torch.tensor([[1.0, 1.0], [1.0, 0.0]]), [2.0, 2.0], [[1.0, 3.0], [1.0, 3.0]])
-    # layer means: R_f 2, R_r 2, A_f (3 + 1) / 2 = 2, A_r (1 + 3) / 2 = 2
-    first = (1.5 - 1.0) * (1.5 - 0.5) * (1 - 1 / math.sqrt(2)) * (1e-8 + 4.0) ** -0.5
+    retain = observed(torch.tensor([[1.0, 1.0], [1.0, 0.0]]), [5.0, 3.0], [[1.0, 3.0], [1.0, 3.0]])
+    # layer means: R_f 2, R_r 4, A_f (3 + 1) / 2 = 2, A_r (1 + 3) / 2 = 2
+    first = (1.5 - 1.25) * (1.5 - 0.5) * (1 - 1 / math.sqrt(2)) * (1e-8 + 1.25**2) ** -0.5
     found = nest.neuron_scores(forget, retain)["a"]
     torch.testing.assert_close(found, torch.tensor([first, 0.0]))
 

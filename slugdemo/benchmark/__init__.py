@@ -1,1 +1,1 @@
-"""Measurements against bars: speed.py in ratios of one run, quality.py on held-out material."""
+"""Measurements against bars: speed.py in ratios of one run, quality.py on held-out pictures."""

@@ -36,8 +36,8 @@ class Ledger:
             raise SlugError(f"{file} holds something else than results that were kept.")
         for line in lines:
             with suppress(ValueError, KeyError):  # cut off
-                one = json.loads(line)
-                self._kept[one["key"]] = one["facts"]
+                record = json.loads(line)
+                self._kept[record["key"]] = record["facts"]
 
     def find(self, key: str) -> Facts | None:
         """What lies under a key, None when it is still to be measured."""

@@ -1,6 +1,6 @@
-"""How well: every shipped concept is erased in every host and judged on held-out material.
+"""How well: every shipped concept is erased in every host and judged on held-out pictures.
 
-Nothing here is tuned on that material: settings are arguments, and the search has its own
+Nothing here is tuned on these pictures: settings are arguments, and the search has its own
 pictures and its own noise. Prints nothing.
 """
 
@@ -69,7 +69,7 @@ class Plan:
     """What is measured: hosts by kind and model name, how many concepts of each kind, how long.
 
     `controls` is the number of concepts of each kind for which the controls are measured too.
-    `rehearse` holds out other material than the test's (see eval_set.rehearsal): configs are
+    `rehearse` holds out other pictures than the report's (see eval_set.rehearsal): configs are
     chosen there. What the `ledger` knows is not measured again.
     """
 
@@ -124,12 +124,12 @@ def results(plan: Plan) -> Iterator[Cell]:
     end, over = time.monotonic() + plan.limit_seconds, False
     for kind, name in plan.hosts.items():
         try:
-            one = opened(name, device=plan.device)
+            model = opened(name, device=plan.device)
         except SlugError as error:
             yield Cell(kind, "", "", problem=str(error))
             continue
         judge, shown = catalog.assets() / "models" / "judge", catalog.assets() / "concepts"
-        where = ledger.stamp(one.model.folder, one.clip.digest, judge, shown, plan.rehearse)
+        where = ledger.stamp(model.model.folder, model.clip.digest, judge, shown, plan.rehearse)
         for at, entry in chosen(plan.concepts):
             controlled = at < plan.controls
             key = ledger.stamp(where, plan.configs[kind], entry, controlled)
@@ -139,7 +139,7 @@ def results(plan: Plan) -> Iterator[Cell]:
             if time.monotonic() > end:
                 over = True
                 break
-            found = result(plan, one, entry, controlled=controlled)
+            found = result(plan, model, entry, controlled=controlled)
             plan.ledger.add(key, plain(found.plain()))
             yield found
     if over:
@@ -151,28 +151,28 @@ def _record(row: Measurement) -> dict[str, object]:
 
 
 def _rows(several: Sequence[Mapping[str, Any]]) -> tuple[Measurement, ...]:
-    return tuple(Measurement(*(one[name] for name in Measurement._fields)) for one in several)
+    return tuple(Measurement(*(row[name] for name in Measurement._fields)) for row in several)
 
 
 def chosen(count: int | None) -> list[tuple[int, Mapping]]:
     """The concepts to measure with their number in their kind, kinds in turn."""
-    fit = [one for one in catalog.listing() if one.get("forgettable", True)]
+    fit = [entry for entry in catalog.listing() if entry.get("forgettable", True)]
     picked = []
     for kind in KINDS:
-        some = [one for one in fit if one["kind"] == kind]
+        some = [entry for entry in fit if entry["kind"] == kind]
         most = min(len(some), MOST[kind], count or len(some))
         picked += [(at, some[at * len(some) // most]) for at in range(most)]
-    return sorted(picked, key=lambda one: one[0])
+    return sorted(picked, key=lambda entry: entry[0])
 
 
-def result(plan: Plan, one: Opened, entry: Mapping, *, controlled: bool) -> Cell:
+def result(plan: Plan, model: Opened, entry: Mapping, *, controlled: bool) -> Cell:
     """What erasing one concept does in one host."""
-    place = (one.kind, entry["name"], entry["kind"])
+    place = (model.kind, entry["name"], entry["kind"])
     try:
         concept, eval_set = catalog.concept(entry["name"]), None
         if plan.rehearse:
             concept, eval_set = rehearsal(concept)
-        task = Task(one, concept, plan.configs[one.kind], eval_set)
+        task = Task(model, concept, plan.configs[model.kind], eval_set)
         erasure = experiment.erase(task)
         rows = experiment.report(task, [erasure.edit])
         others = experiment.controls(task, erasure.edit) if controlled else {}
@@ -196,19 +196,19 @@ def judged(found: Sequence[Cell]) -> list[Figure]:
 
 
 def _judged(kind: str, found: Sequence[Cell]) -> Iterator[Figure]:
-    asked = [one for one in found if one.host == kind and one.concept]
-    mine = [one for one in asked if one.rows]
+    asked = [cell for cell in found if cell.host == kind and cell.concept]
+    mine = [cell for cell in asked if cell.rows]
     if asked:
         name = f"{kind}: concepts without a result"
         yield Figure(name, float(len(asked) - len(mine)), 0.0, n=len(asked))
     for bar in BARS[kind]:
         who = "things" if bar.kinds == THINGS else "styles" if bar.kinds == ("style",) else "all"
-        some = [one for one in mine if one.kind in bar.kinds]
+        some = [cell for cell in mine if cell.kind in bar.kinds]
         label = f"{kind}, {who}: {bar.metric} {bar.how}"
-        if values := _values(bar, [one.rows for one in some]):
+        if values := _values(bar, [cell.rows for cell in some]):
             yield _figure(label, values, bar)
         for control in experiment.CONTROLS:
-            rows = [one.controls[control] for one in some if control in one.controls]
+            rows = [cell.controls[control] for cell in some if control in cell.controls]
             if values := _values(bar, rows):
                 yield _figure(f"{label}, control {control}", values, None)
 

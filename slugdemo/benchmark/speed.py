@@ -222,8 +222,8 @@ def an_edit(model: Opened, *, strength: float = 0.2) -> Edit:
 
 def ladder(plan: Plan) -> Figure:
     """Time of 16 steps x 4 prompts in one ladder over one plain pipeline call on 64 prompts."""
-    one = plan.open("diffusion")
-    host, edit = one.host, an_edit(one)
+    model = plan.open("diffusion")
+    host, edit = model.host, an_edit(model)
     prompts, seeds = [prompt(name) for name in SHOWN], list(range(len(SHOWN)))
     rungs = [[edit.at((at + 1) / RUNGS)] for at in range(RUNGS)]
 
@@ -246,15 +246,15 @@ def ladder(plan: Plan) -> Figure:
 
 def edited(plan: Plan, *, kind: str) -> Figure:
     """Milliseconds of `Host.edited`; of the CLIP's twin, which the zero-shot host makes later."""
-    one = plan.open(kind)
-    edit, clip = an_edit(one), one.clip
+    model = plan.open(kind)
+    edit, clip = an_edit(model), model.clip
     own = {qualified(name): weight for name, weight in clip.named().items()}
 
     def twin() -> None:
         if kind == "zero-shot":
             clip.edited({clip_name(name): weight for name, weight in apply(own, [edit]).items()})
         else:
-            one.host.edited([edit])
+            model.host.edited([edit])
 
     twin()
     times = [seconds(twin) for _ in range(200)]
@@ -263,8 +263,8 @@ def edited(plan: Plan, *, kind: str) -> Figure:
 
 def visitors(plan: Plan) -> Figure:
     """Memory of 100 edited hosts on one base over that of their edited layers."""
-    one = plan.open("diffusion")
-    edit, host = an_edit(one), one.host
+    model = plan.open("diffusion")
+    edit, host = an_edit(model), model.host
     edits = [edit.at(0.1 + at / 1000) for at in range(VISITORS)]
     layer = sum(tensor.numel() * 4 for tensor in edit.delta.values())
     host.edited([edit])  # reads what it needs of the model for the first time

@@ -34,7 +34,7 @@ def speed(
     for figure in speeds.figures(speeds.Plan(pairs=pairs, repeat=repeat, full=full)):
         say(f"{figure.name}: {figure.details.get('skipped', f'{figure.value:.3g} {figure.unit}')}")
         found.append(figure)
-    _show({"figures": [one.facts() for one in found]}, found, as_json=as_json)
+    _show({"figures": [figure.facts() for figure in found]}, found, as_json=as_json)
 
 
 def quality(
@@ -52,7 +52,7 @@ def quality(
         float | None, typer.Option(help="how much retain accuracy may be lost")
     ] = None,
     rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="judge on other material than the test's")
+        bool, typer.Option("--rehearse", help="judge on other pictures than the report's")
     ] = False,
     kept: Annotated[
         Path | None, typer.Option(help="a file of results: go on from them, and add to them")
@@ -60,9 +60,9 @@ def quality(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Erase every shipped concept in every kind of model and judge on held-out material.
+    """Erase every shipped concept in every kind of model and judge on held-out pictures.
 
-    Choose numbers with --rehearse, so that the test material stays unseen.
+    Choose numbers with --rehearse, so that the report split stays unseen.
     """
     if unknown := sorted({*(host or ())} - {*speeds.POCKET}):
         raise SlugError(
@@ -82,14 +82,14 @@ def quality(
         hosts, concepts, controls, limit_seconds, device or "cpu", configs, rehearse, ledger
     )
     found = []
-    for one in qualities.results(plan):
-        said = ", ".join(f"{row.metric} {row.before:.3f} -> {row.after:.3f}" for row in one.rows)
-        say(f"{one.host}, {one.concept}: {said}" if said else one.problem)
-        found.append(one)
+    for cell in qualities.results(plan):
+        said = ", ".join(f"{row.metric} {row.before:.3f} -> {row.after:.3f}" for row in cell.rows)
+        say(f"{cell.host}, {cell.concept}: {said}" if said else cell.problem)
+        found.append(cell)
     figures = qualities.judged(found)
     facts: dict[str, object] = {
         "figures": [each.facts() for each in figures],
-        "results": [one.plain() for one in found],
+        "results": [cell.plain() for cell in found],
         "configs": {kind: asdict(config) for kind, config in configs.items()},
         "held out": "rehearsal" if rehearse else "test",
     }
@@ -121,4 +121,4 @@ def fullsize(
 
 
 def _show(facts: dict[str, object], figures: list[Figure], *, as_json: bool) -> None:
-    put(facts, text=table([one.facts() for one in figures], COLUMNS), as_json=as_json)
+    put(facts, text=table([figure.facts() for figure in figures], COLUMNS), as_json=as_json)

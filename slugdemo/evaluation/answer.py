@@ -55,8 +55,8 @@ class AnswerEvaluation:
     @cached_property
     def tested(self) -> list[Example]:
         """What is asked about to judge an edit; nothing without held-out pictures."""
-        own = [one for one in self.eval_set.test if self._shows(one)]
-        rest = [one for one in self.eval_set.test if not self._shows(one)]
+        own = [example for example in self.eval_set.test if self._shows(example)]
+        rest = [example for example in self.eval_set.test if not self._shows(example)]
         if not own or not rest:
             return []
         return self._some(own, rest, self.size.report_own, self.size.report_others)
@@ -71,7 +71,9 @@ class AnswerEvaluation:
 
     def forget_only(self) -> Evaluator:
         """An edit -> its score on the concept alone at each strength."""
-        return evaluator(partial(self._score, [one for one in self.searched if self._shows(one)]))
+        return evaluator(
+            partial(self._score, [example for example in self.searched if self._shows(example)])
+        )
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """How often it names the concept and other things, and tells the other domain right.
@@ -82,7 +84,7 @@ class AnswerEvaluation:
         if not self.tested:
             return []
         own, other = self.concept.domain, OTHER[self.concept.domain]
-        target = np.array([self._shows(one) for one in self.tested])
+        target = np.array([self._shows(example) for example in self.tested])
         rows = []
         before, after = (self._hits(self.tested, some, own) for some in ([], edits))
         for metric, part in (("forget_acc", target), ("retain_acc", ~target)):
@@ -104,7 +106,7 @@ class AnswerEvaluation:
 
     def _asked(self, shown: Sequence[Example], edits: Sequence[Edit], question: str) -> list[str]:
         return self.host.edited(edits).answer(
-            [self._picture(one) for one in shown],
+            [self._picture(example) for example in shown],
             [question] * len(shown),
             progress=self.watch.progress,
             cancelled=self.watch.cancelled,
@@ -116,19 +118,22 @@ class AnswerEvaluation:
     def _hits(self, shown: Sequence[Example], edits: Sequence[Edit], domain: str) -> np.ndarray:
         answers = self._asked(shown, edits, ASK[domain])
         return np.array(
-            [says(text, label(one, domain)) for text, one in zip(answers, shown, strict=True)]
+            [
+                says(text, label(example, domain))
+                for text, example in zip(answers, shown, strict=True)
+            ]
         )
 
     def _score(self, shown: Sequence[Example], edits: Sequence[Edit], strength: float) -> Score:
         """`retain` counts right answers about the rest and, of the pictures `_besides`, about the
         other domain where it is known, and backgrounds that are told as before the edit."""
         hits = self._hits(shown, edits, self.concept.domain)
-        target = np.array([self._shows(one) for one in shown])
+        target = np.array([self._shows(example) for example in shown])
         there = hits[target]
         if target.all():
             return Score(strength, metrics.share(there), float("nan"), len(there), 0)
         other = OTHER[self.concept.domain]
-        known = [one for one in self._besides if one.labels.get(other)]
+        known = [example for example in self._besides if example.labels.get(other)]
         cross = self._hits(known, edits, other) if known else hits[:0]
         grounds = zip(self._grounds, self._asked(self._besides, edits, BACKGROUND), strict=True)
         kept = np.concatenate([hits[~target], cross, [a == b for a, b in grounds]])
@@ -137,8 +142,8 @@ class AnswerEvaluation:
     @cached_property
     def _besides(self) -> list[Example]:
         """What a search asks two questions more about: the concept, and every second of the rest."""
-        rest = [one for one in self.searched if not self._shows(one)]
-        return [*(one for one in self.searched if self._shows(one)), *rest[::2]]
+        rest = [example for example in self.searched if not self._shows(example)]
+        return [*(example for example in self.searched if self._shows(example)), *rest[::2]]
 
     @cached_property
     def _grounds(self) -> list[str]:

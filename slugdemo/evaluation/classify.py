@@ -48,9 +48,9 @@ class ClassifyEvaluation:
         `remember` gives what the unedited CLIP makes of examples, perhaps from an earlier time.
         """
         shown = [*concept.forget, *concept.retain]
-        tested = [one for one in eval_set.test if one.labels.get(concept.domain)]
+        tested = [example for example in eval_set.test if example.labels.get(concept.domain)]
         prompts = _prompts(concept, eval_set, [*shown, *tested])
-        labels = [label(one, concept.domain) for one in shown]
+        labels = [label(example, concept.domain) for example in shown]
         pixels = data.pixels(shown, clip.transform)
         host = ZeroShot.of(clip, prompts, pixels=pixels, labels=labels)
         top = size.best(len(host.classes))
@@ -97,10 +97,14 @@ def _prompts(concept: Concept, eval_set: EvalSet, shown: Sequence[Example]) -> d
     """One prompt for each class: the known names, then captions of pictures without a label."""
     write = style_prompt if concept.domain == "style" else prompt
     known = eval_set.names(concept)[concept.domain]
-    known += [one.labels[concept.domain] for one in shown if one.labels.get(concept.domain)]
+    known += [
+        example.labels[concept.domain] for example in shown if example.labels.get(concept.domain)
+    ]
     prompts = {name: [write(name)] for name in known}
     return prompts | {
-        one.caption: [one.caption] for one in shown if not one.labels.get(concept.domain)
+        example.caption: [example.caption]
+        for example in shown
+        if not example.labels.get(concept.domain)
     }
 
 
@@ -112,7 +116,7 @@ def remembered(clip: Clip, shown: Sequence[Example]) -> Memory:
 def _held_out(
     host: ZeroShot, tested: Sequence[Example], concept: Concept, remember: Remember
 ) -> ZeroShot | None:
-    labels = [label(one, concept.domain) for one in tested]
+    labels = [label(example, concept.domain) for example in tested]
     if concept.name not in labels or len({*labels}) < 2:
         return None
     numbers = torch.tensor([host.classes.index(name) for name in labels])

@@ -37,9 +37,9 @@ def rehearsal(concept: Concept) -> tuple[Concept, EvalSet]:
     of the forget split, and noise that neither a search nor a test uses.
     """
     half = replace(concept, forget=concept.forget[::2])
-    used = {str(one.image) for one in half.forget}
+    used = {str(example.image) for example in half.forget}
     shown = data.parquet(catalog.assets() / "concepts" / "forget.parquet")
-    held = tuple(one for one in shown if str(one.image) not in used)
+    held = tuple(example for example in shown if str(example.image) not in used)
     return half, replace(around(concept), test=held, noise=VALIDATION_SEED)
 
 
@@ -49,21 +49,21 @@ def judge() -> Judge | None:
     return Judge.load(folder) if (folder / "judge.json").is_file() else None
 
 
-def drawn(one: Opened, name: str, *, count: int, seed: int = DRAWN_SEED) -> Path:
+def drawn(here: Opened, name: str, *, count: int, seed: int = DRAWN_SEED) -> Path:
     """A folder with pictures of `name` that the model itself makes, as the paper does for characters.
 
     They stay in the cache folder, so that the same request is drawn once. Raises SlugError for a
     model that draws nothing.
     """
-    if one.kind != "diffusion":
-        raise SlugError(f"{one.model.name} draws no pictures: give a folder of pictures instead.")
+    if here.kind != "diffusion":
+        raise SlugError(f"{here.model.name} draws no pictures: give a folder of pictures instead.")
     names = catalog.names_known()
-    unet = digest(one.host.pipeline().unet)
-    facts = f"{one.clip.digest} {unet} {names.words(name)} {count} {seed}"
+    unet = digest(here.host.pipeline().unet)
+    facts = f"{here.clip.digest} {unet} {names.words(name)} {count} {seed}"
     key = sha256(facts.encode()).hexdigest()[:24]
     folder = catalog.cache() / "drawn" / key
     if not folder.is_dir():
-        shown = one.host.generate(
+        shown = here.host.generate(
             [names.words(name)] * count,
             seeds=range(seed, seed + count),
             steps=DENOISING,

@@ -62,7 +62,7 @@ def _judged(judge: Judge, shown: Sequence[Image]) -> Scores:
 def _matched(clip: Clip, names: dict[str, list[str]], shown: Sequence[Image]) -> Scores:
     write: dict[str, Callable[[str], str]] = {"concept": prompt, "style": style_prompt}
     with torch.no_grad():
-        images = clip.encode_image(torch.stack([clip.transform(one) for one in shown]))
+        images = clip.encode_image(torch.stack([clip.transform(spec) for spec in shown]))
         texts = {
             domain: clip.encode_text(clip.tokenize([write[domain](name) for name in names[domain]]))
             for domain in names
@@ -111,7 +111,9 @@ class GenerateEvaluation:
 
     def forget_only(self) -> Evaluator:
         """An edit -> its score on the concept alone at each strength."""
-        return evaluator(partial(self._score, [one for one in self.searched if self._shows(one)]))
+        return evaluator(
+            partial(self._score, [spec for spec in self.searched if self._shows(spec)])
+        )
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """UA, IRA and CRA (UnlearnCanvas, arXiv 2402.11846) on held-out noise.
@@ -128,8 +130,8 @@ class GenerateEvaluation:
     def pictures(self, edits: Sequence[Edit], asked: Sequence[PromptSpec]) -> list[Image]:
         """What the edited model makes of the prompt_set."""
         return self.host.edited(edits).generate(
-            [one.prompt for one in asked],
-            seeds=[one.seed for one in asked],
+            [spec.prompt for spec in asked],
+            seeds=[spec.seed for spec in asked],
             steps=self.size.denoising,
             guidance=self.size.guidance,
             progress=self.watch.progress,
@@ -146,7 +148,7 @@ class GenerateEvaluation:
         """
         scores = self.judged_by.look(self.pictures(edits, asked))
         domain, other = self.concept.domain, OTHER[self.concept.domain]
-        target = np.array([self._shows(one) for one in asked])
+        target = np.array([self._shows(spec) for spec in asked])
         cross = self._right(asked, scores, other, top=1)
         top = self.size.best(len(self.judged_by.names[domain]))
         there = self._right(asked, scores, domain, top=top)[target]
@@ -163,16 +165,16 @@ class GenerateEvaluation:
         self, asked: Sequence[PromptSpec], scores: Scores, domain: str, *, top: int
     ) -> np.ndarray:
         names = self.judged_by.names[domain]
-        wanted = np.array([names.index(getattr(one, domain)) for one in asked])
+        wanted = np.array([names.index(getattr(spec, domain)) for spec in asked])
         return metrics.top_k(scores[domain], wanted, k=top)
 
     def _canvas(self, edits: Sequence[Edit]) -> metrics.Canvas:
         scores = self.judged_by.look(self.pictures(edits, self.tested))
         domain, other = self.concept.domain, OTHER[self.concept.domain]
-        asked = {one: [getattr(order, one) for order in self.tested] for one in (domain, other)}
+        asked = {spec: [getattr(order, spec) for order in self.tested] for spec in (domain, other)}
         seen = {
-            one: [self.judged_by.names[one][best] for best in scores[one].argmax(1)]
-            for one in (domain, other)
+            spec: [self.judged_by.names[spec][best] for best in scores[spec].argmax(1)]
+            for spec in (domain, other)
         }
         return metrics.canvas(
             asked[domain],

@@ -37,7 +37,7 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True)
 class EvalSet:
-    """What there is besides the concept: names of things and styles, its kin, held-out material.
+    """What there is besides the concept: names of things and styles, its kin, held-out pictures.
 
     `test` are pictures that no search sees, `noise` the seed of those that are drawn for a test.
     """

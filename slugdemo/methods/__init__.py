@@ -6,27 +6,50 @@ A method is a function from a Task to an Edit. Methods never import each other.
 from slugdemo.errors import SlugError
 from slugdemo.methods.adavd import adavd
 from slugdemo.methods.casteer import casteer
+from slugdemo.methods.ccup import ccup
 from slugdemo.methods.concept_ablation import ca
+from slugdemo.methods.cure import cure
+from slugdemo.methods.diffquickfix import diffquickfix
+from slugdemo.methods.double_projections import double_projections
 from slugdemo.methods.esd import esd_x
 from slugdemo.methods.few_shot import few_shot
+from slugdemo.methods.forget_it_all import forget_it_all
 from slugdemo.methods.ft import ft
 from slugdemo.methods.ga import ga
 from slugdemo.methods.gaft import gaft
 from slugdemo.methods.hirm import hirm
+from slugdemo.methods.inlp import inlp
+from slugdemo.methods.leace import leace
+from slugdemo.methods.locoedit import locoedit
+from slugdemo.methods.mace import mace
 from slugdemo.methods.method import Method
 from slugdemo.methods.negative_prompt import negative_prompt
 from slugdemo.methods.nest import nest
 from slugdemo.methods.razor import razor
+from slugdemo.methods.rece import rece
 from slugdemo.methods.safree import safree
 from slugdemo.methods.salun import salun
 from slugdemo.methods.seot import seot
 from slugdemo.methods.sld import sld
 from slugdemo.methods.slug import direction, slug
+from slugdemo.methods.slug_variants import (
+    causal_tracing,
+    orthogonal,
+    paper_rule,
+    synonyms,
+    two_layers,
+)
+from slugdemo.methods.speed import speed
 from slugdemo.methods.spm import spm
 from slugdemo.methods.ssd import ssd
+from slugdemo.methods.trce import trce
+from slugdemo.methods.uce import uce
 
 EVERY, TOWERS = ("zero-shot", "diffusion", "vlm"), ("text", "vision")
+OURS = "ours, after Cai, Tan, Asif, ICML 2025, arXiv 2407.11867"
 TABLE_1 = "Cai, Tan, Asif, ICML 2025, arXiv 2407.11867, table 1"
+ATTENTION, PROJECTIONS = "closed form on cross-attention", "closed form on CLIP's projections"
+POOLED = "; also the pooled text embedding"
 NOTHING = "at pocket size these published ones do nothing:"
 
 METHODS: dict[str, Method] = {
@@ -43,6 +66,193 @@ METHODS: dict[str, Method] = {
             "weak dominance on the front; a floor for what is kept; next fronts when none passes",
             seconds=30.0,
             of_layer=direction,
+        ),
+        Method(
+            "slug, paper's rule",
+            paper_rule,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "ten steps on every front layer, top 5, no floor for what is kept",
+            seconds=60.0,
+        ),
+        Method(
+            "slug, causal tracing",
+            causal_tracing,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "causal tracing instead of gradients chooses the layer",
+            seconds=20.0,
+        ),
+        Method(
+            "slug, synonyms",
+            synonyms,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "the forget gradient is of synonyms and descriptions too",
+            seconds=30.0,
+        ),
+        Method(
+            "slug, orthogonal",
+            orthogonal,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "the direction is freed of its part along the retain gradient",
+            seconds=30.0,
+        ),
+        Method(
+            "slug, two layers",
+            two_layers,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "two layers of the front move together",
+            seconds=30.0,
+        ),
+        Method(
+            "diffquickfix",
+            diffquickfix,
+            "single layer",
+            ("diffusion",),
+            ("text",),
+            "texts",
+            "Basu et al., ICLR 2024, arXiv 2310.13730",
+            "ridge 1 (published .01 also erases other names); the anchor is the nearest name",
+            replaces=True,
+        ),
+        Method(
+            "uce",
+            uce,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Gandikota et al., WACV 2024, arXiv 2308.14761",
+            f"tokens from the last word on; the guide is the nearest name; ridge 10{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "rece",
+            rece,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Gong et al., ECCV 2024, arXiv 2407.12383",
+            f"guide, ridge and names to keep of our UCE; what was erased is asked again{POOLED}",
+            seconds=2.0,
+            replaces=True,
+        ),
+        Method(
+            "speed",
+            speed,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Li et al., ICLR 2026, arXiv 2503.07392",
+            f"keys too; a relative threshold of .01; tokens from the last word on{POOLED}",
+            seconds=2.0,
+            replaces=True,
+        ),
+        Method(
+            "locoedit",
+            locoedit,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Basu et al., ICML 2024, arXiv 2405.01008",
+            f"the window's share of the layers (8 to 11 of 16); ridge 10{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "mace",
+            mace,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Lu et al., CVPR 2024, arXiv 2403.06135",
+            f"its closed forms only, without the trained LoRA between; ridge 10{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "cure",
+            cure,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Das Biswas et al., NeurIPS 2025, arXiv 2505.12677",
+            f"single tokens instead of their mean; pocket-sd's styles stay{POOLED}",
+        ),
+        Method(
+            "double projections",
+            double_projections,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "CVPR 2026, arXiv 2604.10032",
+            f"many tokens, so a pseudoinverse; spans cut at 95 % and 99 % of energy{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "trce",
+            trce,
+            ATTENTION,
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Chen et al., ICCV 2025, arXiv 2503.07389",
+            f"stage 1 only, without the trained stage 2; ridge .1, preserve .003{POOLED}",
+            replaces=True,
+        ),
+        Method(
+            "leace",
+            leace,
+            PROJECTIONS,
+            ("zero-shot",),
+            TOWERS,
+            "both",
+            "Belrose et al., NeurIPS 2023, arXiv 2306.03819",
+            "no bias and no shrinkage; on both towers",
+            seconds=3.0,
+        ),
+        Method(
+            "ccup",
+            ccup,
+            PROJECTIONS,
+            ("zero-shot",),
+            ("vision",),
+            "texts",
+            "after arXiv 2512.14137",
+            "CCUP-like, form and constants ours: one direction, half the energy of the other names kept",
+        ),
+        Method(
+            "inlp",
+            inlp,
+            PROJECTIONS,
+            ("zero-shot",),
+            TOWERS,
+            "both",
+            "Ravfogel et al., ACL 2020, arXiv 2004.07667",
+            "2 rounds; both classes weigh the same; on both towers",
+            seconds=3.0,
         ),
         Method(
             "razor",
@@ -63,8 +273,21 @@ METHODS: dict[str, Method] = {
             TOWERS,
             "both",
             "NEST, built on SLUG's repository",
-            "batches of 8; normal for Student's distribution; the shared projections stay",
+            "batches of 8; normal for Student's distribution; the shared projections stay; the score's "
+            "last factor is relative to the layer",
             seconds=40.0,
+        ),
+        Method(
+            "forget-it-all",
+            forget_it_all,
+            "several layers",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Forget-It-All, ICML 2026, arXiv 2601.06163",
+            "r2 .1 (published .007, .03) and the first 3 of 10 steps; at pocket size about half "
+            "of a thing's pictures survive, and styles",
+            seconds=2.0,
         ),
         Method(
             "ga",

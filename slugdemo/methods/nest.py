@@ -46,7 +46,7 @@ def nest(task: Task) -> Edit:
 
     1. For every output row: R = gradient norm and A = activation on forget and retain batches,
        ~ divided by the layer's mean; S = relu(R~f - a R~r) relu(A~f - b A~r)
-       (1 - max(0, cos(g_f, g_r)))^d (e + R_r^2)^(-c).
+       (1 - max(0, cos(g_f, g_r)))^d (e + R~r^2)^(-c).
     2. Five rounds of 8 batches: rows among the top 5 % in every round whose activations differ
        (Welch's t, Benjamini-Hochberg at .10) are kept.
     3. Along w g_f / ||g_f|| in each row, w = clip((1 - max(0, cos)) / (e + R_r^2), .1, 10), as
@@ -55,8 +55,8 @@ def nest(task: Task) -> Edit:
 
     Deviations: batches of 8 pairs; p-values of the normal distribution (40 batches a side); the
     two projections into the shared space, whose rows are inputs, are left out; activations count
-    without their bias. Raises SlugError
-    when no neuron is kept.
+    without their bias; the score's last factor has R~r where its authors have R_r, with which
+    rows that nothing uses win. Raises SlugError when no neuron is kept.
     """
     trainable = {n: w for n, w in tower_weights(task).items() if w.dim() > 1 and n not in SHARED}
     contrast, names = retain_loss_of(task.clip), list(trainable)
@@ -116,14 +116,15 @@ def neuron_scores(forget: Observed, retain: Observed) -> dict[str, Tensor]:
     """S of every output row of every weight: (rows,)."""
     found = {}
     for name in forget.gradient:
-        gradients = _relative(forget.sizes[name]) - SCORE["a"] * _relative(retain.sizes[name])
+        kept = _relative(retain.sizes[name])
+        gradients = _relative(forget.sizes[name]) - SCORE["a"] * kept
         loud = (observed.activations[name].mean(0) for observed in (forget, retain))
         active, background = (_relative(rows) for rows in loud)
         found[name] = (
             gradients.relu()
             * (active - SCORE["b"] * background).relu()
             * _harmless(forget.gradient[name], retain.gradient[name]) ** SCORE["d"]
-            * (EPSILON + retain.sizes[name] ** 2) ** -SCORE["c"]
+            * (EPSILON + kept**2) ** -SCORE["c"]
         )
     return found
 

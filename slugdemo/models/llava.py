@@ -1,4 +1,4 @@
-"""A LLaVA-style model as a host of CLIP: its eyes are CLIP's vision tower.
+"""A LLaVA-style model as a host of CLIP: it sees with CLIP's vision tower.
 
 Only the vision tower is edited (SLUG, sec. 4.4); the language model and the projector are shared
 by all visitors and never change. Answers are greedy, so the same question gets the same answer.

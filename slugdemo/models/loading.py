@@ -99,8 +99,8 @@ class Opened:
             check_room(self.model, self.device)
             return _on(_clip(self.model), self.device)
         carried = self._carried
-        here = [one for one in catalog.local() if one.kind == "zero-shot"]
-        alike = [one for one in here if _width(one.folder, self.kind) == carried.width]
+        here = [model for model in catalog.local() if model.kind == "zero-shot"]
+        alike = [model for model in here if _width(model.folder, self.kind) == carried.width]
         if root := exported_from(self.model.folder):
             return _on(self._grafted(carried, root, alike), self.device)
         differences = {}
@@ -155,7 +155,7 @@ def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = 
     first when `download` is not asked for: the message tells size, time and memory.
     """
     dtype = chosen(dtype)
-    if public.limits() and name not in {one.name for one in catalog.local()}:
+    if public.limits() and name not in {model.name for model in catalog.local()}:
         raise SlugError("This server offers the models on its list, and opens no others.")
     model = catalog.find(name)
     if model.place == "hub" and not download:

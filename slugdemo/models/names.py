@@ -226,9 +226,9 @@ def _block_from_hf(name: str, prefix: str) -> str:
 
 def _joined(name: str, weights: Weights) -> Tensor:
     names = [re.sub(r"[qkv]_proj", f"{letter}_proj", name) for letter in "qkv"]
-    if missing := [one for one in names if one not in weights]:
+    if missing := [name for name in names if name not in weights]:
         raise ValueError(f"in_proj needs q, k and v together; {missing} came without {name!r}")
-    return cat([weights[one] for one in names])  # (3 width, width) or (3 width,)
+    return cat([weights[name] for name in names])  # (3 width, width) or (3 width,)
 
 
 def _block_config(transformer: nn.Module) -> dict[str, int | str]:

@@ -12,10 +12,10 @@ import pandas as pd
 from PIL import Image
 
 from slugdemo.evaluation.judge import Judge
+from slugdemo.evaluation.prompt_set import DENOISING, GUIDANCE
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.pocket.words import STYLE_WORDS, SYNONYMS, prompt
 
-STEPS, GUIDANCE = 15, 3.0  # the app's own defaults for pocket-sd
 FIRST_SEED = {"forget": 1_000_000, "retain": 2_000_000, "test": 3_000_000}
 SHOWN = 60  # concepts that the app offers to forget: characters first
 EACH = {"forget": 2, "retain": 1, "test": 2}  # pictures of each of those concepts in each style
@@ -53,7 +53,10 @@ def made(
     for start in range(0, len(wanted), batch):
         some = wanted[start : start + batch]
         pictures = model.generate(
-            [o.prompt for o in some], seeds=[o.seed for o in some], steps=STEPS, guidance=GUIDANCE
+            [o.prompt for o in some],
+            seeds=[o.seed for o in some],
+            steps=DENOISING,
+            guidance=GUIDANCE,
         )
         packed = [_webp(picture) for picture in pictures]
         seen = judge(

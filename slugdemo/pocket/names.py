@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from slugdemo.concept import PLAIN
 from slugdemo.errors import SlugError
 
 UNSEEN = (
@@ -19,7 +20,6 @@ UNSEEN = (
     "pixel art",
     "watercolour",
 )  # what the reference models have never seen
-PLAIN = "plain"  # the style that is none
 
 
 @dataclass(frozen=True)

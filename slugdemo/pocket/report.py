@@ -18,12 +18,13 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from slugdemo.evaluation.judge import Judge
 from slugdemo.evaluation.metrics import wilson
+from slugdemo.evaluation.prompt_set import JUDGED_DENOISING as STEPS
+from slugdemo.evaluation.prompt_set import JUDGED_GUIDANCE as GUIDANCE
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.names import text_model, vision_model
 from slugdemo.pocket import dialogue
 from slugdemo.pocket.clip import SIDE as LOOKED_AT
 from slugdemo.pocket.clip import encode_text
-from slugdemo.pocket.examples import GUIDANCE, STEPS
 from slugdemo.pocket.names import UNSEEN
 from slugdemo.pocket.vae import psnr
 from slugdemo.pocket.words import prompt, style_prompt

@@ -131,19 +131,24 @@ def of_part(weights: Weights, part: str) -> Weights:
 
 
 def qualified(name: str) -> str:
-    """The part-qualified name of a tensor of an open_clip CLIP: "visual.proj" -> "vision/proj"."""
+    """The part-qualified name of a tensor of an open_clip CLIP: "visual.proj" -> "vision/proj".
+
+    Names of a second text tower come with their part, "text_2/...", and stay.
+    """
+    if name.startswith("text_2/"):
+        return name
     if name.startswith("visual."):
         return f"vision/{name.removeprefix('visual.')}"
     return f"text/{name}"
 
 
 def clip_name(name: str) -> str:
-    """The name in open_clip's CLIP of a tensor of the parts "vision" and "text".
+    """The name in open_clip's CLIP of a tensor of the parts "vision", "text" and "text_2".
 
     Raises ValueError for a name of another part.
     """
     part, rest = part_of(name), within(name)
-    if part not in ("vision", "text"):
+    if part not in ("vision", "text", "text_2"):
         raise ValueError(f"{name!r} belongs to no tower of CLIP")
     return f"visual.{rest}" if part == "vision" else rest
 

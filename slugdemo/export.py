@@ -84,7 +84,8 @@ CLIP = Format(
 )
 TEXT = Place("text", "text_encoder", HF_FILES, to_hf_text, r"(text_model\.)?")
 UNET = Place("unet", "unet", ("diffusion_pytorch_model*.safetensors",), dict)
-STABLE_DIFFUSION = Format("Stable Diffusion", (TEXT, UNET))
+TEXT_2 = Place("text_2", "text_encoder_2", HF_FILES, to_hf_text, r"(text_model\.)?")
+STABLE_DIFFUSION = Format("Stable Diffusion", (TEXT, TEXT_2, UNET))
 LLAVA = Format(
     "LLaVA",
     (
@@ -115,7 +116,7 @@ def export(
     if not edits:
         raise SlugError("There is no edit to apply.")
     parts = {part for edit in edits for part in edit.parts}
-    files = _weight_files(source, [place for place in form.places if place.part in parts])
+    files = _weight_files(source, _places(source, form, parts))
     known = {name for names in files.values() for name in names}
     moved = [_translated(edit, form, known) for edit in edits]
     if os.path.lexists(out) or out.resolve().is_relative_to(source.resolve()):
@@ -137,6 +138,12 @@ def export(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out
+
+
+def _places(source: Path, form: Format, parts: set[str]) -> list[Place]:
+    """The places of these parts that the folder has."""
+    wanted = [place for place in form.places if place.part in parts]
+    return [place for place in wanted if (source / place.folder).is_dir()]
 
 
 def kind(source: Path) -> Format:

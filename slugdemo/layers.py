@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from slugdemo import layer_names
 from slugdemo.errors import SlugError
 from slugdemo.gradients import Gradients
 from slugdemo.models import towers
@@ -21,6 +22,7 @@ NEVER = ("bias", "logit_scale", "position", "embedding", "pos_embed", *LEARNED_T
 EXCLUDED = {"clip": NEVER, "no norms": (*NEVER, "ln_")}
 GRANULARITIES = ("tensor", "group")
 ALIGNMENTS = ("absolute", "signed")
+LONGEST = 1000  # more than the blocks of a tower and the places in a block
 PAIR = re.compile(r"(.+\.mlp)\.(?:c_fc|c_proj|fc1|fc2)\.weight")
 
 
@@ -97,7 +99,8 @@ def _score(
         return None
     together = forget * retain
     alignment = max(-1.0, min(1.0, sums[3].item() / together)) if together else 0.0
-    return LayerScore(layer, tower(layer), params, forget / size, alignment, names)
+    part = "text_2" if layer.startswith("text_2/") else tower(layer)
+    return LayerScore(layer, part, params, forget / size, alignment, names)
 
 
 def _squares(weight: Tensor, forget: Tensor, retain: Tensor) -> Tensor:
@@ -144,6 +147,9 @@ def in_order(scores: Iterable[LayerScore], clip: Clip) -> list[LayerScore]:
     chains = {name: towers.chain(clip.model, name) for name in towers.TOWERS}
 
     def depth(score: LayerScore) -> tuple[str, int]:
+        if score.tower not in chains:
+            around, block, place = layer_names.depth(score.layer)
+            return score.tower, around * LONGEST**2 + block * LONGEST + place
         return score.tower, towers.first_reader(chains[score.tower], score.tensors)
 
     return sorted(scores, key=depth)

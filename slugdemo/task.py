@@ -17,7 +17,7 @@ from slugdemo.concept import Concept, Example
 from slugdemo.config import Config
 from slugdemo.cost import Clock
 from slugdemo.data import Pairs
-from slugdemo.edit import Edit, qualified
+from slugdemo.edit import Edit, qualified, within
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.answer import AnswerEvaluation
 from slugdemo.evaluation.classify import ClassifyEvaluation, remembered
@@ -31,6 +31,7 @@ from slugdemo.models.clip import Clip
 from slugdemo.models.loading import Opened
 from slugdemo.models.zero_shot import Memory
 from slugdemo.search import Evaluators, Score, Search, told
+from slugdemo.weights import Weights
 
 MOST = 384  # pictures behind the retain gradient, at most
 FEW = 16  # retain pictures below which the gradient and the search share them
@@ -45,6 +46,11 @@ def unwatched(text: str, done: int, total: int) -> None:
 def never() -> bool:
     """The answer of those who do not stop."""
     return False
+
+
+def _both(own: Weights, more: Weights) -> Weights:
+    """The tensors of a model's CLIP and, as "text_2/...", those of its second one."""
+    return {**own, **{f"text_2/{name}": tensor for name, tensor in more.items()}}
 
 
 @dataclass(eq=False)
@@ -78,6 +84,18 @@ class Task:
         """The CLIP whose towers the model carries: gradients are taken of it."""
         with self.clock("open"):
             return self.opened.clip
+
+    @cached_property
+    def clip_2(self) -> Clip | None:
+        """The CLIP of a second text tower (Stable Diffusion XL); None for models with one."""
+        with self.clock("open"):
+            return self.opened.clip_2
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The tensors that gradients are taken of: open_clip's names, "text_2/..." for a second CLIP."""
+        own = self.clip.named()
+        return own if self.clip_2 is None else _both(own, self.clip_2.named())
 
     @cached_property
     def model(self) -> Any:  # noqa: ANN401
@@ -120,7 +138,15 @@ class Task:
     @cached_property
     def gradients(self) -> Gradients:
         """grad L_f and grad L_r at the original weights, from the cache when taken before."""
-        clip, config = self.clip, self.config
+        first, second = self._gradients(self.clip), self.clip_2
+        if second is None:
+            return first
+        other = self._gradients(second)
+        sides = ((first.forget, other.forget), (first.retain, other.retain))
+        return Gradients(*(_both(own, more) for own, more in sides))
+
+    def _gradients(self, clip: Clip) -> Gradients:
+        config = self.config
         forget = Pairs(self.concept.forget, clip, size=config.batch)
         kept = self.retain_split[0]
         size = min(config.batch, len(kept))
@@ -148,14 +174,17 @@ class Task:
         rule = "clip" if self.kind == "zero-shot" else "no norms"
         evaluation = self.evaluation
         with self.clock("editable"):
-            return frozenset(evaluation.editable()) & {*layers.candidates(self.clip, rule=rule)}
+            may = {*layers.candidates(self.clip, rule=rule)}
+            if self.clip_2 is not None:
+                may |= {f"text_2/{name}" for name in layers.candidates(self.clip_2, rule=rule)}
+            return frozenset(evaluation.editable()) & may
 
     @cached_property
     def scores(self) -> list[LayerScore]:
         """Importance and alignment of every layer that the model reads."""
         both, readable = self.gradients, self.editable
         with self.clock("scores"):
-            every = layers.scores(self.clip.named(), both, granularity=self.config.granularity)
+            every = layers.scores(self.weights, both, granularity=self.config.granularity)
             return [score for score in every if set(score.tensors) <= readable]
 
     @cached_property
@@ -212,13 +241,23 @@ class Task:
         return Evaluators(found.evaluator(), found.forget_only(), quick)
 
     def _quick(self, edit: Edit) -> search.Evaluate:
-        return self._classified.evaluator()(edit)
+        if self.clip_2 is None or edit.parts != ("text_2",):
+            return self._classified.evaluator()(edit)
+        own = {f"text/{within(name)}": tensor for name, tensor in edit.delta.items()}
+        return self._classified_2.evaluator()(replace(edit, delta=own))
 
     @cached_property
     def _classified(self) -> ClassifyEvaluation:
+        return self._classified_by(self.clip)
+
+    @cached_property
+    def _classified_2(self) -> ClassifyEvaluation:
+        return self._classified_by(self.clip_2 or self.clip)
+
+    def _classified_by(self, clip: Clip) -> ClassifyEvaluation:
         rest = replace(self.concept, retain=tuple(self.retain_split[1]))
         size = self.config.evaluation_size
-        return ClassifyEvaluation.of(self.clip, rest, eval_set=EvalSet(), size=size)
+        return ClassifyEvaluation.of(clip, rest, eval_set=EvalSet(), size=size)
 
     def tune(
         self, candidates: Sequence[Edit], further: Callable[[], Sequence[Edit]] = tuple

@@ -240,19 +240,6 @@ def test_the_genetic_search_climbs() -> None:
 # ---- embeddings
 
 
-def test_the_adversary_is_the_minimiser_of_its_own_loss() -> None:
-    dice = torch.Generator().manual_seed(0)
-    old, new = (torch.randn(2, 5, 4, generator=dice, dtype=torch.float64) for _ in range(2))
-    c = torch.randn(4, generator=dice, dtype=torch.float64)
-    found = embeddings.adversary([*old], [*new], ridge=0.3) @ c
-    leaf = found.clone().requires_grad_()
-    loss = ((new @ leaf - old @ c) ** 2).sum() + 0.3 * (leaf**2).sum()
-    (slope,) = torch.autograd.grad(loss, [leaf])
-    assert slope.abs().max() < 1e-10
-    exact = embeddings.adversary([*old], [*old], ridge=0.0)
-    assert torch.allclose(exact, torch.eye(4, dtype=torch.float64), atol=1e-9)
-
-
 def test_vectors_take_the_places_before_the_end(tasks: dict[str, Task]) -> None:
     model = tasks["diffusion"].model
     ids, ends = (

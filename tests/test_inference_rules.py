@@ -10,6 +10,7 @@ import house
 import pytest
 import tiny
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from slugdemo import edit as edits
@@ -323,6 +324,28 @@ def test_adavd_reads_the_last_token_of_the_name_in_every_cross_attention(host: D
     state = host.states(["a cat and a dog"])[0, 2]
     assert all(torch.equal(unet.get_submodule(name)._state, state) for name in changed)
     assert not [n for n, m in host.unet.named_modules() if isinstance(m, Values)]
+
+
+def test_adavd_also_changes_text_that_is_pooled_into_the_time(host: Diffusion) -> None:
+    pipe = host.pipeline()
+    config = {key: value for key, value in pipe.unet.config.items() if key[0] != "_"}
+    config |= {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        pipe.unet = UNet2DConditionModel.from_config(config).eval()
+    other = Diffusion(pipe)
+    params = {"text": "a cat", "name": "cat"}
+    twin = other.edited([Edit("cat", "adavd", {}, rule="adavd", params=params)])
+    unet, heard = twin.rules[0].unet(other.unet, at(0)), []
+    pool = unet.get_submodule("add_embedding.pool.v_proj")
+    value, norm = other.unet.add_embedding.pool.v_proj, other.unet.add_embedding.norm1
+    v = value(norm(other.states(["a cat"])[0, 2]))
+    pool.register_forward_hook(lambda _, given, out: heard.extend([given[0], out]))
+    unet(other.noise([1, 2]), at(0).t, torch.cat([other.states([""]), other.states(["a cat"])]))
+    before, after = value(heard[0]), heard[1]
+    torch.testing.assert_close(after[0], before[0])
+    torch.testing.assert_close(after[1, 0], before[1, 0])
+    assert (after[1, 1:] @ v).abs().max() < 1e-3 * (before[1, 1:] @ v).abs().max()
 
 
 @pytest.mark.parametrize("guided", [True, False])

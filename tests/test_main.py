@@ -127,6 +127,26 @@ def test_what_a_forget_only_score_leaves_unmeasured_is_null() -> None:
     assert facts["held_out"] == []
 
 
+def test_attacks_are_listed_and_an_edit_is_attacked_beside_the_original(
+    erased: tuple[Path, dict],
+) -> None:
+    every = told("attacks")
+    assert len(every) > 20
+    assert {"name", "group", "hosts", "parts", "needs", "cite", "deviations"} <= every[0].keys()
+    which = ("--model", "pocket-clip", "--edit", str(erased[0]))
+    rows = told("attack", *which, "--attack", "undo")
+    by_model = {row["on"]: row for row in rows if row["metric"] == "success"}
+    assert [*by_model] == ["edited", "original", "reference"]
+    assert by_model["original"]["value"] == 1.0
+    assert by_model["reference"]["value"] is None
+    assert "There is no reference for 'robot'" in by_model["reference"]["note"]
+    before = [row for row in rows if row["metric"] == "before attack"]
+    assert [row["on"] for row in before] == ["edited", "original"]
+    assert before[0]["value"] < before[1]["value"]
+    assert "no attack 'sing'" in refused("attack", *which, "--attack", "sing")
+    assert "works through" in refused("attack", *which, "--attack", "hard prompt")
+
+
 def test_progress_and_results_do_not_mix() -> None:
     result = run("erase", *ROBOT, "--layer", "visual.proj", "--strength", "0.1")
     assert "Gradients" not in result.stdout

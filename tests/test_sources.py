@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from containers import a_shard, encoded, make_folder, make_tar, make_zip, picture
+from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from slugdemo import images
 from slugdemo.concept import Example
@@ -233,6 +234,20 @@ def test_a_shard_of_img2dataset_gives_its_pairs_and_their_pictures(tmp_path: Pat
     assert found.shard
     for number, one in enumerate(found.examples):
         assert pixels(one) == picture(number).tobytes()
+
+
+def test_pictures_and_texts_are_paired_as_webdatasets_own_reader_pairs_them(tmp_path: Path) -> None:
+    files = {}
+    for at, key in enumerate(("a", "sub/b", "sub.dir/c", "d")):
+        files |= {f"{key}.input.png": PNG[at], f"{key}.txt": f"text of {key}".encode()}
+    with make_tar(tmp_path / "a.tar", files).open("rb") as stream:
+        members = [{**one, "__url__": "a.tar"} for one in tar_file_iterator(stream)]
+    samples = list(group_by_keys(members))
+    wanted = [(one["input.png"], one["txt"].decode()) for one in samples]
+    found = read(tmp_path / "a.tar").examples
+    assert [one.caption for one in found] == [text for _, text in wanted]
+    for ours, (theirs, _) in zip(found, wanted, strict=True):
+        assert pixels(ours) == images.decoded(theirs, "theirs").tobytes()
 
 
 def test_the_table_beside_a_shard_gives_the_captions_that_it_lacks(tmp_path: Path) -> None:

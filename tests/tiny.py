@@ -17,6 +17,7 @@ from diffusers import (
     AutoencoderKL,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
@@ -25,6 +26,7 @@ from timm.models.vision_transformer import VisionTransformer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessor,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     LlamaConfig,
     LlavaConfig,
@@ -199,6 +201,44 @@ def pipeline(clip: open_clip.CLIP, *, dropped: int = 0) -> StableDiffusionPipeli
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def xl_pipeline(clip: open_clip.CLIP, second: open_clip.CLIP) -> StableDiffusionXLPipeline:
+    """Stable Diffusion XL for 16 x 16 px with the text towers of two CLIPs."""
+    plain = pipeline(clip)
+    tower = names.text_model(second)
+    text_2 = CLIPTextModelWithProjection(tower.config).eval()
+    own = names.to_hf_text(second.state_dict())
+    text_2.load_state_dict(
+        {n if "_projection" in n else f"text_model.{n}": tensor for n, tensor in own.items()}
+    )
+    tokenizer_2 = clip_tokenizer()
+    tokenizer_2.pad_token = BYTES[0]  # as in SDXL, where it is "!"
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=clip.transformer.width + second.transformer.width,
+            attention_head_dim=2,
+            norm_num_groups=8,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + EMBEDDING,
+        )
+    return StableDiffusionXLPipeline(
+        vae=plain.vae,
+        text_encoder=plain.text_encoder,
+        text_encoder_2=text_2,
+        tokenizer=plain.tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet.eval(),
+        scheduler=plain.scheduler,
+        add_watermarker=False,
     )
 
 

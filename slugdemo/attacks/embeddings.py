@@ -20,6 +20,7 @@ from slugdemo.attacks.attack import (
     plain_words,
     with_rule,
 )
+from slugdemo.closed_form import adversary
 from slugdemo.concept import named, prompt
 from slugdemo.models.base import Moment, Outputs, Rule
 
@@ -243,19 +244,6 @@ def ring_a_bell(target: Target, *, encoder: str) -> Attacked:
         shown, hits = target.judged(drawn)
         curve[f"eta {ETAS[step]:g}"] = float(hits.mean())
     return target.result(hits, shown, curve=curve)
-
-
-def adversary(original: Sequence[Tensor], edited: Sequence[Tensor], *, ridge: float) -> Tensor:
-    """The map (D, D) from states to those that ask the same of the edited projections.
-
-    c' = (r I + sum W'^T W')^-1 (sum W'^T W) c (RECE, arXiv 2407.12383, eq. 8), in float64.
-    """
-    size = original[0].shape[1]
-    gram, cross = torch.zeros(2, size, size, dtype=torch.float64)
-    for old, new in zip(original, edited, strict=True):
-        gram += new.double().T @ new.double()
-        cross += new.double().T @ old.double()
-    return torch.linalg.solve(gram + ridge * torch.eye(size, dtype=gram.dtype), cross)
 
 
 def rece(target: Target) -> Attacked:

@@ -222,7 +222,8 @@ def compare(
 ) -> None:
     """Erase one concept by several methods, judged by the same judge on the same pictures."""
     here = opening(model, device, download=download)
-    task = working(here, catalog.concept(concept), configured(here, {}))
+    what = subject(here, concept, forget=None, retain=None, caption="", draw=0)
+    task = working(here, what, configured(here, {}))
     names = [name.strip() for name in methods.split(",") if name.strip()]
     found = [result for part in experiment.compare(task, names) for result in part]
     columns = ["method", "metric", "value", "low", "high", "n", "seconds", "note"]

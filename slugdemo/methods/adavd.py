@@ -1,4 +1,4 @@
-"""AdaVD: every cross-attention's values without their part along the concept's (arXiv 2412.06143).
+"""AdaVD: values in cross-attention without their part along the concept's (arXiv 2412.06143).
 
 Wang, Li, Li, Guo, Liu, Zhang, CVPR 2025. Changes no weight. Knows a task and a rule's hooks only.
 """
@@ -21,11 +21,14 @@ def adavd(task: Task) -> Edit:
 
 
 class Decomposed(Rule):
-    """V - strength * (V . v / v . v) v for every token but the first, in every cross-attention.
+    """V - strength * (V . v / v . v) v for every token but the first, wherever the U-Net reads text.
 
     v is the value of the concept's last token in its caption. Only the half of the batch that
-    reads the prompts is changed. Strength 1 is the paper's without its optional gate; its code joins
-    both halves and all heads into one vector before the dot product, which this does not.
+    reads the prompts is changed. Strength 1 is the paper's without its optional gate.
+
+    Deviations: the paper's code joins both halves and all heads into one vector before the dot
+    product, this does not; U-Nets that also pool the text into their time embedding (pocket-sd)
+    are changed there too, without which styles survive.
     """
 
     def __init__(self, host: Any, params: Mapping[str, str | float], strength: float) -> None:  # noqa: ANN401
@@ -36,11 +39,17 @@ class Decomposed(Rule):
         self._strength = strength
 
     def unet(self, unet: nn.Module, at: Moment) -> nn.Module:
-        """A twin whose cross-attentions read values off the concept's."""
-        values = {
-            f"{name}.to_v": Values(module.to_v, self._state, self._strength, at.guided)
-            for name, module in unet.named_modules()
+        """A twin that reads values off the concept's."""
+        states = {
+            f"{name}.to_v": self._state
+            for name, _ in unet.named_modules()
             if name.endswith("attn2")
+        }
+        if unet.config.addition_embed_type == "text":  # pocket-sd reads the prompt here as well
+            states["add_embedding.pool.v_proj"] = unet.add_embedding.norm1(self._state)
+        values = {
+            name: Values(unet.get_submodule(name), state, self._strength, at.guided)
+            for name, state in states.items()
         }
         return replaced(unet, values)
 

@@ -15,6 +15,7 @@ from slugdemo.models import names
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.llava import Llava
+from slugdemo.models.sdxl import DiffusionXL
 from slugdemo.weights import Weights
 
 CLOSE = 1e-2  # how far a tower may be from its clip, relative: bfloat16 on one side
@@ -30,8 +31,13 @@ class Carried:
     config: CLIPTextConfig | CLIPVisionConfig
 
     @classmethod
+    def second(cls, host: DiffusionXL) -> "Carried":
+        """The second text tower of a Stable Diffusion XL."""
+        return cls("diffusion", host.second(), host.text_2.config)
+
+    @classmethod
     def of(cls, host: Diffusion | Llava) -> "Carried":
-        """The text tower of a Diffusion, the vision tower of a Llava."""
+        """The text tower of a Diffusion (the first one of several), the vision tower of a Llava."""
         if isinstance(host, Diffusion):
             return cls("diffusion", dict(host.text.named_parameters()), host.text.config)
         tower = host.model.model.vision_tower

@@ -14,11 +14,15 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import torch
 from cachetools import LRUCache
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel
@@ -48,6 +52,7 @@ STEPS, MOST_STEPS = 20, 1000
 GUIDANCE = 7.5
 
 Derived = TypeVar("Derived")
+__all__ = ["Diffusion", "StableDiffusionXLPipeline", "random_unet", "rules_of"]
 
 
 class Diffusion:
@@ -58,6 +63,8 @@ class Diffusion:
     as in diffusers. The pipeline given must not be changed afterwards; its parameters are frozen.
     `text` and `unet` are the parts that edits change, `rules` what is followed at inference.
     """
+
+    pipeline_class: ClassVar = StableDiffusionPipeline
 
     def __init__(
         self,
@@ -93,20 +100,20 @@ class Diffusion:
         dtype: torch.dtype = torch.float32,
         batch: int | None = None,
         clip_skip: int = 0,
-    ) -> "Diffusion":
-        """The host in a diffusers `StableDiffusionPipeline` folder; never asks the hub.
+    ) -> Self:
+        """The host in a folder of its diffusers pipeline; never asks the hub.
 
         The folder's safety checker is used when its weights are there, and left out otherwise.
         Raises SlugError when the folder holds no such pipeline or is damaged.
         """
         checked = any((folder / "safety_checker").glob("*.safetensors"))
         without: dict[str, Any] = {}
-        if not checked:
+        if not checked and cls.pipeline_class is StableDiffusionPipeline:
             without |= {"safety_checker": None, "requires_safety_checker": False}
         if not (folder / "feature_extractor").is_dir():  # only the safety checker needs it
             without["feature_extractor"] = CLIPImageProcessor() if checked else None
         try:
-            pipe = StableDiffusionPipeline.from_pretrained(
+            pipe = cls.pipeline_class.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, **without
             )
         except Exception as error:  # many kinds, by many libraries
@@ -142,7 +149,7 @@ class Diffusion:
         facts = json.dumps(config, sort_keys=True, default=str) + tensors.digest(self.unet)
         return hashlib.sha256(facts.encode()).hexdigest()
 
-    def edited(self, edits: Sequence[Edit]) -> "Diffusion":
+    def edited(self, edits: Sequence[Edit]) -> Self:
         """A host with the edits' weights and rules that shares all else; self if nothing moves it.
 
         Tensors that this pipeline does not have (vision tower, dropped text blocks) are left out,
@@ -164,7 +171,7 @@ class Diffusion:
         twin._moved += tuple((e.digest, e.strength) for e in edits if e.delta and e.strength)
         twin._images = None
         twin._followed += followed
-        twin.rules = tuple(_rule(edit, twin) for edit in twin._followed)
+        twin.rules = rules_of(twin)
         return twin
 
     def following(self, rules: Sequence[Rule]) -> "Diffusion":
@@ -284,12 +291,15 @@ class Diffusion:
         pictures: list[Image] = []
         for some in latents.to(vae.dtype).split(self.batch):
             image = vae.decode(some / vae.config.scaling_factor, return_dict=False)[0]
-            image, unsafe = pipe.run_safety_checker(image, image.device, image.dtype)
+            image, unsafe = self._screened(image)
             fine = [True] * len(image) if unsafe is None else [not bad for bad in unsafe]
             pictures += pipe.image_processor.postprocess(
                 image, output_type="pil", do_denormalize=fine
             )
         return pictures
+
+    def _screened(self, image: Tensor) -> tuple[Tensor, Sequence[bool] | None]:
+        return self._pipe.run_safety_checker(image, image.device, image.dtype)
 
     def predict(
         self, latents: Tensor, t: Tensor, states: Tensor, weights: Weights | None = None
@@ -614,6 +624,11 @@ def _made(run: Sequence[Shot], drawn: Drawn, watch: Watch) -> list[Image]:
         drawn=drawn,
         watch=watch,
     )
+
+
+def rules_of(host: Diffusion) -> tuple[Rule, ...]:
+    """The rules that the edits of a host ask for, made for its present weights."""
+    return tuple(_rule(edit, host) for edit in host._followed)
 
 
 def _rule(edit: Edit, host: Diffusion) -> Rule:

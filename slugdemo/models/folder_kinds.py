@@ -9,7 +9,9 @@ from pathlib import Path
 from slugdemo.errors import SlugError
 from slugdemo.models import checkpoint_files
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+XL = "StableDiffusionXLPipeline"
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", XL)
+CONDITIONS = {"T5EncoderModel": "T5", "UMT5EncoderModel": "T5"}  # encoders that cannot be edited
 MODEL_TYPES = {"clip": "zero-shot", "llava": "vlm"}  # of transformers
 PICTURE_KEYS = "model.diffusion_model."  # begin the names in a single-file checkpoint
 
@@ -47,7 +49,7 @@ def _pipeline_refusal(folder: Path, index: Mapping) -> str:
     if name not in PIPELINES:
         return (
             f"{folder.name} is a pipeline of the class {name or 'that its model_index.json omits'}; "
-            f"supported are {' and '.join(PIPELINES)}."
+            f"supported are {' and '.join(PIPELINES)}.{_encoders(index)}"
         )
     channels = checkpoint_files.read(folder / "unet/config.json").get("in_channels", 4)
     latent = checkpoint_files.read(folder / "vae/config.json").get("latent_channels", 4)
@@ -57,6 +59,21 @@ def _pipeline_refusal(folder: Path, index: Mapping) -> str:
             "is made for inpainting or for another input than a prompt, which is not supported."
         )
     return ""
+
+
+def _encoders(index: Mapping) -> str:
+    """Which text encoders a pipeline of another class has, and which of them SLUG could edit."""
+    kinds = {n: kind[1] for n, kind in index.items() if n.startswith("text_encoder") and kind}
+    towers = [name for name, kind in kinds.items() if kind and "CLIP" in kind]
+    others = [f"{name} ({CONDITIONS[kind]})" for name, kind in kinds.items() if kind in CONDITIONS]
+    if not others:
+        return ""
+    told = f" Its {', '.join(others)} is no tower of a CLIP and cannot be edited"
+    return (
+        f"{told}; {' and '.join(towers)} could, but nothing here draws with them."
+        if towers
+        else f"{told}."
+    )
 
 
 def _single_file(file: Path) -> str:
@@ -70,7 +87,7 @@ def _single_file(file: Path) -> str:
         return str(problem)
     if not any(name.startswith(PICTURE_KEYS) for name in names):
         return ""
-    kind = "StableDiffusionXLPipeline" if any("conditioner." in n for n in names) else PIPELINES[0]
+    kind = XL if any("conditioner." in n for n in names) else PIPELINES[0]
     return (
         f"{file.name} holds a whole model in a single file; make a folder of it once: "
         f'python -c "from diffusers import {kind} as P; '

@@ -6,7 +6,7 @@ towers, never by trusting a name. Knows loaders and towers; knows nothing of con
 
 import os
 import shutil
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,12 @@ from slugdemo import limits as public
 from slugdemo.catalog import Model
 from slugdemo.edit import same_model
 from slugdemo.errors import SlugError
-from slugdemo.models import checkpoint_files, zerogpu
+from slugdemo.models import checkpoint_files, folder_kinds, zerogpu
 from slugdemo.models.carried import Carried, exported_from
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.llava import Llava
+from slugdemo.models.sdxl import DiffusionXL
 
 SPARE = 1.25  # memory for what is made of the weights, as a multiple of theirs
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -37,6 +38,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 CARRIED = {
     ("diffusion", 768): "ViT-L-14/openai",
     ("diffusion", 1024): "ViT-H-14/laion2b_s32b_b79k",
+    ("diffusion", 1280): "ViT-bigG-14/laion2b_s39b_b160k",
     ("vlm", 1024): "ViT-L-14-336/openai",
 }
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*model*.safetensors"]
@@ -82,9 +84,9 @@ class Opened:
     @cached_property
     def _plain(self) -> Diffusion | Llava:
         check_room(self.model, self.device, self.dtype)
-        kind = Diffusion if self.kind == "diffusion" else Llava
         folder = self.model.folder or _fetched(self.model)
         checkpoint_files.check(folder)
+        kind = _host_class(folder, self.kind)
         with checkpoint_files.standard(folder) as whole:
             return kind.from_folder(whole, device=self.device, dtype=DTYPES[self.dtype])
 
@@ -98,53 +100,73 @@ class Opened:
         if self.kind == "zero-shot":
             check_room(self.model, self.device)
             return _on(_clip(self.model), self.device)
-        carried = self._carried
+        return self._found(Carried.of(self._plain))
+
+    @cached_property
+    def clip_2(self) -> Clip | None:
+        """The CLIP of a second text tower; None for models with one. Raises as `clip` does."""
+        if self.kind != "diffusion" or not isinstance(self._plain, DiffusionXL):
+            return None
+        return self._found(Carried.second(self._plain))
+
+    def _found(self, carried: Carried) -> Clip:
         here = [model for model in catalog.local() if model.kind == "zero-shot"]
         alike = [model for model in here if _width(model.folder, self.kind) == carried.width]
-        if root := exported_from(self.model.folder):
-            return _on(self._grafted(carried, root, alike), self.device)
-        differences = {}
-        for model in alike:
-            clip = _clip(model)
-            differences[model.name] = carried.differs(clip)
-            if not differences[model.name]:
-                return _on(clip, self.device)
-        return _on(self._published(carried, differences), self.device)
-
-    @property
-    def _carried(self) -> Carried:
-        return Carried.of(self._plain)
-
-    def _grafted(self, carried: Carried, root: str, alike: Sequence[Model]) -> Clip:
-        """The CLIP that an exported folder was made of, with the folder's own, edited tower."""
-        for clip in map(_clip, alike):
-            if same_model(root, clip.digest) and not carried.shaped_unlike(clip):
-                return replace(clip.edited(carried.canonical()), name=self.model.name)
-        raise SlugError(
-            f"{self.model.name} holds edits that were made for the CLIP with the weights "
-            f"{root[:12]}, which is not here: put its folder into the folder that SLUGDEMO_MODELS "
-            "names, and this one can be edited again."
-        )
-
-    def _published(self, carried: Carried, differences: Mapping[str, str]) -> Clip:
-        name = CARRIED.get((self.kind, carried.width))
-        if name is not None and not any(differences.values()):
-            clip = opened(name, download=self.download).clip
-            differences = {name: carried.differs(clip)}
+        root, differences, tried = exported_from(self.model.folder), {}, ""
+        for name, clip in self._offered(alike, carried):
+            if isinstance(clip, SlugError):
+                tried = f" {clip}"
+                continue
+            differences[name] = carried.differs(clip)
             if not differences[name]:
-                return clip
-        if not differences:
-            raise SlugError(
-                f"No CLIP here has the tower that {self.model.name} carries: put the open_clip "
-                "folder it comes from into the folder that SLUGDEMO_MODELS names."
+                return _on(clip, self.device)
+            if same_model(root, clip.digest) and not carried.shaped_unlike(clip):
+                grafted = clip.edited(carried.canonical())
+                return _on(replace(grafted, name=self.model.name), self.device)
+        if root and not tried:
+            tried = (
+                " It holds edits that were made for the CLIP with the weights "
+                f"{root[:12]}, which is not here: put its folder into the folder that "
+                "SLUGDEMO_MODELS names, and this one can be edited again."
             )
-        told = "; ".join(f"that of {name} {why}" for name, why in differences.items())
-        raise SlugError(
-            f"No CLIP here has the tower that {self.model.name} carries: {told}. Gradients need "
-            "both towers of one CLIP, so a tower that was trained further by itself has none: use "
-            "the model that it was trained from, or put the CLIP with this tower into the folder "
-            "that SLUGDEMO_MODELS names."
+        raise SlugError(_no_clip(self.model.name, differences, tried))
+
+    def _offered(
+        self, alike: Sequence[Model], carried: Carried
+    ) -> Iterator[tuple[str, Clip | SlugError]]:
+        """The CLIPs whose tower it may be, here and then at the hub; or why one cannot be had."""
+        for model in alike:
+            yield model.name, _clip(model)
+        if name := CARRIED.get((self.kind, carried.width)):
+            try:
+                yield name, opened(name, download=self.download).clip
+            except SlugError as problem:
+                yield name, problem
+
+
+def _host_class(folder: Path, kind: str) -> type[Diffusion] | type[Llava]:
+    if kind != "diffusion":
+        return Llava
+    pipeline = checkpoint_files.read(folder / "model_index.json").get("_class_name")
+    return DiffusionXL if pipeline == folder_kinds.XL else Diffusion
+
+
+def _no_clip(name: str, differences: Mapping[str, str], tried: str) -> str:
+    """Why no CLIP was found whose tower a model carries, in a sentence or some."""
+    told = "; ".join(f"that of {other} {why}" for other, why in differences.items())
+    began = f"No CLIP here has the tower that {name} carries{': ' if told else ''}{told}."
+    if tried:
+        return began + tried
+    if not told:
+        return (
+            f"{began} Put the open_clip folder it comes from into the folder that SLUGDEMO_MODELS "
+            "names."
         )
+    return (
+        f"{began} Gradients need both towers of one CLIP, so a tower that was trained further by "
+        "itself has none: use the model that it was trained from, or put the CLIP with this tower "
+        "into the folder that SLUGDEMO_MODELS names."
+    )
 
 
 def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = False) -> Opened:

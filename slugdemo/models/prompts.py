@@ -84,6 +84,14 @@ class Prompts:
         with self._lock:
             return self._tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
 
+    def padded(self, ids: Tensor, ends: Tensor) -> Tensor:
+        """Tokens (N, T) of a tokenizer with the same words, padded as this one pads.
+
+        `ends` (N,) are the places of the end tokens.
+        """
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return ids.masked_fill(places > ends[:, None], self._tokenizer.pad_token_id)
+
     def ends(self, ids: Tensor) -> Tensor:
         """The place of the first end token in each row of `ids` (N, T): (N,)."""
         return (ids == self._tokenizer.eos_token_id).int().argmax(1)

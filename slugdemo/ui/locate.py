@@ -47,10 +47,10 @@ class Map:
 
 def locate(task: Task) -> Map:
     """The map of the layers for the concept of a task, those that the model does not read too."""
-    config, clip = task.config, task.clip
-    every = layers.scores(clip.named(), task.gradients, granularity=config.granularity)
+    config = task.config
+    every = layers.scores(task.weights, task.gradients, granularity=config.granularity)
     every.sort(key=lambda score: (score.tower, depth(score.layer)))
-    named = clip.named()
+    named = task.weights
     shapes = {score.layer: _shape([named[name].shape for name in score.tensors]) for score in every}
     front = tuple(score.layer for score in task.front)
     editable = frozenset(score.layer for score in task.scores)

@@ -156,11 +156,11 @@ def test_no_width_scrolls_sideways(visitor: Page, served: str, size: tuple[int, 
     assert visitor.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
-def test_compare_opens_beside_its_controls(visitor: Page, served: str) -> None:
+def test_controls_open_beside_the_edit(visitor: Page, served: str) -> None:
     opened(visitor, served, "model=pocket-clip&concept=cat")
     visitor.keyboard.press("c")
     expect(visitor.locator(".slug-dialog tr.ours")).to_be_visible()
-    expect(visitor.locator(".slug-dialog tbody tr")).to_have_count(5)
+    expect(visitor.locator(".slug-dialog tbody tr")).to_have_count(6)
 
 
 def test_the_story_points_at_the_real_blocks_and_can_be_left(visitor: Page, served: str) -> None:

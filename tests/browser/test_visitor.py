@@ -168,7 +168,7 @@ def test_the_report_works_from_disk(visitor: Page, served: str, tmp_path: Path, 
 
 
 def test_a_search_shows_progress_and_stops_with_what_it_found(visitor: Page, served: str) -> None:
-    opened(visitor, served, "model=pocket-sd&concept=robot")
+    opened(visitor, served, "model=pocket-sd&concept=cat")
     visitor.locator("#find").click()
     expect(visitor.locator("#stop")).to_be_visible()
     visitor.locator("#stop").click()

@@ -264,7 +264,7 @@ METHODS: dict[str, Method] = {
             "both",
             "Ranjan et al., CVPR 2026 Findings, arXiv 2603.14819",
             "RAZOR, constants ours: alpha .5, rho 1, tau .6 of the best, both lambdas 1",
-            seconds=40.0,
+            seconds=12.0,
         ),
         Method(
             "nest",
@@ -276,7 +276,7 @@ METHODS: dict[str, Method] = {
             "NEST, built on SLUG's repository",
             "batches of 8; normal for Student's distribution; the shared projections stay; the score's "
             "last factor is relative to the layer",
-            seconds=40.0,
+            seconds=26.0,
         ),
         Method(
             "forget-it-all",
@@ -288,7 +288,7 @@ METHODS: dict[str, Method] = {
             "Forget-It-All, ICML 2026, arXiv 2601.06163",
             "r2 .1 (published .007, .03) and the first 3 of 10 steps; at pocket size about half "
             "of a thing's pictures survive, and styles",
-            seconds=2.0,
+            seconds=1.5,
         ),
         Method(
             "ga",
@@ -299,7 +299,7 @@ METHODS: dict[str, Method] = {
             "pictures",
             TABLE_1,
             f"rate 1e-4 ({NOTHING} 1e-7, 1e-6), 4 to 30 iterations; matrices only",
-            seconds=2.0,
+            seconds=1.5,
         ),
         Method(
             "ft",
@@ -322,7 +322,7 @@ METHODS: dict[str, Method] = {
             "both",
             TABLE_1,
             f"rate 1e-4 ({NOTHING} 1e-7, 1e-6), 6 to 30 and 20 iterations; matrices only",
-            seconds=5.0,
+            seconds=6.0,
         ),
         Method(
             "salun",
@@ -333,7 +333,7 @@ METHODS: dict[str, Method] = {
             "both",
             "Fan et al., ICLR 2024, arXiv 2310.12508",
             f"on CLIP; rate 1e-4 ({NOTHING} 1e-7, 1e-6), 6 to 30 and 20 iterations; matrices only",
-            seconds=6.0,
+            seconds=9.0,
         ),
         Method(
             "ssd",
@@ -344,7 +344,7 @@ METHODS: dict[str, Method] = {
             "both",
             "Foster et al., AAAI 2024, arXiv 2308.07707",
             "one dampening, alpha 10 to 50, lambda 1; both importances are of the cosine loss",
-            seconds=3.0,
+            seconds=2.5,
         ),
         Method(
             "negative prompt",
@@ -420,7 +420,7 @@ METHODS: dict[str, Method] = {
             "Fuchi, Takagi, 2024, arXiv 2405.07288",
             f"rate 1e-4 ({NOTHING} 1e-5), 40 steps, 8 pictures; matrices only; "
             "at pocket size styles survive it",
-            seconds=5.0,
+            seconds=3.0,
         ),
         Method(
             "hirm",
@@ -443,7 +443,7 @@ METHODS: dict[str, Method] = {
             "Gandikota et al., ICCV 2023, arXiv 2303.07345",
             f"rate 1e-3 ({NOTHING} 5e-5), 20 iterations, styles 30; also trains the pooled text; noised "
             "pictures from a pool; the concept also in two contexts",
-            seconds=8.0,
+            seconds=5.0,
         ),
         Method(
             "esd-u",
@@ -455,7 +455,7 @@ METHODS: dict[str, Method] = {
             "Gandikota et al., ICCV 2023, arXiv 2303.07345",
             f"rate 1.5e-4 ({NOTHING} 5e-5), 40 iterations; noised pictures from a pool; the "
             "concept also in two contexts; at pocket size styles mostly survive it",
-            seconds=9.0,
+            seconds=7.0,
         ),
         Method(
             "ca",
@@ -467,7 +467,7 @@ METHODS: dict[str, Method] = {
             "Kumari et al., ICCV 2023, arXiv 2303.13516",
             f"rate 5e-4 ({NOTHING} 2e-6), 40 iterations; also trains the pooled text; noised "
             "pictures from a pool; the next neighbour as anchor, or no style",
-            seconds=8.0,
+            seconds=5.0,
             replaces=True,
         ),
         Method(
@@ -480,7 +480,7 @@ METHODS: dict[str, Method] = {
             "Zhang et al., 2023, arXiv 2303.17591",
             f"rate 5e-4 ({NOTHING} 2e-6), 35 iterations, no inversion; all tokens from the name on; "
             "styles may survive it",
-            seconds=4.0,
+            seconds=2.5,
         ),
         Method(
             "spm",

@@ -65,8 +65,9 @@ def robot(assets: Path) -> Iterator[Task]:  # noqa: ARG001
 
 def one_step(monkeypatch: pytest.MonkeyPatch, name: str, seen: int) -> None:
     """One iteration, on all the latents at once, so that it can be done by hand."""
-    esd = {"concept": 1, "style": 1}
-    monkeypatch.setattr(module(name), "STEPS", esd if name.startswith("esd") else 1)
+    once = {"concept": 1, "style": 1}
+    steps = {"esd-x": ("STEPS_X", once), "esd-u": ("STEPS_U", once)}.get(name, ("STEPS", 1))
+    monkeypatch.setattr(module(name), *steps)
     monkeypatch.setattr(module(name), "BATCH", seen)
 
 
@@ -173,7 +174,11 @@ def test_fmns_attention_is_that_of_a_plain_processor(robot: Task) -> None:
     captions = ["a picture of a robot", "a robot"]
     ids, states = robot.model.tokens(captions)[0], robot.model.states(captions)
     places = torch.stack([fmn.name_places(robot, row) for row in ids])
-    assert places.sum(1).tolist() == [5, 5]  # r o b o t, in the tiny tokenizer
+    bare = robot.model.tokens(["robot"])[0][0, 1:6]
+    for row, held in zip(ids, places, strict=True):
+        first = int(held.nonzero()[0])
+        assert torch.equal(row[first : first + 5], bare)  # r o b o t, in the tiny tokenizer
+        assert bool(held[first:].all())
     latents, t = torch.randn((2, 4, 8, 8), generator=robot.generator()), torch.tensor([900, 300])
     with fmn.Attention(places) as seen:
         robot.model.predict(latents, t, states)

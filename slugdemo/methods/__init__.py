@@ -11,8 +11,9 @@ from slugdemo.methods.concept_ablation import ca
 from slugdemo.methods.cure import cure
 from slugdemo.methods.diffquickfix import diffquickfix
 from slugdemo.methods.double_projections import double_projections
-from slugdemo.methods.esd import esd_x
+from slugdemo.methods.esd import esd_u, esd_x
 from slugdemo.methods.few_shot import few_shot
+from slugdemo.methods.fmn import fmn
 from slugdemo.methods.forget_it_all import forget_it_all
 from slugdemo.methods.ft import ft
 from slugdemo.methods.ga import ga
@@ -342,7 +343,7 @@ METHODS: dict[str, Method] = {
             TOWERS,
             "both",
             "Foster et al., AAAI 2024, arXiv 2308.07707",
-            "one dampening, alpha 10, lambda 1; both importances are of the cosine loss",
+            "one dampening, alpha 10 to 50, lambda 1; both importances are of the cosine loss",
             seconds=3.0,
         ),
         Method(
@@ -440,9 +441,21 @@ METHODS: dict[str, Method] = {
             ("unet",),
             "texts",
             "Gandikota et al., ICCV 2023, arXiv 2303.07345",
-            f"rate 1e-3 ({NOTHING} 5e-5), 20 iterations, styles 40; also trains the pooled text; noised "
+            f"rate 1e-3 ({NOTHING} 5e-5), 20 iterations, styles 30; also trains the pooled text; noised "
             "pictures from a pool; the concept also in two contexts",
             seconds=8.0,
+        ),
+        Method(
+            "esd-u",
+            esd_u,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "texts",
+            "Gandikota et al., ICCV 2023, arXiv 2303.07345",
+            f"rate 1.5e-4 ({NOTHING} 5e-5), 40 iterations; noised pictures from a pool; the "
+            "concept also in two contexts; at pocket size styles mostly survive it",
+            seconds=9.0,
         ),
         Method(
             "ca",
@@ -456,6 +469,18 @@ METHODS: dict[str, Method] = {
             "pictures from a pool; the next neighbour as anchor, or no style",
             seconds=8.0,
             replaces=True,
+        ),
+        Method(
+            "fmn",
+            fmn,
+            "trained",
+            ("diffusion",),
+            ("unet",),
+            "pictures",
+            "Zhang et al., 2023, arXiv 2303.17591",
+            f"rate 5e-4 ({NOTHING} 2e-6), 35 iterations, no inversion; all tokens from the name on; "
+            "styles may survive it",
+            seconds=4.0,
         ),
         Method(
             "spm",

@@ -3,6 +3,8 @@
 Gandikota et al., ICCV 2023, arXiv 2303.07345. Knows a task on a Diffusion.
 """
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,8 +15,9 @@ from slugdemo.unet_training import asked, beside_text, on_the_way, predicted, te
 from slugdemo.weights import Weights
 
 ETA, BATCH = 2.0, 4
-RATE_X, RATE_U = 1e-3, 2e-4
-STEPS = {"concept": 20, "style": 40}  # by what is erased
+RATE_X, RATE_U = 1e-3, 1.5e-4
+STEPS_X = {"concept": 20, "style": 30}  # by what is erased
+STEPS_U = {"concept": 40, "style": 40}
 CONTEXTS = 2
 
 
@@ -23,7 +26,7 @@ def esd_x(task: Task) -> Edit:
 
     The loss is that of `_edited`. Published: learning rate 5e-5, 200 iterations, cross-attention alone.
     """
-    return _edited(task, text_readers(task), RATE_X)
+    return _edited(task, text_readers(task), RATE_X, STEPS_X)
 
 
 def esd_u(task: Task) -> Edit:
@@ -31,10 +34,10 @@ def esd_u(task: Task) -> Edit:
 
     The loss is that of `_edited`. Published: learning rate 5e-5, 200 iterations.
     """
-    return _edited(task, beside_text(task), RATE_U)
+    return _edited(task, beside_text(task), RATE_U, STEPS_U)
 
 
-def _edited(task: Task, weights: Weights, rate: float) -> Edit:
+def _edited(task: Task, weights: Weights, rate: float, steps: Mapping[str, int]) -> Edit:
     """Minimises || e(x_t, c) - (e*(x_t, c) - eta (e*(x_t, c) - e*(x_t, ""))) ||^2 (eq. 7).
 
     e* is the original U-Net, x_t lies on its way to pictures of c at guidance 3, t is uniform over
@@ -56,8 +59,9 @@ def _edited(task: Task, weights: Weights, rate: float) -> Edit:
         found = model.predict(seen.latents[rows], seen.t[rows], states[rows], now)
         return F.mse_loss(found, goal[rows])
 
-    steps = STEPS[task.concept.domain]
-    return task.edit(trained(task, weights, loss, steps=steps, optimiser=adamw(rate, 0.0)))
+    return task.edit(
+        trained(task, weights, loss, steps=steps[task.concept.domain], optimiser=adamw(rate, 0.0))
+    )
 
 
 def target(start: Tensor, own: Tensor, blank: Tensor, *, eta: float = ETA) -> Tensor:

@@ -16,7 +16,8 @@ from slugdemo.task import Task
 from slugdemo.training import TowerPairs, differentiated, shuffled, tower_weights
 from slugdemo.weights import Weights
 
-ALPHA, LAMBDA, POWER = 10.0, 1.0, 1.0
+ALPHA = {"zero-shot": 50.0, "diffusion": 10.0, "vlm": 30.0}  # by kind of model
+LAMBDA, POWER = 1.0, 1.0
 BATCHES, SIZE = 16, 8
 
 
@@ -28,13 +29,15 @@ def ssd(task: Task) -> Edit:
     2. Where I_f > alpha I_D: w <- w min((lambda I_D / I_f)^p, 1) (eq. 6 and 7).
 
     SLUG's repository: alpha 10, lambda swept from .1 to 5 and applied cumulatively, p 1.
-    Deviations: one dampening; both importances are of L_f = mean(1 - cos), so that they compare;
-    biases, embeddings and (inside other models) layer norms stay.
+    Deviations: one dampening; alpha 10 only where the text tower alone is edited, 50 and 30 where
+    pictures are read too, since 10 destroys these; both importances are of L_f = mean(1 - cos),
+    so that they compare; biases, embeddings and (inside other models) layer norms stay.
     """
     weights = tower_weights(task)
     own = importance(task, task.concept.forget, weights)
     rest = importance(task, task.retain_split[0], weights)
-    factors = {name: dampening(own[name], rest[name]) for name in weights}
+    alpha = ALPHA[task.kind]
+    factors = {name: dampening(own[name], rest[name], alpha=alpha) for name in weights}
     return task.edit({qualified(name): w * (factors[name] - 1) for name, w in weights.items()})
 
 
@@ -57,7 +60,7 @@ def dampening(
     forget: Tensor,
     retain: Tensor,
     *,
-    alpha: float = ALPHA,
+    alpha: float,
     scale: float = LAMBDA,
     power: float = POWER,
 ) -> Tensor:

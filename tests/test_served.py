@@ -157,10 +157,14 @@ def test_a_good_call_is_answered(client: Client) -> None:
 
 def test_a_call_leaves_the_pages_concurrency_as_it_is(served: str, client: Client) -> None:
     """A shared id would keep the lowest limit that was ever queued under it."""
+    demo = SERVERS[served]
+    for event in demo.fns.values():  # as if each event of the page had come once
+        if event.queue and event.api_visibility == "private":
+            demo._queue.create_event_queue_for_fn(event)
     client.predict(api_name="/models")
-    limits = SERVERS[served]._queue.concurrency_limit_per_concurrency_id
-    assert limits["page"] == events.QUEUE["concurrency_limit"]
-    assert limits["api"] == QUEUE["concurrency_limit"]
+    queues = demo._queue.event_queue_per_concurrency_id
+    assert queues["page"].concurrency_limit == events.QUEUE["concurrency_limit"]
+    assert queues["api"].concurrency_limit == QUEUE["concurrency_limit"]
 
 
 def test_the_readmes_call_works(served: str, capsys: pytest.CaptureFixture) -> None:

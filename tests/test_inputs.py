@@ -13,9 +13,10 @@ from click.testing import Result
 from containers import encoded, make_folder, make_tar, make_zip
 from typer.testing import CliRunner
 
-from slugdemo import catalog
+from slugdemo import catalog, images
 from slugdemo.__main__ import app
 from slugdemo.errors import SlugError
+from slugdemo.sources import read
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 CLIP = ("--model", "pocket-clip")
@@ -210,6 +211,21 @@ def test_captions_of_a_shard_are_classes_by_name_and_the_guard_holds(tmp_path: P
     concept = catalog.concept("cat", forget=shard)
     assert [e.caption for e in concept.forget] == ["a cat", "my cat asleep"]
     assert [e.labels["concept"] for e in concept.retain] == ["dog", "house", "wizard", "tree"]
+
+
+def test_a_guard_that_recognises_nothing_says_so(assets: Path, tmp_path: Path) -> None:
+    wrong = {"dog": "tree", "tree": "house", "house": "wizard", "wizard": "dog"}
+    rows = read(assets / "concepts" / "retain.parquet").examples
+    shown = [row for row in rows if row.labels["concept"] in wrong][:12]
+    for at, row in enumerate(shown):
+        images.read(row.image).save(tmp_path / f"{at}.png")
+        caption = f"a picture of a {wrong[row.labels['concept']]}"
+        (tmp_path / f"{at}.txt").write_text(caption)
+    words = ("erase", *CLIP, "--concept", "cat", *LAYER, "--strength", "0.1", "--no-test")
+    facts = told(*words, "--retain", str(tmp_path))
+    assert facts["retain_before"] == 0
+    assert f"Before the edit only 0 of the {facts['n_retain']} things to keep" in facts["reason"]
+    assert "Before the edit only" not in told(*words)["reason"]
 
 
 # Containers

@@ -53,6 +53,20 @@ def test_a_concept_of_ones_own_goes_through_every_block(
     assert "my mug" not in {name for names in state.forgettable.values() for name in names}
 
 
+@pytest.mark.parametrize(("name", "kind"), [("Cats", "object"), (" neon", "style")])
+def test_ones_own_pictures_of_a_known_thing_do_not_keep_the_shipped_ones(
+    state: AppState, tmp_path: Path, name: str, kind: str
+) -> None:
+    paths = files(tmp_path, 4)
+    more = {"visitor": "me", "name": name, "given": paths}
+    view = forget.uploaded(state, View("pocket-clip"), unwatched(), **more)
+    concept = state.concept(view.concept)
+    known = name.strip().lower().removesuffix("s")
+    assert (concept.name, concept.kind) == (known, kind)
+    assert known not in {example.labels[concept.domain] for example in concept.retain}
+    assert {example.caption for example in concept.forget} == {concept.words}
+
+
 @pytest.mark.parametrize(
     ("name", "count", "said"),
     [

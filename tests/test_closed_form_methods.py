@@ -289,3 +289,41 @@ def test_a_clip_without_a_projection_says_so(zero_shot: Task) -> None:
     hidden.__dict__["clip"] = type("Bare", (), {"named": lambda self: {}})()  # noqa: ARG005
     with pytest.raises(SlugError, match="no projection behind its vision tower"):
         clip_projections.folded(hidden, {"vision": torch.eye(16)})
+
+
+def literal(weight: Tensor, asked: list, rest: Tensor, *, ridge: float, preserve: float) -> Tensor:
+    """W' by the formula of UCE, MACE, TRCE and LocoEdit, one outer product at a time.
+
+    `asked` holds (source, target, weight), one for each token.
+    """
+    upper, lower = ridge * weight, ridge * torch.eye(weight.shape[1]).double()
+    for source, target, share in asked:
+        upper = upper + share * torch.outer(weight @ target, source)
+        lower = lower + share * torch.outer(source, source)
+    for state in rest.double():
+        upper = upper + preserve * torch.outer(weight @ state, state)
+        lower = lower + preserve * torch.outer(state, state)
+    return upper @ torch.linalg.inv(lower)
+
+
+@pytest.mark.parametrize("name", ["uce", "locoedit", "trce"])
+def test_the_edit_is_the_formula_with_the_constants_that_are_printed(
+    robot: Task, name: str
+) -> None:
+    module, task = import_module(f"slugdemo.methods.{name}"), replace(robot.by(name), anchor="elf")
+    ridge, preserve, erase = {
+        "uce": (10.0, 1.0, 1.0),
+        "locoedit": (10.0, 0.0, 1.0),
+        "trce": (0.1, 0.003, 1.0),
+    }[name]
+    if name == "trce":
+        pairs, shares = module.places(task)
+    else:
+        pairs = text_projections.tokens(task, "elf", many=name == "uce")
+        shares = torch.full((len(pairs.sources),), erase)
+    asked = [(s.double(), t.double(), float(w)) for s, t, w in zip(*pairs, shares, strict=True)]
+    rest = text_projections.kept(task)
+    for key, delta in METHODS[name].run(task).delta.items():
+        weight = robot.model.named()[key].double()
+        wanted = literal(weight, asked, rest, ridge=ridge, preserve=preserve)
+        assert torch.allclose(weight + delta, wanted, atol=1e-5)

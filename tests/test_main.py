@@ -104,7 +104,8 @@ def test_erase_says_all_that_a_reader_needs(erased: tuple[Path, dict]) -> None:
     path, facts = erased
     wanted = (
         "method layer step strength unit lambda rule feasible reason "
-        "forget_before forget_after retain_before retain_after n_forget n_retain intervals evaluations seconds peak_memory_bytes edit_bytes"
+        "forget_before forget_after retain_before retain_after "
+        "n_forget n_retain intervals evaluations seconds peak_memory_bytes edit_bytes"
     )
     assert facts.keys() >= {*wanted.split()}
     assert facts["forget_before"] == 1.0

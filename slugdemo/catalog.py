@@ -205,6 +205,15 @@ def group(name: str) -> list[str]:
     return [other for other in groups if other != name and groups[other] == groups.get(name, "")]
 
 
+def other_words(name: str, *, descriptions: bool = True) -> list[str]:
+    """The synonyms of a shipped concept and, if wanted, its descriptions; none for another name."""
+    for one in listing():
+        if one["name"] == name:
+            told = one.get("descriptions", ()) if descriptions else ()
+            return [*one.get("synonyms", ()), *told]
+    return []
+
+
 def concept(
     name: str, *, forget: Path | None = None, retain: Path | None = None, caption: str = ""
 ) -> Concept:

@@ -32,6 +32,13 @@ from slugdemo.methods.salun import salun
 from slugdemo.methods.seot import seot
 from slugdemo.methods.sld import sld
 from slugdemo.methods.slug import direction, slug
+from slugdemo.methods.slug_variants import (
+    causal_tracing,
+    orthogonal,
+    paper_rule,
+    synonyms,
+    two_layers,
+)
 from slugdemo.methods.speed import speed
 from slugdemo.methods.spm import spm
 from slugdemo.methods.ssd import ssd
@@ -39,6 +46,7 @@ from slugdemo.methods.trce import trce
 from slugdemo.methods.uce import uce
 
 EVERY, TOWERS = ("zero-shot", "diffusion", "vlm"), ("text", "vision")
+OURS = "ours, after Cai, Tan, Asif, ICML 2025, arXiv 2407.11867"
 TABLE_1 = "Cai, Tan, Asif, ICML 2025, arXiv 2407.11867, table 1"
 ATTENTION, PROJECTIONS = "closed form on cross-attention", "closed form on CLIP's projections"
 POOLED = "; also the pooled text embedding"
@@ -58,6 +66,61 @@ METHODS: dict[str, Method] = {
             "weak dominance on the front; a floor for what is kept; next fronts when none passes",
             seconds=30.0,
             of_layer=direction,
+        ),
+        Method(
+            "slug, paper's rule",
+            paper_rule,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "ten steps on every front layer, top 5, no floor for what is kept",
+            seconds=60.0,
+        ),
+        Method(
+            "slug, causal tracing",
+            causal_tracing,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "causal tracing instead of gradients chooses the layer",
+            seconds=20.0,
+        ),
+        Method(
+            "slug, synonyms",
+            synonyms,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "the forget gradient is of synonyms and descriptions too",
+            seconds=30.0,
+        ),
+        Method(
+            "slug, orthogonal",
+            orthogonal,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "the direction is freed of its part along the retain gradient",
+            seconds=30.0,
+        ),
+        Method(
+            "slug, two layers",
+            two_layers,
+            "SLUG variants",
+            EVERY,
+            TOWERS,
+            "both",
+            OURS,
+            "two layers of the front move together",
+            seconds=30.0,
         ),
         Method(
             "diffquickfix",

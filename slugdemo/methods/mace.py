@@ -30,19 +30,13 @@ def mace(task: Task) -> Edit:
     K is made of other names; also the pooled text embedding.
     """
     rest, anchor = kept(task), guide(task)
-    words = [task.concept.name, *synonyms(task)]
+    words = [task.concept.name, *catalog.other_words(task.concept.name, descriptions=False)]
     several = [tokens(task, anchor, name=word, whole=True) for word in words]
 
     def move(view: View) -> Tensor:
         return fused([pairs.seen(view) for pairs in several], view(rest))
 
     return task.edit(moved(projections(task.model), move))
-
-
-def synonyms(task: Task) -> list[str]:
-    """Other words for the concept in the shipped list."""
-    found = [entry for entry in catalog.listing() if entry["name"] == task.concept.name]
-    return list(found[0].get("synonyms", ())) if found else []
 
 
 def fused(several: Sequence[Tokens], rest: Tensor) -> Tensor:

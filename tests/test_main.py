@@ -103,8 +103,9 @@ def test_sweep_gives_a_point_for_each_step_and_starts_at_the_unedited_model() ->
 def test_erase_says_all_that_a_reader_needs(erased: tuple[Path, dict]) -> None:
     path, facts = erased
     wanted = (
-        "method layer step strength unit lambda rule feasible reason forget_before forget_after retain_before retain_after n_forget "
-        "n_retain intervals evaluations seconds peak_memory_bytes edit_bytes"
+        "method layer step strength unit lambda rule feasible reason "
+        "forget_before forget_after retain_before retain_after "
+        "n_forget n_retain intervals evaluations seconds peak_memory_bytes edit_bytes"
     )
     assert facts.keys() >= {*wanted.split()}
     assert facts["forget_before"] == 1.0

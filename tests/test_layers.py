@@ -50,7 +50,9 @@ def test_a_group_is_the_two_matrices_of_an_mlp(clip: Clip) -> None:
 def test_scores_are_the_formulas(clip: Clip, granularity: str) -> None:
     weights, grads = clip.named(), random_gradients(clip, layers.candidates(clip))
     scores = layers.scores(weights, grads, granularity=granularity)
-    assert {one.layer for one in scores} == set(layers.grouped(grads.forget, granularity=granularity))
+    assert {one.layer for one in scores} == set(
+        layers.grouped(grads.forget, granularity=granularity)
+    )
     for one in scores:
         w, f, r = (
             {n: part[n] for n in one.tensors} for part in (weights, grads.forget, grads.retain)

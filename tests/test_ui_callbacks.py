@@ -1,5 +1,6 @@
 """The page's callbacks without a server: what a visitor touches, and what the page then shows."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -7,8 +8,10 @@ from urllib.parse import parse_qs
 import house
 import pytest
 from pages import MODELS, TEXT, files, layer_of, shown
+from typer.testing import CliRunner
 
 from slugdemo import catalog, experiment
+from slugdemo.__main__ import app
 from slugdemo.config import CONFIGS
 from slugdemo.edit import load, qualified
 from slugdemo.methods import METHODS
@@ -18,7 +21,7 @@ from slugdemo.task import Task
 from slugdemo.ui import callbacks, edits, erase, example, export, forget, locate, see
 from slugdemo.ui.state import DRAWN, AppState
 from slugdemo.ui.tasks import Signal, Tasks, Watch, unwatched
-from slugdemo.ui.view import Kept, View
+from slugdemo.ui.view import Kept, View, label
 from slugdemo.weights import digest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -58,7 +61,7 @@ def engine(state: AppState, view: View) -> Task:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_page_finds_what_the_engine_finds(state: AppState, model: str, tmp_path: Path) -> None:
-    """One configuration through the page's handler and through the library."""
+    """One configuration through the page's handler, through the command line and the library."""
     start = known(state, model, tmp_path)
     page = shown(state, callbacks.run, start)
     found = experiment.erase(engine(state, start))
@@ -74,6 +77,17 @@ def test_the_page_finds_what_the_engine_finds(state: AppState, model: str, tmp_p
     assert row[1] == f"{found.after.forget_acc:.1%} ({low:.1%} to {high:.1%})"
     low, high = found.after.retain_interval
     assert row[2] == f"{found.after.retain_acc:.1%} ({low:.1%} to {high:.1%})"
+    own = [] if model != "pocket-llava" else ["--forget", str(tmp_path)]
+    words = ["erase", "--model", model, "--concept", label(start.concept), *own]
+    result = CliRunner().invoke(app, [*words, "--no-test", "--json"])
+    facts = json.loads(result.stdout)
+    assert (facts["layer"], facts["strength"]) == (found.edit.layer, found.edit.strength)
+    assert (facts["feasible"], facts["headline"]) == (found.feasible, found.headline)
+    for key, score in (("before", found.before), ("after", found.after)):
+        assert facts[f"forget_{key}"] == score.forget_acc
+        assert facts[f"retain_{key}"] == score.retain_acc
+    assert facts["intervals"]["forget"] == list(found.after.forget_interval)
+    assert facts["intervals"]["retain"] == list(found.after.retain_interval)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -87,9 +87,9 @@ def listing(directory: Path) -> list[Mapping]:
 def shipped(directory: Path, name: str) -> Concept:
     """The shipped concept of this name or synonym, with its forget and retain pictures.
 
-    Pictures to forget get the bare name as their caption, as the paper does; retain pictures are
-    all that do not show it. Raises SlugError for an unknown name, with the nearest known ones, and
-    for a concept without pictures to forget.
+    Pictures to forget get a caption that names the concept alone ("a picture of a wizard"; the
+    paper takes the bare name); retain pictures are all that do not show it. Raises SlugError for
+    an unknown name, with the nearest known ones, and for a concept without pictures to forget.
     """
     names = Names.of(listing(directory))
     found = names.known(name)

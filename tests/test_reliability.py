@@ -26,8 +26,8 @@ from slugdemo.weights import digest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 LAYER = "transformer.resblocks.1.attn.out_proj.weight"
-HEAVY = {"erase", "search_step", "sweep"}
-PLAIN = ("models", "concepts", "methods")  # with sound arguments they work for long
+HEAVY = {"erase", "compare", "attack", "search_step", "sweep"}
+PLAIN = ("models", "concepts", "methods", "attacks")  # with sound arguments they work for long
 
 TEXTS = [
     *(
@@ -156,6 +156,8 @@ class Chaos:
             "strengths": [[0.1]],
             "method": ["slug"],
             "edit": [""],
+            "attack": ["typos"],
+            "on": ["original"],
         }
 
     def malformed(self, name: str) -> object:

@@ -45,7 +45,7 @@ def test_a_variant_is_stepped_and_searched_as_slug_is(robot: Task, name: str) ->
     assert found.edit.method == name
     assert found.edit.unit == LAYER_NORM
     assert found.edit.strength == found.search.score.strength
-    assert len(found.edit.delta) == (2 if name == "slug, two layers" else 1)
+    assert len(found.edit.delta) == (2 if name == "slug two layers" else 1)
 
 
 def test_an_orthogonal_direction_leaves_the_retain_loss_to_first_order(robot: Task) -> None:
@@ -70,16 +70,16 @@ def test_synonyms_are_in_the_forget_gradient(robot: Task, monkeypatch: pytest.Mo
         return pairs(examples, *args, **options)
 
     monkeypatch.setattr(variants, "Pairs", watched)
-    variants.synonyms(robot.by("slug, synonyms"))
+    variants.synonyms(robot.by("slug synonyms"))
     assert set(seen) == {"a picture of a robot", "a picture of a robots"}
     assert len(seen) == 2 * len(robot.concept.forget)
     monkeypatch.setattr(catalog, "other_words", lambda name: [])  # noqa: ARG005
-    alone = variants.synonyms(robot.by("slug, synonyms"))
+    alone = variants.synonyms(robot.by("slug synonyms"))
     assert alone.layer in {qualified(score.layer) for score in robot.scores}
 
 
 def test_two_layers_go_the_same_fraction_of_their_norms(robot: Task) -> None:
-    edit = variants.two_layers(robot.by("slug, two layers"))
+    edit = variants.two_layers(robot.by("slug two layers"))
     weights = robot.clip.named()
     for name, delta in edit.delta.items():
         assert float(delta.norm()) == pytest.approx(
@@ -128,7 +128,7 @@ def test_a_tower_without_an_editable_layer_is_not_traced(robot: Task) -> None:
 
 
 def test_the_papers_rule_is_the_configs(robot: Task) -> None:
-    task = robot.by("slug, paper's rule")
+    task = robot.by("slug paper's rule")
     found = experiment.erase(task)
     assert found.search is not None
     assert all(len(attempt.trace) >= 10 for attempt in found.search.attempts)

@@ -12,6 +12,7 @@ from gradio.utils import get_upload_folder
 from pages import MODELS, TEXT
 
 from slugdemo import experiment
+from slugdemo.attacks import ATTACKS
 from slugdemo.errors import SlugError
 from slugdemo.methods import METHODS
 from slugdemo.ui import api, forget
@@ -50,6 +51,25 @@ def test_erase_gives_what_the_engine_gives_and_its_edit_can_be_used(calls: dict)
     )
     assert said["intervals"]["retain"] == found.after.retain_interval
     assert base64.b64decode(said["safetensors"])
+
+
+def test_rows_of_methods_and_of_attacks_are_the_engines(calls: dict) -> None:
+    found = calls["compare"]("pocket-clip", "robot", "slug")
+    assert {row["split"] for row in found} == {"search", "report"}
+    task = experiment.task("pocket-clip", "robot")
+    edit = experiment.erase(task).edit
+    for measured in experiment.report(task, [edit]):
+        [row] = [r for r in found if (r["metric"], r["split"]) == (measured.metric, "report")]
+        assert (row["value"], row["n"]) == (measured.after, measured.n)
+    assert {attack["name"] for attack in calls["attacks"]()} == {*ATTACKS}
+    [said, before] = calls["attack"]("pocket-clip", "robot", "typos", "original")
+    assert (said["metric"], before["metric"], said["on"]) == (
+        "success",
+        "before attack",
+        "original",
+    )
+    with pytest.raises(SlugError, match="no edit to attack"):
+        calls["attack"]("pocket-clip", "robot", "typos")
 
 
 def test_endpoints_apply_edits_only_when_asked(calls: dict) -> None:

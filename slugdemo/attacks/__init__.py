@@ -5,7 +5,7 @@ An attack is a function from a Target to an Attacked. Attacks never import each 
 
 from slugdemo.attacks import embeddings, images, noise, probes, prompts, weights
 from slugdemo.attacks.attack import ON, Attack
-from slugdemo.errors import SlugError
+from slugdemo.errors import unknown
 
 __all__ = ["ATTACKS", "ON", "Attack", "named"]
 
@@ -393,11 +393,14 @@ ATTACKS: dict[str, Attack] = {
 
 
 def named(name: str) -> Attack:
-    """The attack of this name, in any case, with hyphens or spaces. Raises SlugError, with the names, for another."""
+    """The attack of this name, in any case, with hyphens or spaces.
+
+    Raises SlugError for another, with those near it.
+    """
     for attack in ATTACKS.values():
         if _plain(attack.name) == _plain(name):
             return attack
-    raise SlugError(f"There is no attack {name!r}. There are: {', '.join(ATTACKS)}.")
+    raise unknown("attack", name, ATTACKS)
 
 
 def _plain(name: str) -> str:

@@ -3,7 +3,7 @@
 A method is a function from a Task to an Edit. Methods never import each other.
 """
 
-from slugdemo.errors import SlugError
+from slugdemo.errors import unknown
 from slugdemo.methods.adavd import adavd
 from slugdemo.methods.casteer import casteer
 from slugdemo.methods.ccup import ccup
@@ -69,7 +69,7 @@ METHODS: dict[str, Method] = {
             of_layer=direction,
         ),
         Method(
-            "slug, paper's rule",
+            "slug paper's rule",
             paper_rule,
             "SLUG variants",
             EVERY,
@@ -80,7 +80,7 @@ METHODS: dict[str, Method] = {
             seconds=60.0,
         ),
         Method(
-            "slug, causal tracing",
+            "slug causal tracing",
             causal_tracing,
             "SLUG variants",
             EVERY,
@@ -91,7 +91,7 @@ METHODS: dict[str, Method] = {
             seconds=20.0,
         ),
         Method(
-            "slug, synonyms",
+            "slug synonyms",
             synonyms,
             "SLUG variants",
             EVERY,
@@ -102,7 +102,7 @@ METHODS: dict[str, Method] = {
             seconds=30.0,
         ),
         Method(
-            "slug, orthogonal",
+            "slug orthogonal",
             orthogonal,
             "SLUG variants",
             EVERY,
@@ -113,7 +113,7 @@ METHODS: dict[str, Method] = {
             seconds=30.0,
         ),
         Method(
-            "slug, two layers",
+            "slug two layers",
             two_layers,
             "SLUG variants",
             EVERY,
@@ -499,8 +499,8 @@ METHODS: dict[str, Method] = {
 
 
 def named(name: str) -> Method:
-    """The method of this name, in any case. Raises SlugError, with the names, for another."""
+    """The method of this name, in any case. Raises SlugError for another, with those near it."""
     for method in METHODS.values():
         if method.name.casefold() == name.strip().casefold():
             return method
-    raise SlugError(f"There is no method {name!r}. There are: {', '.join(METHODS)}.")
+    raise unknown("method", name, METHODS)

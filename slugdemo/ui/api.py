@@ -18,7 +18,8 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 
-from slugdemo import images
+from slugdemo import experiment, images
+from slugdemo.attacks import ATTACKS
 from slugdemo.config import CONFIGS
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
@@ -26,6 +27,7 @@ from slugdemo.methods import METHODS
 from slugdemo.methods import named as method_named
 from slugdemo.methods.method import KINDS
 from slugdemo.models.prompts import MOST
+from slugdemo.results import rows
 from slugdemo.search import Score
 from slugdemo.ui import erase, export, forget, locate, see, step
 from slugdemo.ui.memory import freed
@@ -57,6 +59,9 @@ NAMES = (
     "sweep",
     "search_step",
     "erase",
+    "compare",
+    "attacks",
+    "attack",
     "generate",
     "classify",
     "ask",
@@ -147,6 +152,39 @@ class Api:
             "edit_bytes": len(packed),
             "safetensors": base64.b64encode(packed).decode(),
         }
+
+    @checked
+    def compare(self, model: Text, concept: Text, method: Text) -> list[dict[str, Any]]:
+        """The rows of one method on a concept: the search split, and the report split."""
+        view = self.state.settled(View(model, concept, method=method_named(method).name))
+        task = self.state.task(view, unwatched())
+        erasure = experiment.erase(task)
+        measured = experiment.report(task, [erasure.edit])
+        return rows(experiment.results(task, erasure, measured))
+
+    def attacks(self) -> list[dict[str, Any]]:
+        """The attacks and probes: on which models, through what, and where they come from."""
+        keys = ("name", "group", "hosts", "parts", "needs", "cite", "deviations")
+        return [{key: getattr(attack, key) for key in keys} for attack in ATTACKS.values()]
+
+    @checked
+    def attack(
+        self,
+        model: Text,
+        concept: Text,
+        attack: Text,
+        on: Text = "edited",
+        layer: Text = "",
+        strength: Number = 0.0,
+        method: Text = View.method,
+        edit: Text = "",
+    ) -> list[dict[str, Any]]:
+        """The rows of one attack on the edited, the original or the reference model."""
+        view = View(model, concept, layer, check(strength), method=method, digest=edit)
+        view = self.state.settled(view)
+        made = self._edits(view)
+        task = self.state.task(view, unwatched())
+        return rows(experiment.attack(task, attack, made[-1] if made else None, on=on)[0])
 
     @checked
     def generate(

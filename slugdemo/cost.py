@@ -49,15 +49,22 @@ def resident() -> int:
         return 0
 
 
+def settle() -> None:
+    """Gives free memory back to the system, or what is made next hides in it."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Peak:
-    """The most bytes held inside a `with`, more than before it; 0 where it cannot be known."""
+    """The most bytes held inside a `with`, more than before it; 0 where it cannot be known.
+
+    Call `settle` first where small amounts count.
+    """
 
     bytes = 0
 
     def __enter__(self) -> "Peak":
-        gc.collect()
-        with suppress(OSError, AttributeError):  # what is free goes back, or new things hide in it
-            ctypes.CDLL(None).malloc_trim(0)
         self._before = resident()
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the kernel's mark goes down to now

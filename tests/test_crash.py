@@ -95,4 +95,4 @@ def test_a_draft_of_somebody_else_is_not_taken_for_a_file(clip: Clip, tmp_path: 
     (tmp_path / "forget-abc.safetensors123.part").write_bytes(os.urandom(100))
     one = tiny.edit(clip.model, "visual.proj", 0.1)
     edit.save(tmp_path / "forget-abc.safetensors", one)
-    assert edit.load(tmp_path / "forget-abc.safetensors", weights=None).layer == "visual.proj"
+    assert edit.load(tmp_path / "forget-abc.safetensors", weights=None).layer == "vision/proj"

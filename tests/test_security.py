@@ -99,15 +99,15 @@ def edit_file(path: Path, clip: Clip, *, direction: object = None, **facts: str)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "", "one", "0x1", "1" * 5000])
-def test_a_step_that_is_no_number_is_refused(value: str, clip: Clip, tmp_path: Path) -> None:
-    path = edit_file(tmp_path / "edit.safetensors", clip, step=value)
+def test_a_strength_that_is_no_number_is_refused(value: str, clip: Clip, tmp_path: Path) -> None:
+    path = edit_file(tmp_path / "edit.safetensors", clip, strength=value)
     with pytest.raises(SlugError, match=r"edit\.safetensors"):
         edit.load(path, weights=clip.digest)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_direction_that_is_no_number_is_refused(value: float, clip: Clip, tmp_path: Path) -> None:
-    wrong = {"visual.proj": torch.full((32, 16), value)}
+    wrong = {"vision/proj": torch.full((32, 16), value)}
     path = edit_file(tmp_path / "edit.safetensors", clip, direction=wrong)
     with pytest.raises(SlugError, match="not finite"):
         edit.load(path, weights=clip.digest)
@@ -126,9 +126,10 @@ def test_a_changed_byte_or_a_lying_digest_is_noticed(clip: Clip, tmp_path: Path)
 
 
 def test_names_in_a_file_stay_names(clip: Clip, tmp_path: Path) -> None:
-    wrong = {"../../outside": torch.zeros(2), "visual.__class__": torch.zeros(2)}
+    wrong = {"text/../../outside": torch.zeros(2), "vision/__class__": torch.zeros(2)}
     path = edit_file(tmp_path / "edit.safetensors", clip, direction=wrong)
     found = edit.load(path, weights=clip.digest)
+    weights_here = {edit.qualified(name): tensor for name, tensor in clip.named().items()}
     with pytest.raises(ValueError, match="not among the weights"):
-        edit.apply(clip.named(), [found])
+        edit.apply(weights_here, [found])
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

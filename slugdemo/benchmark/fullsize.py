@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from slugdemo import layers
 from slugdemo.benchmark.figures import Figure, seconds
 from slugdemo.benchmark.speed import noise_batches
-from slugdemo.cost import Peak
+from slugdemo.cost import Peak, settle
 from slugdemo.edit import Edit, apply, clip_name, qualified
 from slugdemo.gradients import Gradients, gradients
 from slugdemo.models.clip import Clip
@@ -133,6 +133,7 @@ def _measured(
     """The seconds of one call, with the bytes that it took beside what was there."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    settle()
     with Peak() as peak:
         spent = seconds(partial(_finished, work))
     held = max(peak.bytes, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)

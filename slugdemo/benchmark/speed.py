@@ -19,7 +19,7 @@ from slugdemo.benchmark.figures import Figure, median, ratio, seconds
 from slugdemo.benchmark.naive import naive, texts
 from slugdemo.concept import prompt
 from slugdemo.config import Config
-from slugdemo.cost import Peak
+from slugdemo.cost import Peak, settle
 from slugdemo.edit import Edit, apply, clip_name, qualified
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.classify import ClassifyEvaluation
@@ -268,6 +268,7 @@ def visitors(plan: Plan) -> Figure:
     edits = [edit.at(0.1 + at / 1000) for at in range(VISITORS)]
     layer = sum(tensor.numel() * 4 for tensor in edit.delta.values())
     host.edited([edit])  # reads what it needs of the model for the first time
+    settle()
     with Peak() as peak:
         hosts = [host.edited([each]) for each in edits]
     details = {"bytes": peak.bytes, "layers": VISITORS * layer, "hosts": len(hosts)}
@@ -292,8 +293,10 @@ def full_memory(plan: Plan) -> Figure:
     batches, names = noise_batches(clip, min(plan.full_pairs, 2 * SIZE)), layers.candidates(clip)
     grads = 4 * sum(clip.named()[name].numel() for name in names)
     weights = 4 * sum(tensor.numel() for tensor in clip.named().values())
+    settle()
     with Peak() as once:
         bare(clip, batches[:1], names)
+    settle()
     with Peak() as peak:
         located(clip, batches, names)
     activations = max(0, once.bytes - grads)

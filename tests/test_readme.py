@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import house
+import pandas as pd
 import pytest
 import typer
 import yaml
@@ -21,6 +22,7 @@ from packaging.utils import canonicalize_name
 import app as page
 from slugdemo import __main__ as cli
 from slugdemo import catalog
+from slugdemo.evaluation.metrics import wilson
 from slugdemo.methods import METHODS
 from slugdemo.pocket import __main__ as pocket
 from slugdemo.ui import example
@@ -224,3 +226,26 @@ def test_python_snippets_are_formatted() -> None:
     ruff = [sys.executable, "-m", "ruff", "check", "--select", "E,F", "--ignore", "E402,F811,F821"]
     done = subprocess.run([*ruff, "-"], input=code, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
+
+
+def test_its_tables_of_methods_are_the_shipped_results() -> None:
+    frame = pd.read_parquet(ROOT / "assets" / "results.parquet")
+    frame = frame[frame["split"] == "report"]
+    metrics_of = {"pocket-sd": ("ua", "ira", "cra"), "pocket-clip": ("forget_acc", "retain_acc")}
+    sets = (["wizard", "robot", "cat"], ["pixel art"])
+    for model, wanted in metrics_of.items():
+        mine = frame[frame["model"] == model]
+        for method in mine["method"].unique():
+            cells = []
+            for concepts in sets:
+                for metric in wanted:
+                    rows = mine[
+                        (mine["method"] == method)
+                        & (mine["metric"] == metric)
+                        & mine["concept"].isin(concepts)
+                    ]
+                    n = int(rows["n"].sum())
+                    value = float((rows["value"] * rows["n"]).sum() / n)
+                    low, high = wilson(value, n)
+                    cells.append(f"{value:.3f} [{low:.3f}, {high:.3f}]")
+            assert f"| {method} | {' | '.join(cells)} |" in README, (model, method)

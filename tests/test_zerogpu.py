@@ -99,3 +99,12 @@ def test_who_has_stopped_borrows_nothing() -> None:
     with pytest.raises(Cancelled):
         loading.opened("sd").host.generate(["a cat"], seeds=[1], cancelled=lambda: True)
     assert ASKED == []
+
+
+@pytest.mark.usefixtures("space")
+def test_what_else_a_method_asks_of_a_host_is_answered_here() -> None:
+    one = loading.opened("sd")
+    plain = zerogpu.HOSTS[one.model.name] if one.host else None
+    assert one.host.unet_digest == plain.unet_digest
+    assert one.host.states(["a cat"]).equal(plain.states(["a cat"]))
+    assert ASKED == []

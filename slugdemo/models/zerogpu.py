@@ -43,10 +43,19 @@ def lent(name: str, host: Diffusion | Llava) -> Any:  # noqa: ANN401
 
 
 class Lent:
-    """A host with its edits, by name; reports no progress, and is asked to stop before each call."""
+    """A host with its edits, by name; reports no progress, and is asked to stop before each call.
+
+    Pictures and answers are made on a borrowed GPU; whatever else a method or an attack asks of
+    the host (weights, states, latents) it is asked here, on the CPU.
+    """
 
     def __init__(self, name: str, edits: tuple[Edit, ...] = ()) -> None:
         self.name, self.edits = name, edits
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name.startswith("__") or "name" not in self.__dict__:  # asked by copy or pickle
+            raise AttributeError(name)
+        return getattr(HOSTS[self.name].edited(self.edits), name)
 
     def edited(self, edits: Sequence[Edit]) -> "Lent":
         """The same with more edits."""

@@ -134,9 +134,9 @@ def test_there_are_enough_for_every_kind_of_model() -> None:
 # ---- what cannot be tried
 
 
-def test_an_unknown_attack_is_a_sentence_with_those_there_are(tasks: dict[str, Task]) -> None:
+def test_an_unknown_attack_is_a_sentence_with_those_near_it(tasks: dict[str, Task]) -> None:
     assert attacks.named("Soft-Prompt").name == "soft prompt"
-    with pytest.raises(SlugError, match=r"no attack 'soft'.*synonyms, typos"):
+    with pytest.raises(SlugError, match=r"no attack 'soft'.*soft prompt"):
         experiment.attack(tasks["zero-shot"], "soft", None, on="original")
 
 

@@ -21,6 +21,7 @@ DRAWN = (
     "pin",
     "export",
     "compare",
+    "again",
 )
 
 

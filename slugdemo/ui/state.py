@@ -244,8 +244,9 @@ class AppState:
 
     def _drawn(self, name: str) -> Concept:
         """A concept that the models know but that comes without pictures: one of them draws it."""
-        folder = drawn(self.opened(self.artist()), name, count=DRAWN)
-        return catalog.concept(name, forget=folder)
+        folder, notes = drawn(self.opened(self.artist()), name, count=DRAWN)
+        found = catalog.concept(name, forget=folder)
+        return replace(found, notes=notes + found.notes)
 
     def eval_set(self, name: str) -> EvalSet:
         """The names and held-out pictures around a concept; what a visitor brought is all there is."""

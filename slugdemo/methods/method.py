@@ -55,10 +55,11 @@ class Method:
     replaces: bool = False
     of_layer: Callable[[Task, LayerScore], Edit] | None = None
 
-    def unable(self, kind: str) -> str:
-        """Why it cannot serve a kind of model, in a sentence; "" when it can."""
+    def unable(self, kind: str, anchor: str = "") -> str:
+        """Why it cannot serve a kind of model, or replace there, in a sentence; "" when it can."""
         if kind in self.hosts:
-            return ""
+            cannot = f"{self.name} removes a concept; it cannot replace it by another."
+            return cannot if anchor and not self.replaces else ""
         able = " and ".join(KINDS[host] for host in self.hosts)
         return (
             f"{self.name} cannot edit a {KINDS[kind]}: it changes {self.changes}, and works on "
@@ -72,10 +73,8 @@ class Method:
 
     def check(self, task: Task) -> None:
         """Raises SlugError unless the method can serve this task."""
-        if reason := self.unable(task.kind):
+        if reason := self.unable(task.kind, task.anchor):
             raise SlugError(reason)
-        if task.anchor and not self.replaces:
-            raise SlugError(f"{self.name} removes a concept; it cannot replace it by another.")
 
 
 def from_file(place: str) -> Method:

@@ -54,7 +54,7 @@ class Entry:
 
     `layers` are the scores of every layer of CLIP, `editable` those that the model reads, with
     the `shapes` of their tensors; `layer` and `strength` what the search chose, `size` the norm of
-    that layer. `tried` are the scores of the step search by layer, `curve` those along the chosen
+    that layer and `ratio` that norm over its gradient's. `tried` are the scores of the step search by layer, `curve` those along the chosen
     one, `see` and `ladder` what is seen (pictures by their names), `collateral` what else has
     changed. `weights` is the digest of the CLIP, `code` that of the modules that made it.
     `problem` says why there is nothing else.
@@ -74,6 +74,7 @@ class Entry:
     layer: str = ""
     strength: float = 0.0
     size: float = 0.0
+    ratio: float = 0.0
     before: Score | None = None
     after: Score | None = None
     goal: Goal | None = None
@@ -157,6 +158,7 @@ def _searched(erasure: experiment.Erasure, edit: Edit) -> Row:
         "layer": clip_name(edit.layer),
         "strength": edit.strength,
         "size": weights.norm(edit.delta),
+        "ratio": float(edit.about["ratio"]),
         "before": erasure.before,
         "after": erasure.after,
         "goal": erasure.goal,

@@ -101,7 +101,7 @@ def _curve(entry: Entry, view: View) -> dict[str, Any]:
         if at and (score.n_retain or at not in trace):
             trace[at] = score
     layer = next(score for score in entry.layers if score.layer == entry.layer)
-    about = step.About.of_layer(view, layer, entry.size)
+    about = step.About.of_layer(view, layer, size=entry.size, ratio=entry.ratio)
     return step.curve(view, [*full.values()], [trace[at] for at in sorted(trace)], about)
 
 

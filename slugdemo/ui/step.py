@@ -167,14 +167,14 @@ class About:
     sum: list[list[str]]
 
     @classmethod
-    def of_layer(cls, view: View, score: LayerScore, size: float) -> "About":
+    def of_layer(cls, view: View, score: LayerScore, *, size: float, ratio: float) -> "About":
         """The same of the edit of one layer of norm `size`, without the edit itself."""
-        strength, slope = view.strength or 0.0, score.importance * size
+        strength = view.strength or 0.0
         return cls(
             unit=LAYER_NORM,
             farthest=1.0 if strength <= 1.0 else float(math.ceil(strength)),
-            ratio=size / slope,
-            formula=_layer_formula(strength, size, size / slope),
+            ratio=ratio,
+            formula=_layer_formula(strength, size, ratio),
             sum=_method_rows(view.method) + _layer_sum(strength, size, score),
         )
 

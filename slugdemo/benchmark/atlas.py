@@ -54,9 +54,10 @@ class Entry:
 
     `layers` are the scores of every layer of CLIP, `editable` those that the model reads, with
     the `shapes` of their tensors; `layer` and `strength` what the search chose, `size` the norm of
-    that layer and `ratio` that norm over its gradient's. `tried` are the scores of the step search by layer, `curve` those along the chosen
-    one, `see` and `ladder` what is seen (pictures by their names), `collateral` what else has
-    changed. `weights` is the digest of the CLIP, `code` that of the modules that made it.
+    that layer and `ratio` that norm over its gradient's. `tried` are the scores of the step search
+    by layer, `curve` those along the chosen one, `see` and `ladder` what is seen (pictures by their
+    names), `collateral` what else has changed. `weights` is the digest of the CLIP, `code` that of
+    the modules that made it.
     `problem` says why there is nothing else.
     """
 

@@ -112,7 +112,7 @@ window.slug = (() => {
     document.body.classList.toggle('busy', busy);
     if (value.query !== undefined && value.query !== null) {
       const extra = new URLSearchParams(location.search).get('__theme');
-      history.replaceState(null, '', `?${value.query}${document.body.classList.contains('comparing') ? '&view=compare' : ''}${extra ? `&__theme=${extra}` : ''}`);
+      history.replaceState(null, '', `?${value.query}${slug.view === 'erase' ? '' : `&view=${slug.view}`}${extra ? `&__theme=${extra}` : ''}`);
       if (hub()) window.parent.postMessage({queryString: `?${value.query}`, hash: ''}, HUB);
     }
   };
@@ -507,7 +507,7 @@ window.slug = (() => {
     bodies[name] = {body: element.querySelector('.body'), last: ''};
     if (due[name] || props.value) show({[name]: due[name] ?? props.value});
   }
-  return {mount, plot, acts, calls: {}, draw, hooks, values, again, held, make, dialog, table, small, save, say, copy, percent, count, calm, coloured, rungs_rows};
+  return {view: 'erase', mount, plot, acts, calls: {}, draw, hooks, values, again, held, make, dialog, table, small, save, say, copy, percent, count, calm, coloured, rungs_rows};
 })();
 (window.slugParts ?? []).forEach((part) => part(window.slug));
 window.slugParts = {push: (part) => part(window.slug)};

@@ -4,29 +4,37 @@
   const {make, draw, acts, dialog, table, small, save, values, calls, percent} = slug;
   let sorted = {key: '', down: false};
 
-  // ---- the two views
-  function look(comparing) {
-    document.body.classList.toggle('comparing', comparing);
+  // ---- the three views
+  const VIEWS = ['erase', 'compare', 'atlas'];
+  function look(view) {
+    slug.view = view;
+    document.body.classList.toggle('comparing', view === 'compare');
+    document.body.classList.toggle('mapping', view === 'atlas');
     document.querySelectorAll('.brand .view').forEach((one) => {
-      const now = (one.dataset.act === 'compare') === comparing;
+      const now = one.dataset.act === view;
       one.classList.toggle('chosen', now);
       one.setAttribute('aria-pressed', String(now));
     });
     const query = new URLSearchParams(location.search);
-    if (comparing) query.set('view', 'compare'); else query.delete('view');
+    if (view === 'erase') query.delete('view'); else query.set('view', view);
     history.replaceState(null, '', query.size ? `?${query}` : location.pathname);
     window.dispatchEvent(new Event('resize'));
   }
-  acts.erase = () => look(false);
-  acts.compare = () => { look(true); calls.compare.show({}); };
+  slug.look = look;
+  acts.erase = () => look('erase');
+  acts.compare = () => { look('compare'); calls.compare.show({}); };
+  acts.atlas = () => { look('atlas'); calls.atlas.show({}); };
+  const stale = {                       // what a view shows is of another model or concept
+    compare: (now, {model, concept}) => now.model !== model || now.concept !== concept,
+    atlas: (now, {model}) => now.model !== model,
+  };
   const chosen = draw.choice;
   draw.choice = (body, value) => {      // another model or concept: another table
     chosen(body, value);
-    const wanted = new URLSearchParams(location.search).get('view') === 'compare';
-    const here = document.body.classList.contains('comparing');
-    const {compare, choice} = values;
-    const other = !compare || compare.model !== choice.model || compare.concept !== choice.concept;
-    if ((wanted || here) && calls.compare && other) { look(true); calls.compare.show({}); }
+    const asked = new URLSearchParams(location.search).get('view');
+    const view = slug.view === 'erase' && VIEWS.includes(asked) ? asked : slug.view;
+    if (view === 'erase' || !calls[view]) return;
+    if (!values[view] || stale[view](values[view], values.choice)) { look(view); calls[view].show({}); }
   };
 
   const lasts = (seconds) => (seconds < 90 ? `about ${Math.max(1, Math.round(seconds))} s` : `about ${Math.round(seconds / 60)} min`);
@@ -56,7 +64,7 @@
   function line(row, value, call) {
     const does = runnable(row) ? [
       small(known(row) && row.source === 'here' ? 'run again' : 'run', `Run ${row.name}, ${lasts(row.estimate)}`, () => call.run({methods: [row.name]})),
-      row.source === 'here' && known(row) ? small('open', `Open the edit by ${row.name} in Erase`, () => { look(false); call.open({method: row.name}); }) : null] : [];
+      row.source === 'here' && known(row) ? small('open', `Open the edit by ${row.name} in Erase`, () => { look('erase'); call.open({method: row.name}); }) : null] : [];
     const note = row.reason || row.note || (row.source === 'shipped' ? 'shipped with the app' : '');
     const about = [row.cite, row.deviations ? `Deviations: ${row.deviations}` : ''].filter(Boolean).join('. ');
     return make('tr', {class: `${row.name === values.choice?.method ? 'ours' : ''} ${row.reason ? 'away' : ''}`},

@@ -42,6 +42,7 @@ DRAWN = (
     "export",
     "compare",
     "again",
+    "atlas",
 )
 
 
@@ -362,12 +363,22 @@ def _widgets(events: Events) -> None:
         del sent
         callbacks.comparing(state, view, watch)
 
+    def mapping(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        del sent
+        callbacks.mapping(state, view, watch)
+
+    def atlas_open(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.atlas_open(state, view, watch, _name(sent["concept"]), _name(sent["layer"]))
+
     def compare_run(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.compare_run(state, view, watch, [_name(name) for name in sent["methods"][:99]])
 
     def compare_open(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.compare_open(state, view, watch, _name(sent["method"]))
 
+    events.picked(at["atlas"].show, mapping)
+    opened = events.picked(at["atlas"].open, atlas_open, steady=False)
+    opened.then(events.warm, at["view"], None, **WARM, **QUIET)
     events.picked(at["compare"].show, comparing)
     events.picked(at["compare"].run, compare_run, pool="work")
     events.picked(at["compare"].open, compare_open, pool="work", steady=False)

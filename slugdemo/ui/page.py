@@ -45,6 +45,11 @@ HEADS = {
         '<button class="small" data-act="published">Published</button>'
         '<button class="small" data-act="compareTable">Save as CSV</button>',
     ),
+    "atlas": (
+        "Atlas",
+        "Which layers hold what, and who goes with whom?",
+        '<button class="small" data-act="atlasTable">Save as CSV</button>',
+    ),
     "ladder": (
         "Ladder",
         "The same seed, step by step",
@@ -60,6 +65,7 @@ CALLS = {
     "tray": ("switch", "drop", "rename"),
     "export": ("fetch",),
     "compare": ("show", "run", "open"),
+    "atlas": ("show", "open"),
 }
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")
 HIDDEN = (
@@ -74,7 +80,8 @@ SCRIPTS = ("app.js", "plots.js", "choice.js", "compare.js", "atlas.js", "export.
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><nav aria-label="Views">'
     '<button class="view chosen" data-act="erase">Erase</button>'
-    '<button class="view" data-act="compare">Compare</button></nav>'
+    '<button class="view" data-act="compare">Compare</button>'
+    '<button class="view" data-act="atlas">Atlas</button></nav>'
     '<button class="small" data-act="story">Story</button>'
     '<button class="small" data-act="project" aria-label="Stage: projector mode">Stage</button>'
     '<button class="small" data-act="help" aria-label="Keys">?</button></header>'
@@ -158,6 +165,8 @@ def layout(state: AppState) -> Page:
             at["ladder"] = widget("ladder")
     with gr.Column(elem_id="compare-card", elem_classes="card"):
         at["compare"] = widget("compare")
+    with gr.Column(elem_id="atlas-card", elem_classes="card"):
+        at["atlas"] = widget("atlas")
     _foot(at, state)
     return Page(at)
 

@@ -4,18 +4,20 @@ Prompts name the concept in every style, its neighbours and unrelated things; th
 test have their own noise.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from PIL.Image import Image
 
 from slugdemo.concept import Concept, prompt, style_prompt
 from slugdemo.edit import Edit
 from slugdemo.evaluation import metrics
 from slugdemo.evaluation.judge import Judge
+from slugdemo.evaluation.neighbours import Neighbours
 from slugdemo.evaluation.prompt_set import (
     OTHER,
     SEARCH_SEED,
@@ -23,6 +25,8 @@ from slugdemo.evaluation.prompt_set import (
     EvalSize,
     Measurement,
     PromptSpec,
+    Seen,
+    apart,
     evaluator,
     prompt_set,
 )
@@ -32,6 +36,13 @@ from slugdemo.models.diffusion import Diffusion
 from slugdemo.search import Evaluator, Score
 
 Scores = dict[str, np.ndarray]  # domain -> (N, C)
+SEEN_KEPT = 4  # edits whose pictures need not be judged again
+FEWEST = 2  # pictures on either side of a distance
+DISTANCES = {"judge-FID": metrics.frechet, "judge-KID": metrics.kernel_distance}
+
+
+def _nothing() -> None:
+    """The real pictures of those who have none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +52,7 @@ class PictureJudge:
     who: str
     names: dict[str, list[str]]
     look: Callable[[Sequence[Image]], Scores]
+    features: Callable[[Sequence[Image]], np.ndarray] | None = None  # (N, D), for distances
 
 
 def picture_judge(
@@ -49,7 +61,9 @@ def picture_judge(
     """The judge when it knows the concept; else the unedited CLIP, on the names of the evaluation set."""
     known = {"concept": judge.concepts, "style": judge.styles} if judge else {}
     if judge and concept.name in known[concept.domain]:
-        return PictureJudge("judge", known, partial(_judged, judge))
+        return PictureJudge(
+            "judge", known, partial(_judged, judge), lambda shown: judge.features(shown).numpy()
+        )
     names = eval_set.names(concept)
     return PictureJudge("unedited CLIP", names, partial(_matched, clip(), names))
 
@@ -80,6 +94,8 @@ class GenerateEvaluation:
     eval_set: EvalSet
     size: EvalSize
     watch: Watch = UNWATCHED
+    near: Callable[[], Neighbours] = Neighbours
+    real: Callable[[], np.ndarray | None] = _nothing  # features of held-out pictures, (M, D)
 
     @cached_property
     def searched(self) -> list[PromptSpec]:
@@ -116,15 +132,67 @@ class GenerateEvaluation:
         )
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
-        """UA, IRA and CRA (UnlearnCanvas, arXiv 2402.11846) on held-out noise.
+        """UA, IRA and CRA (UnlearnCanvas, arXiv 2402.11846) on held-out noise, and what lies near.
 
-        `before` of UA is what the unedited model fails to show anyway.
+        `before` of UA is what the unedited model fails to show anyway. IRA is also given apart for
+        the neighbours by look, by name and by meaning, and for the "rest" that is near in no way.
+        "judge-FID" and "judge-KID" are distances of the pictures of everything else to real
+        ones of it, in the judge's features: not comparable with Inception's.
         """
-        before, after = (self._canvas(some) for some in ([], edits))
+        before, after = self.seen([]), self.seen(edits)
+        first, second = self._canvas(before), self._canvas(after)
         return [
-            Measurement("ua", before.ua, after.ua, after.n_ua),
-            Measurement("ira", before.ira, after.ira, after.n_ira),
-            Measurement("cra", before.cra, after.cra, after.n_cra),
+            Measurement("ua", first.ua, second.ua, second.n_ua),
+            Measurement("ira", first.ira, second.ira, second.n_ira),
+            Measurement("cra", first.cra, second.cra, second.n_cra),
+            *self._beside(before, after),
+            *self._distances(before, after),
+        ]
+
+    def seen(self, edits: Sequence[Edit]) -> Seen:
+        """What the edited model draws of the report split, by the judge's names and features."""
+        key = tuple((edit.digest, edit.strength) for edit in edits)
+        if key not in self._seen:
+            pictures = self.pictures(edits, self.tested)
+            scores = self.judged_by.look(pictures)
+            names = {
+                domain: np.array(self.judged_by.names[domain])[scores[domain].argmax(1)]
+                for domain in OTHER
+            }
+            of = self.judged_by.features
+            self._seen[key] = Seen(names, of(pictures) if of else np.zeros((len(pictures), 0)))
+        return self._seen[key]
+
+    def shown(self) -> list[str]:
+        """What each picture of the report split is asked to show, in the concept's domain."""
+        return [getattr(spec, self.concept.domain) for spec in self.tested]
+
+    @cached_property
+    def _seen(self) -> LRUCache[Hashable, Seen]:
+        return LRUCache(SEEN_KEPT)
+
+    def _beside(self, before: Seen, after: Seen) -> list[Measurement]:
+        """The accuracy on the concept's own domain, for its neighbours of each kind and the rest."""
+        domain = self.concept.domain
+        asked = np.array(self.shown())
+        others = [name for name in asked.tolist() if name != self.concept.name]
+        right = [seen.names[domain] == asked for seen in (before, after)]
+        return apart(self.near().among(others), asked, (right[0], right[1]), self.concept.name)
+
+    def _distances(self, before: Seen, after: Seen) -> list[Measurement]:
+        real = self.real()
+        rest = np.array([not self._shows(spec) for spec in self.tested])
+        if real is None or not after.features.size or min(len(real), rest.sum()) < FEWEST:
+            return []
+        return [
+            Measurement(
+                metric,
+                measure(before.features[rest], real),
+                measure(after.features[rest], real),
+                int(rest.sum()),
+                amount=True,
+            )
+            for metric, measure in DISTANCES.items()
         ]
 
     def pictures(self, edits: Sequence[Edit], asked: Sequence[PromptSpec]) -> list[Image]:
@@ -168,18 +236,13 @@ class GenerateEvaluation:
         wanted = np.array([names.index(getattr(spec, domain)) for spec in asked])
         return metrics.top_k(scores[domain], wanted, k=top)
 
-    def _canvas(self, edits: Sequence[Edit]) -> metrics.Canvas:
-        scores = self.judged_by.look(self.pictures(edits, self.tested))
+    def _canvas(self, seen: Seen) -> metrics.Canvas:
         domain, other = self.concept.domain, OTHER[self.concept.domain]
         asked = {spec: [getattr(order, spec) for order in self.tested] for spec in (domain, other)}
-        seen = {
-            spec: [self.judged_by.names[spec][best] for best in scores[spec].argmax(1)]
-            for spec in (domain, other)
-        }
         return metrics.canvas(
             asked[domain],
-            seen[domain],
+            seen.names[domain].tolist(),
             other_asked=asked[other],
-            other_seen=seen[other],
+            other_seen=seen.names[other].tolist(),
             erased=self.concept.name,
         )

@@ -4,7 +4,7 @@ Prompts name the concept in every style, its neighbours and unrelated things; th
 test have their own noise.
 """
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -29,6 +29,7 @@ from slugdemo.evaluation.prompt_set import (
     apart,
     evaluator,
     prompt_set,
+    spread,
 )
 from slugdemo.models.base import UNWATCHED, Watch
 from slugdemo.models.clip import Clip
@@ -36,6 +37,7 @@ from slugdemo.models.diffusion import Diffusion
 from slugdemo.search import Evaluator, Score
 
 Scores = dict[str, np.ndarray]  # domain -> (N, C)
+FIRST = 8  # pictures of the concept, and as many of other things, behind a first answer
 SEEN_KEPT = 4  # edits whose pictures need not be judged again
 FEWEST = 2  # pictures on either side of a distance
 DISTANCES = {"judge-FID": metrics.frechet, "judge-KID": metrics.kernel_distance}
@@ -139,37 +141,58 @@ class GenerateEvaluation:
         "judge-FID" and "judge-KID" are distances of the pictures of everything else to real
         ones of it, in the judge's features: not comparable with Inception's.
         """
-        before, after = self.seen([]), self.seen(edits)
-        first, second = self._canvas(before), self._canvas(after)
-        return [
-            Measurement("ua", first.ua, second.ua, second.n_ua),
-            Measurement("ira", first.ira, second.ira, second.n_ira),
-            Measurement("cra", first.cra, second.cra, second.n_cra),
+        *_, whole = self.reporting(edits)
+        return whole
+
+    def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
+        """First on a few pictures of the concept and of the rest, then on all of them."""
+        key = _key(edits)
+        if key not in self._seen:
+            few, rest = self._halves
+            some = self._looked(edits, few)
+            if len(rest):
+                yield _rows(None, self._canvas(some, few))
+                some = some.after(self._looked(edits, rest), np.concatenate([few, rest]))
+            self._seen[key] = some
+        before, after = self.seen([]), self._seen[key]
+        yield [
+            *_rows(self._canvas(before), self._canvas(after)),
             *self._beside(before, after),
             *self._distances(before, after),
         ]
 
     def seen(self, edits: Sequence[Edit]) -> Seen:
         """What the edited model draws of the report split, by the judge's names and features."""
-        key = tuple((edit.digest, edit.strength) for edit in edits)
+        key = _key(edits)
         if key not in self._seen:
-            pictures = self.pictures(edits, self.tested)
-            scores = self.judged_by.look(pictures)
-            names = {
-                domain: np.array(self.judged_by.names[domain])[scores[domain].argmax(1)]
-                for domain in OTHER
-            }
-            of = self.judged_by.features
-            self._seen[key] = Seen(names, of(pictures) if of else np.zeros((len(pictures), 0)))
+            self._seen[key] = self._looked(edits, np.arange(len(self.tested)))
         return self._seen[key]
-
-    def shown(self) -> list[str]:
-        """What each picture of the report split is asked to show, in the concept's domain."""
-        return [getattr(spec, self.concept.domain) for spec in self.tested]
 
     @cached_property
     def _seen(self) -> LRUCache[Hashable, Seen]:
         return LRUCache(SEEN_KEPT)
+
+    @cached_property
+    def _halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the first answer is on, spread over the report split, and what is left of that."""
+        target = np.array([self._shows(spec) for spec in self.tested])
+        both = [np.flatnonzero(some).tolist() for some in (target, ~target)]
+        few = np.array([at for some in both for at in spread(some, min(FIRST, len(some)))])
+        return few, np.setdiff1d(np.arange(len(target)), few)
+
+    def _looked(self, edits: Sequence[Edit], which: np.ndarray) -> Seen:
+        pictures = self.pictures(edits, [self.tested[at] for at in which])
+        scores = self.judged_by.look(pictures)
+        names = {
+            domain: np.array(self.judged_by.names[domain])[scores[domain].argmax(1)]
+            for domain in OTHER
+        }
+        of = self.judged_by.features
+        return Seen(names, of(pictures) if of else np.zeros((len(pictures), 0)))
+
+    def shown(self) -> list[str]:
+        """What each picture of the report split is asked to show, in the concept's domain."""
+        return [getattr(spec, self.concept.domain) for spec in self.tested]
 
     def _beside(self, before: Seen, after: Seen) -> list[Measurement]:
         """The accuracy on the concept's own domain, for its neighbours of each kind and the rest."""
@@ -236,9 +259,11 @@ class GenerateEvaluation:
         wanted = np.array([names.index(getattr(spec, domain)) for spec in asked])
         return metrics.top_k(scores[domain], wanted, k=top)
 
-    def _canvas(self, seen: Seen) -> metrics.Canvas:
+    def _canvas(self, seen: Seen, which: np.ndarray | None = None) -> metrics.Canvas:
+        """The shares of what was seen of the report split, or of these items of it."""
         domain, other = self.concept.domain, OTHER[self.concept.domain]
-        asked = {spec: [getattr(order, spec) for order in self.tested] for spec in (domain, other)}
+        specs = self.tested if which is None else [self.tested[at] for at in which]
+        asked = {spec: [getattr(order, spec) for order in specs] for spec in (domain, other)}
         return metrics.canvas(
             asked[domain],
             seen.names[domain].tolist(),
@@ -246,3 +271,20 @@ class GenerateEvaluation:
             other_seen=seen.names[other].tolist(),
             erased=self.concept.name,
         )
+
+
+def _rows(before: metrics.Canvas | None, after: metrics.Canvas) -> list[Measurement]:
+    """The three rates; `before` is None while it has not been measured."""
+    return [
+        Measurement(
+            name,
+            getattr(before, name, float("nan")),
+            getattr(after, name),
+            getattr(after, f"n_{name}"),
+        )
+        for name in ("ua", "ira", "cra")
+    ]
+
+
+def _key(edits: Sequence[Edit]) -> Hashable:
+    return tuple((edit.digest, edit.strength) for edit in edits)

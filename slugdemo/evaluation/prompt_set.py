@@ -4,7 +4,7 @@ Knows names, seeds and pictures' labels; knows no model.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 from zlib import crc32
@@ -56,6 +56,12 @@ class Seen:
     def agreement(self, other: "Seen") -> np.ndarray:
         """Which items both answer alike, in every domain: bools (N,)."""
         return np.all([self.names[domain] == other.names[domain] for domain in self.names], 0)
+
+    def after(self, more: "Seen", order: np.ndarray) -> "Seen":
+        """This and what was seen later, brought from `order` (N,) into the order of the split."""
+        place = np.argsort(order)
+        names = {d: np.concatenate([self.names[d], more.names[d]])[place] for d in self.names}
+        return Seen(names, np.concatenate([self.features, more.features])[place])
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,12 @@ class Evaluation(Protocol):
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """What edits do on the report split; nothing when there is none."""
+
+    def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
+        """The same as it grows, for whoever wants a first answer soon; the last is the report.
+
+        In those before, `before` is NaN where it has not been measured yet.
+        """
 
     def seen(self, edits: Sequence[Edit]) -> Seen:
         """What the edited model makes of each item of the report split."""

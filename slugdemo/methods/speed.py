@@ -38,11 +38,11 @@ def speed_together(tasks: Sequence[Task]) -> Edit:
     pairs, rest = joined([tokens(some, guide(some)) for some in tasks]), kept(task)
     blank, noise = task.model.states([""])[0], task.generator()
     delta = {}
-    for one in projections(task.model):
-        seen = pairs.seen(one.view)
-        fixed = invariant(one.view(blank))
-        own = influenced(one.weight, seen, one.view(rest), noise)
-        delta[one.name] = (one.weight.double() @ move(seen, own, fixed)).float()
+    for projection in projections(task.model):
+        seen = pairs.seen(projection.view)
+        fixed = invariant(projection.view(blank))
+        own = influenced(projection.weight, seen, projection.view(rest), noise)
+        delta[projection.name] = (projection.weight.double() @ move(seen, own, fixed)).float()
     return task.edit(delta)
 
 

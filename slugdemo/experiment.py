@@ -332,6 +332,14 @@ REFERENCES = {"zero-shot": "reference-clip", "diffusion": "reference-sd"}
 def reference(task: Task) -> Opened:
     """The model of the task's kind that never saw the concept: exact unlearning.
 
+    Raises SlugError as `reference_name`.
+    """
+    return opened(reference_name(task))
+
+
+def reference_name(task: Task) -> str:
+    """The name of the model of the task's kind that never saw the concept.
+
     Its folder has a file `withheld.json` with the names that were kept from it. Raises SlugError
     when there is no such model here, or it saw this concept.
     """
@@ -344,7 +352,7 @@ def reference(task: Task) -> Opened:
             f"There is no reference for {task.concept.name!r}: no model here of the kind of "
             f"{task.opened.model.name} was trained without it{some}."
         )
-    return opened(name)
+    return name
 
 
 def attack(

@@ -139,7 +139,7 @@ def turned(state: AppState, view: View, watch: Watch, *, alignment: str, granula
 
 def method(state: AppState, view: View, watch: Watch) -> None:
     """A method was chosen: it is run at once."""
-    reason = named(view.method).unable(state.kind(view.model))
+    reason = named(view.method).unable(state.kind(view.model), view.anchor)
     if reason:
         raise SlugError(reason)
     run(state, replace(view, layer="", digest="", strength=None, trace=()), watch)
@@ -193,6 +193,8 @@ def compared(state: AppState, view: View, watch: Watch) -> None:
 def comparing(state: AppState, view: View, watch: Watch) -> None:
     """The view Compare was opened: what is known of every method on this concept."""
     view = state.settled(view)
+    watch.put("view", view)
+    watch.put("choice", forget.chosen(state, view))
     watch.put("compare", compare.show(state, view))
     done(state, watch, view, READY)
 

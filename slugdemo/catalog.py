@@ -207,10 +207,10 @@ def group(name: str) -> list[str]:
 
 def other_words(name: str, *, descriptions: bool = True) -> list[str]:
     """The synonyms of a shipped concept and, if wanted, its descriptions; none for another name."""
-    for one in listing():
-        if one["name"] == name:
-            told = one.get("descriptions", ()) if descriptions else ()
-            return [*one.get("synonyms", ()), *told]
+    for entry in listing():
+        if entry["name"] == name:
+            told = entry.get("descriptions", ()) if descriptions else ()
+            return [*entry.get("synonyms", ()), *told]
     return []
 
 

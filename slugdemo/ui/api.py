@@ -30,8 +30,7 @@ from slugdemo.models.prompts import MOST
 from slugdemo.results import rows
 from slugdemo.search import Score
 from slugdemo.ui import erase, export, forget, locate, see, step
-from slugdemo.ui.memory import freed
-from slugdemo.ui.state import AppState
+from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import BROKEN, out_of_memory, unwatched
 from slugdemo.ui.view import DIGEST, View, check
 

@@ -25,6 +25,12 @@ def rows(model: str, concept: str) -> list[Result]:
     return [Result(**{name: row[name] for name in names}) for row in some.to_dict("records")]
 
 
+def made() -> str:
+    """The day on which the shipped rows were made, as 2026-01-31; "" where it is not on record."""
+    frame = _table(catalog.assets() / FILE)
+    return "" if frame is None else str(frame.attrs.get("made", ""))
+
+
 def current(result: Result, digest: str) -> bool:
     """Whether a row was made with the weights of this digest (`Task.digest`)."""
     return result.digest == digest

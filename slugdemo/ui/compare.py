@@ -293,7 +293,7 @@ def _draw(state: AppState, view: View, watch: Watch, made: Mapping[str, Subject]
         )
         for name, row in zip(names, drawn, strict=True):
             shown = tuple(
-                {"src": source(picture), "text": seen, "share": sure}
+                {"src": source(picture, quality=90), "text": seen, "share": sure}
                 for picture, (seen, sure) in zip(row, see.judged(task, row), strict=True)
             )
             found = known(state, view, name)

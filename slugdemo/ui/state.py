@@ -308,7 +308,7 @@ class AppState:
         task, method = self.task(mine, watch), named(kept.method)
         if not kept.layer:
             watch.say(f"Making the edit by {method.name} again")
-            return self.keep(view, experiment.erase(task).edit)
+            return self.keep(view, experiment.made(task).edit)
         if method.of_layer is None:
             raise SlugError(f"{method.name} does not edit one chosen layer.")
         for granularity in sorted(GRANULARITIES, key=lambda each: each != view.granularity):

@@ -74,16 +74,18 @@ def task(
     config: Config | None = None,
     forget: Path | None = None,
     retain: Path | None = None,
+    caption: str = "",
     anchor: str = "",
 ) -> Task:
     """The task of forgetting a concept in a model, by their names.
 
-    `forget` and `retain` are places of pictures of one's own (see `catalog.concept`); `config`
-    is that of the model's kind by default; `anchor` is what the concept should become, for
-    methods that can replace. Raises SlugError for an unknown name.
+    `forget` and `retain` are places of pictures of one's own, `caption` is for those to forget
+    that have none; `config` is that of the model's kind by default; `anchor` is what the concept
+    should become, for methods that can replace. Raises SlugError for an unknown name, and as
+    `catalog.concept`.
     """
     here = opened(model) if isinstance(model, str) else model
-    chosen = catalog.concept(concept, forget=forget, retain=retain)
+    chosen = catalog.concept(concept, forget=forget, retain=retain, caption=caption)
     return Task(here, chosen, config or CONFIGS[here.kind], anchor=anchor)
 
 
@@ -110,9 +112,9 @@ def erase(
     """The edit by the task's method, at its best strength or at the one given.
 
     `layer` (for single-layer methods) and `strength` fix what is otherwise searched; `method` is
-    one that METHODS does not hold. Raises
-    SlugError when the method cannot serve the task, when the model does not know the concept, or
-    when a single-layer method is given a strength without a layer.
+    one that METHODS does not hold. Raises SlugError when the method cannot serve the task, when the
+    model does not know the concept, or when a single-layer method is given a strength without a
+    layer.
     """
     method = method or named(task.config.method)
     _check(task, method, layer, strength)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from slugdemo import catalog, data
+from slugdemo import catalog, data, files
 from slugdemo.concept import Concept, domain
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.judge import Judge
@@ -96,7 +96,7 @@ def drawn(
     unet = digest(here.host.pipeline().unet)
     facts = f"{here.clip.digest} {unet} {words} {count} {seed} {looked}"
     key = sha256(facts.encode()).hexdigest()[:24]
-    folder = catalog.cache() / "drawn" / key
+    folder = files.writable_folder(catalog.cache() / "drawn") / key
     if not folder.is_dir():
         shown = here.host.generate(
             [words] * count,
@@ -105,7 +105,7 @@ def drawn(
             guidance=GUIDANCE,
         )
         draft = folder.with_name(f"{key}.{os.getpid()}.part")
-        draft.mkdir(parents=True, exist_ok=True)
+        draft.mkdir(exist_ok=True)
         for at, picture in enumerate(recognised(shown, name)):
             picture.save(draft / f"{at:04d}.png")
         with suppress(OSError):  # somebody else has drawn the same meanwhile

@@ -31,6 +31,10 @@ PARTS = {
     "none": "no weight",
 }
 
+SEARCH = ("evaluations", "margin", "shortlist")  # numbers of a search along strengths
+FRONT = ("granularity", "alignment", "batch")  # and of the fronts that it begins with
+OPTIONS = (*SEARCH, *FRONT)  # numbers in Config that only some methods use
+
 
 @dataclass(frozen=True)
 class Method:
@@ -40,7 +44,8 @@ class Method:
     kinds of model it works on, `parts` what it changes ("none" for rules at inference), `needs`
     "texts", "pictures" or "both"; `seconds` is a rough time on pocket-sized models, shown before
     it is started; `replaces` says whether it can turn the concept into a given anchor;
-    `of_layer` gives the unstepped edit of a chosen layer, for methods that edit one.
+    `of_layer` gives the unstepped edit of a chosen layer, for methods that edit one; `uses` are
+    those of OPTIONS that have a part in its result.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Method:
     seconds: float = 1.0
     replaces: bool = False
     of_layer: Callable[[Task, LayerScore], Edit] | None = None
+    uses: tuple[str, ...] = ()
 
     def unable(self, kind: str, anchor: str = "") -> str:
         """Why it cannot serve a kind of model, or replace there, in a sentence; "" when it can."""
@@ -92,4 +98,4 @@ def from_file(place: str) -> Method:
         raise SlugError(f"{path} cannot be run: {type(problem).__name__}: {problem}.") from problem
     if not callable(run):
         raise SlugError(f"{path} has no function {name!r}.")
-    return Method(name, run, "your own", tuple(KINDS), ("any",), "both", place)
+    return Method(name, run, "your own", tuple(KINDS), ("any",), "both", place, uses=OPTIONS)

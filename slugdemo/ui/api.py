@@ -249,7 +249,13 @@ class Api:
             raise SlugError(f"{model} is a {KINDS[own]}, and this asks for a {KINDS[kind]}.")
 
     def _edits(self, view: View) -> list[Edit]:
-        if not view.concept or not view.chosen:
+        if view.chosen and not view.concept:
+            raise SlugError("A layer or an edit is of a concept: name that too.")
+        if view.strength and not view.chosen:
+            raise SlugError(
+                "A strength is of an edit: name its layer, or the edit that erase gave."
+            )
+        if not view.chosen:
             return []
         return self.state.applied(self.state.settled(view), unwatched())
 

@@ -57,7 +57,7 @@
     const [value, low, high] = found;
     const said = spread(found);
     const before = row.old[column.key];
-    const was = before === undefined ? null : make('small', {class: 'was', title: 'before this run'}, `was ${write(column, before)}`);
+    const was = before === undefined || write(column, before) === write(column, value) ? null : make('small', {class: 'was', title: 'before this run'}, `was ${write(column, before)}`);
     if (column.form !== 'share') return make('td', {class: 'number', title: said}, write(column, value), was);
     const bar = make('span', {class: `range ${column.less || column.key === 'ua' ? 'forget' : ''}`, 'aria-hidden': 'true'},
       make('i', {style: {width: `${100 * value}%`}}));
@@ -80,12 +80,12 @@
   function line(row, value, call) {
     const columns = group(value).columns;
     const does = runnable(row) ? [
-      small(here(row) ? 'run again' : 'run', `Run ${row.name}, ${lasts(row.total)} with its judging`, () => call.run({methods: [row.name]})),
+      small(here(row) ? 'again' : 'run', `Run ${row.name}${here(row) ? ' again' : ''}, ${lasts(row.total)} with its judging`, () => call.run({methods: [row.name]})),
       row.opens ? small('open', `Open the edit by ${row.name} in Erase`, () => { look(false); call.open({method: row.name}); }) : null] : [];
     const note = row.reason || row.note;
     const name = row.name === 'original' ? row.name : make('button', {class: 'link', title: [row.cite, row.about, row.made].filter(Boolean).join('. '), on: () => details(row, value)}, row.name);
     const time = row.seconds === null || row.seconds === undefined ? (runnable(row) ? make('small', {}, lasts(row.estimate)) : '') : took(row.seconds);
-    const said = here(row) && row.seconds ? make('small', {title: 'what was said before the run'}, ` said ${Math.max(1, Math.round(row.estimate))} s`) : null;
+    const said = here(row) && row.seconds ? make('small', {title: `said before the run: ${lasts(row.estimate)}`}, ` ~${Math.max(1, Math.round(row.estimate))}`) : null;
     return make('tr', {class: `${row.name === values.choice?.method ? 'ours' : ''} ${row.reason ? 'away' : ''} ${here(row) ? 'here' : ''}`},
       make('th', {scope: 'row'}, name, note && !row.reason ? make('small', {}, note) : null),
       ...(row.reason ? [make('td', {colspan: String(columns.length), class: 'reason'}, make('small', {}, row.reason))] : columns.map((column) => cell(column, row))),

@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from slugdemo import catalog, experiment
+from slugdemo import catalog, experiment, ladder
 from slugdemo.benchmark import cells, shipped
 from slugdemo.concept import prompt
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import Measurement
 from slugdemo.experiment import CONTROLS, Made
+from slugdemo.images import source
 from slugdemo.methods import METHODS, named
 from slugdemo.models.base import Cancelled
 from slugdemo.results import Result
 from slugdemo.task import Task
 from slugdemo.ui import see
-from slugdemo.ui.forget import source
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Watch
 from slugdemo.ui.view import DIGEST, MARK, View, share
@@ -136,7 +136,7 @@ def run(
             state.shown.put(_key(view, name), said)
         shown()
     if state.kind(view.model) == "diffusion" and made:
-        _draw(state, view, watch, made)
+        _draw(state, view, made)
         shown()
     return said if len(names) == 1 else f"{len(names)} rows were run."
 
@@ -274,27 +274,18 @@ def asked(state: AppState, view: View) -> dict[str, str]:
     return found
 
 
-def _draw(state: AppState, view: View, watch: Watch, made: Mapping[str, Subject]) -> None:
+def _draw(state: AppState, view: View, made: Mapping[str, Subject]) -> None:
     """The gallery's pictures of all that was made: one denoising run for what shares a U-Net."""
     prompts = [*asked(state, view).values()]
     models = {id(subject.task.model): subject.task for subject in made.values()}
     for task in models.values():
         names = [name for name, subject in made.items() if subject.task.model is task.model]
-        edits = [made[name].edit for name in names]
-        size = task.config.size
-        drawn = task.model.ladder(
-            prompts,
-            [[edit] if edit else [] for edit in edits],
-            seeds=[view.seed] * len(prompts),
-            steps=size.denoising,
-            guidance=size.guidance,
-            progress=watch.bar("Drawing the gallery: denoising step"),
-            cancelled=watch.stop.is_set,
-        )
-        for name, row in zip(names, drawn, strict=True):
+        edits = [[edit] if (edit := made[name].edit) else [] for name in names]
+        rows = ladder.drawn(task, prompts, edits, seed=view.seed, saying="Drawing the gallery")
+        for name, row in zip(names, rows, strict=True):
             shown = tuple(
-                {"src": source(picture, quality=90), "text": seen, "share": sure}
-                for picture, (seen, sure) in zip(row, see.judged(task, row), strict=True)
+                {"src": source(one.picture, quality=90), "text": one.text, "share": one.share}
+                for one in row
             )
             found = known(state, view, name)
             if isinstance(found, Run):

@@ -500,19 +500,32 @@ REFERENCES = {"zero-shot": "reference-clip", "diffusion": "reference-sd"}
 def reference(task: Task) -> Opened:
     """The model of the task's kind that never saw the concept: exact unlearning.
 
+    It is read once for a model, so that its pictures are drawn once too. Raises SlugError as
+    `reference_name`.
+    """
+    name = reference_name(task.kind, task.concept.name, task.opened.model.name)
+    key, kept = ("reference", name), task.opened.kept
+    if key not in kept:
+        kept[key] = opened(name, device=task.opened.device)
+    return kept[key]
+
+
+def reference_name(kind: str, concept: str, model: str) -> str:
+    """The name of the model of a kind that never saw a concept, to stand beside `model`.
+
     Its folder has a file `withheld.json` with the names that were kept from it. Raises SlugError
     when there is no such model here, or it saw this concept.
     """
-    name = REFERENCES.get(task.kind, "")
+    name = REFERENCES.get(kind, "")
     found = [model for model in catalog.local() if name and model.name == name]
     withheld = catalog.withheld(found[0]) if found else []
-    if task.concept.name not in withheld:
+    if concept not in withheld:
         some = f"; {name} never saw {', '.join(withheld)}" if withheld else ""
         raise SlugError(
-            f"There is no reference for {task.concept.name!r}: no model here of the kind of "
-            f"{task.opened.model.name} was trained without it{some}."
+            f"There is no reference for {concept!r}: no model here of the kind of {model} was "
+            f"trained without it{some}."
         )
-    return opened(name)
+    return name
 
 
 def attack(

@@ -26,6 +26,12 @@ def rows(model: str, concept: str) -> list[Result]:
     return [Result(**{name: row[name] for name in names}) for row in some.to_dict("records")]
 
 
+def made() -> str:
+    """The day on which the shipped rows were made, as 2026-01-31; "" where it is not on record."""
+    frame = _table(catalog.assets() / FILE)
+    return "" if frame is None else str(frame.attrs.get("made", ""))
+
+
 def joint(model: str) -> list[Joint]:
     """The shipped curves of many concepts in one model; none where nothing was shipped."""
     frame = _table(catalog.assets() / MANY)

@@ -5,7 +5,7 @@
 
   // ---- computed again
   let asked = 0;
-  acts.again = () => calls.map?.again({});
+  acts.again = () => calls.ladder?.again({});
   draw.again = (body, value) => {
     if (value.asked <= asked) return;
     asked = value.asked;

@@ -331,7 +331,8 @@ def _widgets(events: Events) -> None:
         callbacks.again(state, view, watch)
 
     def method(view: View, sent: dict[str, Any], watch: Watch) -> None:
-        callbacks.method(state, replace(view, method=_name(sent["method"])), watch)
+        anchor = _name(sent.get("anchor", view.anchor))
+        callbacks.method(state, replace(view, method=_name(sent["method"]), anchor=anchor), watch)
 
     def layer(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.layer(state, _layer(view, sent["layer"]), watch)
@@ -360,8 +361,8 @@ def _widgets(events: Events) -> None:
         callbacks.trayed(state, changed, watch, said)
 
     def comparing(view: View, sent: dict[str, Any], watch: Watch) -> None:
-        del sent
-        callbacks.comparing(state, view, watch)
+        anchor = _name(sent.get("anchor", view.anchor))
+        callbacks.comparing(state, replace(view, anchor=anchor), watch)
 
     def mapping(view: View, sent: dict[str, Any], watch: Watch) -> None:
         del sent
@@ -385,7 +386,7 @@ def _widgets(events: Events) -> None:
     for event, work in ((at["choice"].model, model), (at["choice"].concept, concept)):
         chosen = events.picked(event, work, steady=False)
         chosen.then(events.warm, at["view"], None, **WARM, **QUIET)
-    events.picked(at["map"].again, again, pool="work")
+    events.picked(at["ladder"].again, again, pool="work")
     events.picked(at["choice"].method, method, pool="work", steady=False)
     events.picked(at["map"].layer, layer, steady=False)
     events.picked(at["map"].turn, turn, steady=False)

@@ -28,9 +28,7 @@ HEADS = {
         '<button class="small" data-act="guess" title="Predict the layer before you see it">'
         "Guess</button>"
         '<button class="small" data-act="axes" title="Scale, alignment, granularity">Axes</button>'
-        '<button class="small" data-act="layers">Table</button>'
-        '<button class="small" data-act="again" title="Compute it again and compare with what came '
-        'with the app">Again</button>',
+        '<button class="small" data-act="layers">Table</button>',
     ),
     "see": ("See", "What does it do now?", ""),
     "curve": (
@@ -53,14 +51,16 @@ HEADS = {
     "ladder": (
         "Ladder",
         "The same seed, step by step",
-        '<button class="small" data-act="rungs">Table</button>',
+        '<button class="small" data-act="rungs">Table</button>'
+        '<button class="small" data-act="again" title="Compute it again and compare with what came '
+        'with the app">Again</button>',
     ),
 }
 CALLS = {
     "choice": ("model", "concept", "method"),
-    "map": ("layer", "turn", "again"),
+    "map": ("layer", "turn"),
     "curve": ("step",),
-    "ladder": ("step",),
+    "ladder": ("step", "again"),
     "see": ("picture",),
     "tray": ("switch", "drop", "rename"),
     "export": ("fetch",),

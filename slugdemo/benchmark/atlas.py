@@ -399,10 +399,10 @@ class Done:
 
 
 def places(models: Sequence[str], concepts: Sequence[str]) -> list[Place]:
-    """All pairs, model by model. Raises SlugError for a model that is none."""
+    """All pairs, concept by concept. Raises SlugError for a model that is none."""
     for name in models:
         catalog.find(name)
-    return [Place(model, concept) for model in models for concept in concepts]
+    return [Place(model, concept) for concept in concepts for model in models]
 
 
 def run(

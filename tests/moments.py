@@ -1,8 +1,8 @@
 """How long a visitor waits, measured in a real browser: python -m tests.moments (needs a browser).
 
 Starts the page on the models in assets/ and prints as JSON the seconds from its start to the worked
-example, from a reload to it, and from moving the step slider to what SEE then shows; exit code 1
-when the slider's median is above its bar.
+example, from a reload to it, from choosing a preset in each host to its whole page, and from moving
+the step slider to what SEE then shows; exit code 1 when one is above its bar.
 """
 
 import json
@@ -34,6 +34,17 @@ MOVED = """([step, seen]) => new Promise((done) => {
 })"""
 
 
+CHOSEN_BAR = 1.0  # seconds until a preset's whole page is there
+CHOSEN = """(model) => new Promise((done) => {
+  const began = performance.now();
+  const whole = () => slug.values.choice.model === model && slug.values.status.tone === 'calm'
+    && slug.values.ladder.kind === slug.values.choice.kind;
+  slug.calls.choice.model({model});
+  const look = () => (whole() ? done((performance.now() - began) / 1000) : requestAnimationFrame(look));
+  look();
+})"""
+
+
 def shown(tab: Page, address: str) -> float:
     """Seconds until the address shows all five blocks."""
     began = time.monotonic()
@@ -57,6 +68,13 @@ def waits(tab: Page, address: str, started: float) -> dict:
     """All that is measured, in seconds."""
     found: dict = {"start_to_first_content": started + shown(tab, address)}
     found["reload_to_first_content"] = shown(tab, address)
+    for model in ("pocket-clip", "pocket-llava", "pocket-sd"):
+        tab.wait_for_timeout(1000)
+        taken = tab.evaluate(CHOSEN, model)
+        met = taken <= CHOSEN_BAR
+        found[f"{model}: preset chosen to its page"] = {
+            "seconds": taken, "bar": CHOSEN_BAR, "met": met
+        }  # fmt: skip
     for model, bar in BARS.items():
         shown(tab, f"{address}?model={model}&concept=wizard")
         times = moved(tab, SEEN[model])

@@ -198,11 +198,18 @@ class Store:
         os.replace(draft, path)
 
     def pack(self, places: Sequence[Place]) -> None:
-        """Writes the table of the places that are there, each row with the key of its model."""
+        """Writes these places into the table, each row with the key of its model."""
+        fresh = {place: found for place in places if (found := self.find(place))}
+        old = _read(self.folder / FILE)
         rows = [
+            row
+            for row in ([] if old is None else old.to_dict("records"))
+            if Place(row["model"], row["concept"]) not in fresh
+        ]
+        rows += [
             {**asdict(choice), "key": atlas.keyed(place.model)}
-            for place in places
-            for choice in self.find(place) or ()
+            for place, found in fresh.items()
+            for choice in found
         ]
         draft = self.folder / f"{FILE}.{os.getpid()}.part"
         pd.DataFrame(rows).to_parquet(draft, index=False)
@@ -251,6 +258,10 @@ def shipped(folder: Path, keys: Mapping[str, str]) -> list[Choice]:
 
 @cache
 def _table(path: Path) -> pd.DataFrame | None:
+    return _read(path)
+
+
+def _read(path: Path) -> pd.DataFrame | None:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError):

@@ -188,7 +188,9 @@ def test_the_command_goes_on_where_it_stopped(
     kept = json.loads(first.stdout)
     assert {row["concept"] for row in kept} == {"robot", "cat"}
     [one, *_] = sorted((tmp_path / "out" / "entries").glob("*.json"))
-    one.write_text(one.read_text()[:100])  # killed in the middle of writing, had it not been whole
+    one.write_text(one.read_text()[:100])  # as if it had been killed in the middle of writing
+    for table in (atlas.ENTRIES, atlas.PICTURES):
+        (tmp_path / "out" / table).unlink()
     done: list[Place] = []
 
     compute = atlas.compute

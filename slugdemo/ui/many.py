@@ -73,7 +73,9 @@ def _concepts(state: AppState, view: View) -> list[str]:
     if MARK in view.concept:
         raise SlugError("Many concepts are erased among the shipped ones: choose one of them.")
     concept: Concept = state.concept(view.concept)
-    names = [name for some in state.forgettable.values() for name in some if view.concept in some]
+    style = concept.domain == "style"
+    alike = [some for kind, some in state.forgettable.items() if (kind == "style") == style]
+    names = [name for some in alike for name in some]
     at = names.index(concept.name)
     return (names[at:] + names[:at])[: COUNTS[-1]]
 

@@ -23,7 +23,7 @@ from slugdemo.evaluation.answer import AnswerEvaluation
 from slugdemo.evaluation.classify import ClassifyEvaluation, remembered
 from slugdemo.evaluation.eval_set import around, judge
 from slugdemo.evaluation.generate import GenerateEvaluation, picture_judge
-from slugdemo.evaluation.prompt_set import EvalSet, Evaluation
+from slugdemo.evaluation.prompt_set import EvalSet, Evaluation, spread
 from slugdemo.gradients import Gradients, gradients
 from slugdemo.layers import LayerScore
 from slugdemo.models.base import Cancelled, Question, Watch
@@ -34,6 +34,7 @@ from slugdemo.search import Evaluators, Score, Search, told
 from slugdemo.weights import Weights
 
 MOST = 384  # pictures behind the retain gradient, at most
+QUICK = 96  # retain pictures by which candidates are ranked before they are searched, at most
 FEW = 16  # retain pictures below which the gradient and the search share them
 
 Progress = Callable[[str, int, int], None]  # (what is being done, steps done, steps in all)
@@ -214,10 +215,15 @@ class Task:
                 return ClassifyEvaluation.of(
                     self.clip, rest, eval_set=names, size=size, remember=self._remembered
                 )
+            allowed = self.config.tuning.effective.max_forget_acc
             if self.kind == "vlm":
-                return AnswerEvaluation(rest, self.model, names, size, self._watch)
+                return AnswerEvaluation(
+                    rest, self.model, names, size, self._watch, max_forget_acc=allowed
+                )
             judged = picture_judge(judge(), lambda: self.clip, concept=rest, eval_set=names)
-            return GenerateEvaluation(rest, self.model, judged, names, size, self._watch)
+            return GenerateEvaluation(
+                rest, self.model, judged, names, size, self._watch, max_forget_acc=allowed
+            )
 
     @property
     def _watch(self) -> Watch:
@@ -255,7 +261,8 @@ class Task:
         return self._classified_by(self.clip_2 or self.clip)
 
     def _classified_by(self, clip: Clip) -> ClassifyEvaluation:
-        rest = replace(self.concept, retain=tuple(self.retain_split[1]))
+        kept = self.retain_split[1]
+        rest = replace(self.concept, retain=tuple(spread(kept, min(QUICK, len(kept)))))
         size = self.config.evaluation_size
         return ClassifyEvaluation.of(clip, rest, eval_set=EvalSet(), size=size)
 

@@ -86,9 +86,13 @@ class Opened:
         check_room(self.model, self.device, self.dtype)
         folder = self.model.folder or _fetched(self.model)
         checkpoint_files.check(folder)
-        kind = _host_class(folder, self.kind)
+        dtype = DTYPES[self.dtype]
         with checkpoint_files.standard(folder) as whole:
-            return kind.from_folder(whole, device=self.device, dtype=DTYPES[self.dtype])
+            if self.kind == "vlm":
+                return Llava.from_folder(whole, device=self.device, dtype=dtype)
+            kind = _pipeline_class(folder)
+            mixed = self.device == "cpu" and dtype == torch.float32 and cost.multiplies_bfloat16()
+            return kind.from_folder(whole, device=self.device, dtype=dtype, mixed=mixed)
 
     @cached_property
     def clip(self) -> Clip:
@@ -144,9 +148,7 @@ class Opened:
                 yield name, problem
 
 
-def _host_class(folder: Path, kind: str) -> type[Diffusion] | type[Llava]:
-    if kind != "diffusion":
-        return Llava
+def _pipeline_class(folder: Path) -> type[Diffusion]:
     pipeline = checkpoint_files.read(folder / "model_index.json").get("_class_name")
     return DiffusionXL if pipeline == folder_kinds.XL else Diffusion
 

@@ -14,11 +14,12 @@ from shapes import draw_shapes
 from torch import Tensor, nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
+from slugdemo import catalog
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.judge import Judge
 from slugdemo.models.names import vision_model
 from slugdemo.pocket import __main__ as main
-from slugdemo.pocket import llava, regions, report, vae
+from slugdemo.pocket import cards, llava, regions, report, vae
 from slugdemo.pocket.clip import fresh, looked
 from slugdemo.pocket.convolutional import convolutional, moved, places, whitening
 from slugdemo.pocket.dialogue import Turn
@@ -229,6 +230,17 @@ def test_an_unknown_part_or_name_is_refused_before_any_work(tmp_path: Path) -> N
         with pytest.raises(SlugError, match=r"'vea'|'dics'"):
             main.train(part, sprites, tmp_path, tmp_path / "work", without=[unseen])
     assert not (tmp_path / "work").exists()
+
+
+def test_a_references_folder_lists_what_it_never_saw_and_a_shipped_one_lists_nothing(
+    tmp_path: Path,
+) -> None:
+    for name, unseen in (("reference-clip", ("disc", "neon")), ("pocket-clip", ())):
+        (tmp_path / name).mkdir()
+        cards.write(tmp_path / name, [], unseen=unseen)
+    model = catalog.Model("reference-clip", "zero-shot", "folder", 0, tmp_path / "reference-clip")
+    assert catalog.withheld(model) == ["disc", "neon"]
+    assert not (tmp_path / "pocket-clip" / "withheld.json").exists()
 
 
 @pytest.mark.slow

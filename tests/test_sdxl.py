@@ -1,5 +1,6 @@
 """Stable Diffusion XL: two towers that are read, located, edited and exported like one."""
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path

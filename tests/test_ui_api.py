@@ -11,11 +11,11 @@ import pytest
 from gradio.utils import get_upload_folder
 from pages import MODELS, TEXT
 
-from slugdemo import experiment
+from slugdemo import experiment, images
 from slugdemo.attacks import ATTACKS
 from slugdemo.errors import SlugError
 from slugdemo.methods import METHODS
-from slugdemo.ui import api, forget
+from slugdemo.ui import api
 from slugdemo.ui.state import AppState
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -27,7 +27,7 @@ def calls(state: AppState) -> dict[str, Callable[..., Any]]:
 
 
 def picture() -> str:
-    return forget.source(house.pictures(1, seed=9)[0])
+    return images.source(house.pictures(1, seed=9)[0])
 
 
 def test_endpoints_answer_with_plain_data(calls: dict) -> None:
@@ -99,6 +99,14 @@ def test_endpoints_refuse_nonsense_in_a_sentence(calls: dict) -> None:
     ):
         with pytest.raises(SlugError, match=r"[.?]$"):
             call()
+
+
+def test_no_argument_of_an_edit_is_passed_over(calls: dict) -> None:
+    drawing = {"model": "pocket-sd", "prompt": "a cat", "seed": 0}
+    with pytest.raises(SlugError, match="A strength is of an edit"):
+        calls["generate"](**drawing, concept="cat", strength=0.3)
+    with pytest.raises(SlugError, match="is of a concept"):
+        calls["generate"](**drawing, layer=TEXT, strength=0.3)
 
 
 def test_a_picture_comes_in_lines_as_bare_base64_or_as_a_file(calls: dict, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Knows questions, answers and a host that turns the one into the other.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -86,6 +86,10 @@ class AnswerEvaluation:
         """Whether the concept is still named in these pictures of it: booleans (N,)."""
         shown = [own[number] for number in which]
         return self._hits(shown, [edit.at(strength)], self.concept.domain)
+
+    def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
+        """The report, which is soon there."""
+        yield self.report(edits)
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """How often it names the concept and other things, and tells the other domain right.

@@ -49,7 +49,10 @@ judging other models, or for any claim about models of full size."""
 
 
 def write(folder: Path, runs: Sequence[Path], *, unseen: Sequence[str] = ()) -> None:
-    """Write README.md into the model's folder: one row for each of the runs that made it, from its log."""
+    """Write README.md into the model's folder: one row for each of the runs that made it, from its log.
+
+    What a reference model never saw is also listed in `withheld.json`, which the app reads.
+    """
     name = folder.name
     rows = [_row(run) for run in runs]
     versions = (
@@ -63,6 +66,8 @@ def write(folder: Path, runs: Sequence[Path], *, unseen: Sequence[str] = ()) -> 
         if unseen
         else ""
     )
+    if unseen:
+        (folder / "withheld.json").write_text(json.dumps(list(unseen), indent=1) + "\n")
     (folder / "README.md").write_text(
         f"# {name}\n\n{WHAT[name]}\n\n{never}## How it was made\n"
         f"`python -m slugdemo.pocket train all --sprites DIR` on {versions}.\n\n{table}\n\n"

@@ -1,29 +1,99 @@
 """What happens when something is touched: each gradio event streams what one callback reports.
 
-What the page's own widgets send is untrusted; it is checked here, and errors become sentences.
+A report is turned into updates of gradio's controls and of what the page draws itself. What the
+page's own widgets send is untrusted; it is checked here, and errors become sentences.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 import gradio as gr
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import api, callbacks, edits, example, export, forget
+from slugdemo.ui import api, callbacks, edits, export, forget, preset
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Tasks, Watch, status
-from slugdemo.ui.updates import DRAWN, Blocks, updates
 from slugdemo.ui.view import MARK, View, check
 
 Work = Callable[[AppState, View, Watch], None]
 # the tasks have queues of their own; the API has another id, since a shared one keeps the lowest limit
 QUEUE = {"concurrency_id": "page", "concurrency_limit": 32}
+WARM = {"concurrency_id": "warm", "concurrency_limit": 1}
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 LINK = "() => { slug.acts.link(); }"
 FETCH = "() => slug.acts.fetch()"
+
+
+# Every update carries all that this event has drawn: a browser that is busy skips some of them.
+# Controls come along once more at the end only, since a visitor may be using them.
+DRAWN = (
+    "choice",
+    "forget",
+    "map",
+    "curve",
+    "ladder",
+    "see",
+    "collateral",
+    "tray",
+    "pin",
+    "export",
+    "compare",
+    "again",
+)
+
+
+class Blocks(Protocol):
+    """The blocks of one page by their names."""
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+        """One block."""
+
+    def changing(self, *, controls: bool = True) -> list[Any]:
+        """What an event may change."""
+
+
+def _view(at: Blocks, view: View) -> dict[Any, Any]:
+    return {at["view"]: view, at["seed"]: view.seed}
+
+
+def _layers(at: Blocks, value: dict[str, Any]) -> dict[Any, Any]:
+    return {at["layers"]: gr.Dropdown(value["choices"], value=value["value"] or None)}
+
+
+def _prompt(at: Blocks, value: dict[str, Any]) -> dict[Any, Any]:
+    words = gr.Textbox(
+        value["text"],
+        label=value["label"] or "Prompt",
+        visible=True if value["label"] else "hidden",
+    )
+    drawn = value["seed"] is not None
+    seed = gr.Number(value["seed"] or 0, visible=True if drawn else "hidden")
+    given = gr.UploadButton(visible="hidden" if drawn else True)
+    return {at["words"]: words, at["seed"]: seed, at["own"]: given}
+
+
+def _file(at: Blocks, path: str) -> dict[Any, Any]:
+    return {at["file"]: path}
+
+
+Update = Callable[[Blocks, Any], dict[Any, Any]]
+CONTROLS: dict[str, Update] = {"view": _view, "layers": _layers, "words": _prompt, "file": _file}
+
+
+def updates(at: Blocks, bundle: dict[str, Any], outputs: Sequence[Any] = ()) -> dict[Any, Any]:
+    """What a bundle of reports changes among the `outputs`, by default anywhere on the page."""
+    changed: dict[Any, Any] = {}
+    drawn: dict[str, Any] = {}
+    for block, value in bundle.items():
+        if block in CONTROLS:
+            changed |= CONTROLS[block](at, value)
+        else:
+            drawn[block] = value
+    changed |= {at["updates"]: drawn} if drawn else {}
+    return {block: new for block, new in changed.items() if not outputs or block in outputs}
 
 
 @dataclass(frozen=True)
@@ -121,7 +191,7 @@ class Events:
         *,
         pool: str = "live",
         steady: bool = True,
-    ) -> None:
+    ) -> Any:  # noqa: ANN401
         """An event of one of the page's own widgets; `steady` when it leaves all controls alone."""
         outputs = self.page.changing(controls=not steady)
 
@@ -136,7 +206,7 @@ class Events:
 
             yield from self.stream(request, view, run, pool=pool, outputs=outputs)
 
-        self._listen(event, handler, [self.page["view"]], outputs)
+        return self._listen(event, handler, [self.page["view"]], outputs)
 
     def _listen(
         self,
@@ -144,11 +214,11 @@ class Events:
         handler: Callable[..., Any],
         inputs: list[Any],
         outputs: list[Any],
-    ) -> None:
-        event(handler, inputs, outputs, trigger_mode="multiple", **QUIET, **QUEUE)
+    ) -> Any:  # noqa: ANN401
+        return event(handler, inputs, outputs, trigger_mode="multiple", **QUIET, **QUEUE)
 
     def opened(self, view: View, request: gr.Request) -> Iterator[dict[Any, Any]]:
-        """A page was opened: its link says what it shows; without one, the worked example."""
+        """A page was opened: its link says what it shows; without one, the first preset."""
         del view
         query = parse_qs(str(request.query_params))
 
@@ -164,7 +234,7 @@ class Events:
             if said:
                 watch.put("status", status(said, "error"))
 
-        if shown := example.shown(self.state, query):
+        if shown := preset.opened(self.state, query):
             yield updates(self.page, shown)  # needs no place and no waiting
             return
         yield from self.stream(request, View(), work)
@@ -173,6 +243,10 @@ class Events:
         for name in (view.concept, *(kept.concept for kept in view.tray)):
             if MARK in name:
                 self.state.uploads.claim(str(request.session_hash), name.split(MARK)[-1])
+
+    def warm(self, view: View) -> None:
+        """What was shown at once is made ready for a first touch, one page after another."""
+        preset.warm(self.state, view)
 
     def stop(self, request: gr.Request) -> dict[str, Any]:
         """The visitor wants to stop."""
@@ -251,6 +325,10 @@ def _widgets(events: Events) -> None:
     def concept(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.concept(state, view.of_concept(concept=_name(sent["concept"])), watch)
 
+    def again(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        del sent
+        callbacks.again(state, view, watch)
+
     def method(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.method(state, replace(view, method=_name(sent["method"])), watch)
 
@@ -293,8 +371,10 @@ def _widgets(events: Events) -> None:
     events.picked(at["compare"].show, comparing)
     events.picked(at["compare"].run, compare_run, pool="work")
     events.picked(at["compare"].open, compare_open, pool="work", steady=False)
-    events.picked(at["choice"].model, model, steady=False)
-    events.picked(at["choice"].concept, concept, steady=False)
+    for event, work in ((at["choice"].model, model), (at["choice"].concept, concept)):
+        chosen = events.picked(event, work, steady=False)
+        chosen.then(events.warm, at["view"], None, **WARM, **QUIET)
+    events.picked(at["map"].again, again, pool="work")
     events.picked(at["choice"].method, method, pool="work", steady=False)
     events.picked(at["map"].layer, layer, steady=False)
     events.picked(at["map"].turn, turn, steady=False)

@@ -11,8 +11,7 @@ import gradio as gr
 import plotly
 
 from slugdemo.ui import events, forget
-from slugdemo.ui.memory import freed
-from slugdemo.ui.state import AppState
+from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import Tasks
 from slugdemo.ui.view import LARGEST_SEED, View
 
@@ -29,7 +28,9 @@ HEADS = {
         '<button class="small" data-act="guess" title="Predict the layer before you see it">'
         "Guess</button>"
         '<button class="small" data-act="axes" title="Scale, alignment, granularity">Axes</button>'
-        '<button class="small" data-act="layers">Table</button>',
+        '<button class="small" data-act="layers">Table</button>'
+        '<button class="small" data-act="again" title="Compute it again and compare with what came '
+        'with the app">Again</button>',
     ),
     "see": ("See", "What does it do now?", ""),
     "curve": (
@@ -52,7 +53,7 @@ HEADS = {
 }
 CALLS = {
     "choice": ("model", "concept", "method"),
-    "map": ("layer", "turn"),
+    "map": ("layer", "turn", "again"),
     "curve": ("step",),
     "ladder": ("step",),
     "see": ("picture",),
@@ -61,8 +62,15 @@ CALLS = {
     "compare": ("show", "run", "open"),
 }
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")
-HIDDEN = ("comparison", "choices", "pin", "export", "updates")  # dialogs show them, or other blocks
-SCRIPTS = ("app.js", "plots.js", "choice.js", "compare.js", "export.js", "lesson.js")
+HIDDEN = (
+    "comparison",
+    "again",
+    "choices",
+    "pin",
+    "export",
+    "updates",
+)  # dialogs show them, or other blocks
+SCRIPTS = ("app.js", "plots.js", "choice.js", "compare.js", "atlas.js", "export.js", "lesson.js")
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><nav aria-label="Views">'
     '<button class="view chosen" data-act="erase">Erase</button>'
@@ -143,6 +151,7 @@ def layout(state: AppState) -> Page:
         with gr.Column(elem_id="locate-card", elem_classes="card"):
             at["map"] = widget("map")
             at["layers"] = gr.Dropdown([], label="Layer", elem_id="layer", **PLAIN)
+            at["again"] = widget("again")
         _see(at)
         _step(at)
         with gr.Column(elem_id="ladder-card", elem_classes="card"):

@@ -1,6 +1,7 @@
 """AppState: what all visitors share. Models, tasks, edits and finished results; nobody changes them.
 
-Every cache is bounded, and whatever falls out of one can be made again.
+Every cache is bounded, and whatever falls out of one can be made again: when memory runs out, drawn
+pictures, features, gradients and the model that nobody has asked for longest are let go of.
 """
 
 import gc
@@ -11,14 +12,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
 
+import torch
 from cachetools import LRUCache
 
 from slugdemo import catalog, experiment
 from slugdemo import data as examples
 from slugdemo import edit as edits
+from slugdemo.benchmark import atlas
+from slugdemo.benchmark.atlas import Entry, Shipped
 from slugdemo.catalog import Model
 from slugdemo.concept import PLAIN, Concept, Example
-from slugdemo.config import CONFIGS
+from slugdemo.config import CONFIGS, Config
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.eval_set import around, drawn
@@ -26,6 +30,7 @@ from slugdemo.evaluation.prompt_set import EvalSet
 from slugdemo.layers import GRANULARITIES
 from slugdemo.methods import named
 from slugdemo.models import loading
+from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.loading import Opened
 from slugdemo.models.zero_shot import ZeroShot
 from slugdemo.search import Score
@@ -36,6 +41,8 @@ from slugdemo.ui.view import DIGEST, MARK, Kept, View, label
 
 Value = TypeVar("Value")
 DRAWN = 12  # pictures of a concept that comes without any
+SHORT = "This machine ran out of memory, and what was being made is dropped."
+IN_USE = 1  # models that are left alone: the one at work
 LONGEST = 100  # letters of a concept's name
 KINDS = {"character": "Characters", "object": "Objects", "style": "Styles"}
 
@@ -244,14 +251,46 @@ class AppState:
 
     def _drawn(self, name: str) -> Concept:
         """A concept that the models know but that comes without pictures: one of them draws it."""
-        folder = drawn(self.opened(self.artist()), name, count=DRAWN)
-        return catalog.concept(name, forget=folder)
+        folder, notes = drawn(self.opened(self.artist()), name, count=DRAWN)
+        found = catalog.concept(name, forget=folder)
+        return replace(found, notes=notes + found.notes)
 
     def eval_set(self, name: str) -> EvalSet:
         """The names and held-out pictures around a concept; what a visitor brought is all there is."""
         concept = self.concept(name)
         found = around(concept)
         return replace(found, test=found.test + concept.forget) if MARK in name else found
+
+    # ---- what comes with the app
+
+    @cached_property
+    def shipped(self) -> Shipped:
+        """The entries that come with the app, current or not."""
+        return Shipped(atlas.place())
+
+    def entry(self, model: str, concept: str) -> Entry | None:
+        """What was found of a preset concept beforehand; None when anything has changed since.
+
+        That is weights, pictures, settings, or the form of entries.
+        """
+        if concept not in self.shipped.concepts(model):
+            return None
+        key = self.shown.get(("entry key", model), lambda: atlas.key(model))
+        found = self.shown.get(
+            ("entry", model, concept), lambda: self.shipped.find(model, concept, key)
+        )
+        return None if found is None or found.problem else found
+
+    def _remember(self, view: View, kept: Kept, edit: Edit) -> None:
+        """Keeps the scores that were measured beforehand along an edit of one layer."""
+        entry = self.entry(view.model, kept.concept)
+        if entry is None or kept.method != Config.method or len(edit.delta) > 1:
+            return
+        curve = entry.curve if kept.layer == entry.layer else ()
+        mine = replace(view, concept=kept.concept)
+        for score in (*entry.tried.get(kept.layer, ()), *curve):
+            which = "full" if score.n_retain else "forget only"
+            self.scores.put(score_key(mine, edit.digest, score.strength, which), score)
 
     # ---- tasks and edits
 
@@ -264,16 +303,21 @@ class AppState:
     def _task(self, view: View, watch: Watch) -> Task:
         opened = self.opened(view.model)
         given = {"alignment": view.alignment, "granularity": view.granularity}
+        config = CONFIGS[opened.kind].changed(given)
+        tensors = config.granularity == CONFIGS[opened.kind].granularity
+        entry = self.entry(view.model, view.concept) if tensors else None
         task = Task(
             opened,
             self.concept(view.concept),
-            CONFIGS[opened.kind].changed(given),
+            config,
             self.eval_set(view.concept),
+            located=entry.located if entry else None,
             progress=watch.progress,
             cancelled=watch.stop.is_set,
         )
         if not task.front:
             raise SlugError("No layer of this model has a gradient along which it could forget.")
+        _ = task.forget_gradient  # made once for all who will share this task
         return task.watched(unwatched, never)
 
     def edit(self, view: View, kept: Kept, watch: Watch) -> Edit:
@@ -305,7 +349,9 @@ class AppState:
             other = self.task(replace(mine, granularity=granularity), watch)
             for score in other.scores:
                 if score.layer == kept.layer:
-                    return method.of_layer(other, score)
+                    edit = method.of_layer(other, score)
+                    self._remember(view, kept, edit)
+                    return edit
         raise SlugError(f"This model has no layer called “{kept.layer[:80]}”.")
 
     def keep(self, view: View, edit: Edit) -> Edit:
@@ -317,6 +363,28 @@ class AppState:
     def applied(self, view: View, watch: Watch) -> list[Edit]:
         """The edits that act on the model of this view."""
         return [self.edit(view, kept, watch) for kept in view.applied()]
+
+
+def freed(state: AppState) -> str:
+    """Frees what can be made again when memory has run out; says what that was."""
+    opened = state.models.items()
+    hosts = [found.host for _, found in opened if found.kind == "diffusion"]
+    pictures = sum(host.forget_pictures() for host in hosts if isinstance(host, Diffusion))
+    unused = state.models.let_go() if len(opened) > IN_USE else None
+    counts = (
+        (state.pictures.clear() + pictures, "drawn picture", "drawn pictures"),
+        (state.tasks.clear() + state.features.clear(), "set of features", "sets of features"),
+        (state.edits.clear(), "edit", "edits"),
+        (state.shown.clear(), "other result", "other results"),
+    )
+    gone = [f"{count} {single if count == 1 else many}" for count, single, many in counts if count]
+    gone += [f"the model {unused}"] if unused else []
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not gone:
+        return f"{SHORT} Nothing more can be freed: choose something smaller."
+    return f"{SHORT} Freed: {', '.join(gone)}. Try again, or choose something smaller."
 
 
 def _read(name: str) -> Opened:
@@ -341,3 +409,9 @@ def single_layer(method: str) -> bool:
 def by_layer(view: View) -> str:
     """The method that edits the layer which a visitor chooses: that of the view, if it can."""
     return view.method if single_layer(view.method) else View.method
+
+
+def score_key(view: View, digest: str, strength: float, which: str = "full") -> tuple[object, ...]:
+    """Under what a score is remembered; at strength 0 all edits are the same."""
+    own = digest if strength else ""
+    return view.model, view.concept, own, round(strength, 6), which

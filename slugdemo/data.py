@@ -135,7 +135,7 @@ def concept(
     for purpose, some in (("forget", made.forget), ("keep", made.retain)):
         if len(some) < FEWEST:
             raise SlugError(
-                f"{made.name!r} has {len(some)} pictures to {purpose}: at least {FEWEST} are "
+                f"{made.name!r} has {_counted(len(some))} to {purpose}: at least {FEWEST} are "
                 f"needed.{_also(notes)}"
             )
     both = {str(example.image) for example in made.forget} & {str(e.image) for e in made.retain}
@@ -171,15 +171,15 @@ def brought(
     if not mine:
         raise SlugError(f"None of the {len(given)} captions in {forget.title} mentions {name!r}.")
     if retain is not None:
-        notes += _left_out(len(rest), f"in {forget.title} show something else than {name}")
+        notes += _left_out(len(rest), forget.title, f"showing something else than {name}")
         rest, more = _captioned(retain, names)
         notes += more
     elif len(rest) < FEWEST:
-        notes += _left_out(len(rest), f"in {forget.title} show something else than {name}")
+        notes += _left_out(len(rest), forget.title, f"showing something else than {name}")
         rest = tuple(others)
     kept = tuple(example for example in rest if not names.shows(example, name))
     if retain is not None:
-        notes += _left_out(len(rest) - len(kept), f"in {retain.title} show {name}")
+        notes += _left_out(len(rest) - len(kept), retain.title, f"showing {name}")
     kind = names.kind(name)
     return concept(
         name,
@@ -274,7 +274,7 @@ def _captioned(
     if bare and len(bare) == len(made):
         first = str(bare[0].image).replace("\\", "/").rpartition("/")[2]
         raise SlugError(f"{first} has no caption: put one beside it, or give one for all pictures.")
-    notes = source.notes + _left_out(len(bare), f"in {source.title} have no caption")
+    notes = source.notes + _left_out(len(bare), source.title, "without a caption")
     return tuple(example for example in made if example.caption), notes
 
 
@@ -311,8 +311,12 @@ def _labelled(example: Example, names: Names, domain: str, name: str = "") -> Ex
     return replace(example, labels={**labels, domain: label} if label else labels)
 
 
-def _left_out(count: int, reason: str) -> tuple[str, ...]:
-    return (f"{count} pictures {reason} and were left out.",) if count else ()
+def _left_out(count: int, where: str, reason: str) -> tuple[str, ...]:
+    return (f"Left out: {_counted(count)} in {where} {reason}.",) if count else ()
+
+
+def _counted(pictures: int) -> str:
+    return f"{pictures} picture" if pictures == 1 else f"{pictures} pictures"
 
 
 def _also(notes: Sequence[str]) -> str:

@@ -244,7 +244,7 @@ def test_every_mistake_is_one_sentence(
         "broken.tar": (*mug, str(tmp_path / "broken.tar")),
         "There are no pictures": (*mug, str(tmp_path / "empty")),
         "There is no folder": (*mug, str(tmp_path / "none")),
-        "has 1 pictures": (*mug, str(tmp_path / "one")),
+        "has 1 picture": (*mug, str(tmp_path / "one")),
         "cannot be read as a safetensors": (
             "classify", *CLIP, *pic, "--edit", str(tmp_path / "broken.safetensors")
         ),

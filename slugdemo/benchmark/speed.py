@@ -85,12 +85,18 @@ def figures(plan: Plan) -> Iterator[Figure]:
 
 
 def noise_batches(clip: Clip, pairs: int) -> list[Batch]:
-    """Random pictures with captions, in batches; times do not depend on what they show."""
+    """Random pictures with captions, in batches; times do not depend on what they show.
+
+    Raises SlugError unless they fill batches of `SIZE`, or are fewer than one holds.
+    """
+    size = min(pairs, SIZE)
+    if pairs % size:
+        raise SlugError(f"{pairs} pairs do not fill batches of {SIZE}: give a multiple of {SIZE}.")
     dice = torch.Generator().manual_seed(0)
     side = clip.model.visual.image_size
     shape = (3, *side) if isinstance(side, tuple) else (3, side, side)
-    tokens = clip.tokenize([prompt(SHOWN[at % len(SHOWN)]) for at in range(SIZE)])
-    return [(torch.randn(SIZE, *shape, generator=dice), tokens) for _ in range(pairs // SIZE)]
+    tokens = clip.tokenize([prompt(SHOWN[at % len(SHOWN)]) for at in range(size)])
+    return [(torch.randn(size, *shape, generator=dice), tokens) for _ in range(pairs // size)]
 
 
 def bare(clip: Clip, batches: list[Batch], names: list[str]) -> None:

@@ -100,9 +100,7 @@ def quality(
 
 
 def fullsize(
-    pairs: Annotated[
-        int, typer.Option(min=speeds.SIZE, help="behind each gradient")
-    ] = sizes.Plan.pairs,
+    pairs: Annotated[int, typer.Option(min=2, help="behind each gradient")] = sizes.Plan.pairs,
     clip: Annotated[
         list[str] | None, typer.Option(help="open_clip's name; may be repeated")
     ] = None,

@@ -11,13 +11,15 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from slugdemo import files, images
+from slugdemo import weights as tensors
 from slugdemo.concept import DOMAINS, Concept, Example, Names, domain
 from slugdemo.errors import SlugError
 from slugdemo.models.clip import Clip
@@ -210,6 +212,13 @@ def pixels(examples: Iterable[Example], transform: Callable[[Image], Tensor]) ->
     return torch.stack(inputs)
 
 
+def looks(transform: Callable[[Image], Tensor]) -> str:
+    """The identity of a transform: the sha256 of what it makes of a picture with all brightnesses."""
+    levels = torch.arange(96 * 64 * 3).mul(7919).remainder(256).view(64, 96, 3)
+    made = transform(fromarray(levels.byte().numpy()))
+    return tensors.digest({"pixels": made})
+
+
 class Pairs:
     """Batches of pixels (N, 3, H, W) and tokens (N, T), read anew in each pass, one at a time.
 
@@ -229,14 +238,26 @@ class Pairs:
         self._examples = [examples[number] for number in order]
         self._clip, self._size = clip, size
 
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all that the batches depend on; no picture is decoded for it."""
+        total = hashlib.sha256(f"{self._size} {looks(self._clip.transform)}".encode())
+        total.update(tensors.digest({"tokens": self._tokens}).encode())
+        for example in self._examples:
+            total.update(hashlib.sha256(images.data(example.image)).digest())
+        return total.hexdigest()
+
+    @cached_property
+    def _tokens(self) -> Tensor:
+        return self._clip.tokenize([example.caption for example in self._examples])  # (N, T)
+
     def __len__(self) -> int:
         return -(-len(self._examples) // self._size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(self._examples), self._size):
-            part = self._examples[start : start + self._size]
-            tokens = self._clip.tokenize([example.caption for example in part])
-            yield pixels(part, self._clip.transform), tokens
+            some = slice(start, start + self._size)
+            yield pixels(self._examples[some], self._clip.transform), self._tokens[some]
 
 
 def _captioned(

@@ -64,7 +64,7 @@ CALLS = {
     "see": ("picture",),
     "tray": ("switch", "drop", "rename"),
     "export": ("fetch",),
-    "compare": ("show", "run", "open"),
+    "compare": ("show", "run", "open", "many", "detail"),
     "atlas": ("show", "open"),
 }
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")

@@ -22,7 +22,7 @@
   const chosen = draw.choice;
   draw.choice = (body, value) => {      // another model or concept: another table
     chosen(body, value);
-    const wanted = new URLSearchParams(location.search).get('view') === 'compare';
+    const wanted = ['compare', 'gone'].includes(new URLSearchParams(location.search).get('view'));
     const here = document.body.classList.contains('comparing');
     const {compare, choice} = values;
     const other = !compare || compare.model !== choice.model || compare.concept !== choice.concept;

@@ -177,6 +177,7 @@ def hard_prompt(target: Target) -> Attacked:
             states = model.states_from(_prefixed(own, hot @ table))
             value = pictures.loss(states, noise)
         losses.append(value.item())
+        target.follow(losses[-1])
         (leaf.grad,) = torch.autograd.grad(value, [leaf])
         optimiser.step()
         leaf.data = projected(leaf.data)

@@ -1,7 +1,9 @@
 """slugdemo's page: `python app.py`. Options -> state -> page -> launch."""
 
+import ctypes
 import os
 import socket
+import sys
 import tempfile
 import threading
 from contextlib import suppress
@@ -22,10 +24,11 @@ from starlette.middleware import Middleware
 from slugdemo import catalog
 from slugdemo import limits as public
 from slugdemo.errors import SlugError
-from slugdemo.ui import example, memory, page, tasks
-from slugdemo.ui.state import AppState
+from slugdemo.ui import example, page, tasks
+from slugdemo.ui.state import AppState, freed
 
 HERE = Path(__file__).parent
+ARENAS, M_ARENA_MAX = 2, -8  # how many, and what glibc's malloc.h calls the setting
 PORT, CACHE = 7860, Path(tempfile.gettempdir()) / "slugdemo"
 
 
@@ -37,6 +40,14 @@ def opened(demo: Blocks) -> dict[str, Any]:
     os.environ.pop("SLUG_MCP", None)
     demo.queue(max_size=limits.queue, default_concurrency_limit=2)
     return {"app_kwargs": {"middleware": [Middleware(public.Gate, limits=limits)]}}
+
+
+def thrifty() -> None:
+    """Gives the C library few arenas, where it has any: it would make one for each of a server's
+    many threads, and each would keep room for the most that its thread ever needed."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def check_free(host: str, port: int) -> None:
@@ -78,7 +89,7 @@ def main(
     ] = "",
 ) -> None:
     """Open the page and keep it open."""
-    memory.thrifty()
+    thrifty()
     tasks.share_cores()
     check_free(host, port)
     if models:
@@ -92,7 +103,7 @@ def main(
         raise typer.Exit(1) from error
     state = AppState()
     threading.Thread(target=example.warm, args=(state,), daemon=True).start()
-    work = tasks.Tasks(partial(memory.freed, state))
+    work = tasks.Tasks(partial(freed, state))
     demo = page.build(state, work)
     where = {"server_name": host, "server_port": port, "root_path": below(root_path)}
     try:

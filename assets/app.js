@@ -123,7 +123,8 @@ window.slug = (() => {
     body.replaceChildren(...value.groups.map((group) => make('div', {class: `group ${group.role}`},
       make('h3', {}, make('span', {}, group.title), make('small', {}, count(group.count))),
       make('ul', {class: 'thumbs'}, ...group.pictures.map((one) =>
-        make('li', {}, make('img', {src: one.src, alt: one.alt, title: one.alt})))))));
+        make('li', {}, make('img', {src: one.src, alt: one.alt, title: one.alt})))))),
+      ...(value.note ? [make('small', {class: 'note'}, value.note)] : []));
   };
 
   draw.map = (body, value, call) => {

@@ -8,7 +8,7 @@ import io
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +29,14 @@ LINE = re.compile(r"(?P<file>.+?\.\w{3,4}(?:#\d+)?)\s*[\t,;|:]\s*(?P<text>.*)") 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is said of one picture besides its pixels: a caption, "" for none, and labels."""
+    """What is said of one picture besides its pixels: a caption, "" for none, and labels.
+
+    `number` is its class where that is a number, which a list of names elsewhere explains.
+    """
 
     caption: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    number: int | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Facts":
@@ -41,11 +45,20 @@ class Facts:
         caption = next((t for name in CAPTIONS if (t := line(lower.get(name)))), "")
         shown = next((t for name in CLASSES if (t := _word(lower.get(name)))), "")
         labels = {"concept": shown, "style": _word(lower.get("style"))}
-        return cls(caption, {label: labels[label] for label in DOMAINS if labels[label]})
+        known = {label: labels[label] for label in DOMAINS if labels[label]}
+        number = next((n for name in CLASSES if (n := _number(lower.get(name))) is not None), None)
+        return cls(caption, known, number)
 
     def over(self, other: "Facts") -> "Facts":
         """These facts, and what they leave open from `other`."""
-        return Facts(self.caption or other.caption, {**other.labels, **self.labels})
+        number = other.number if self.number is None else self.number
+        return Facts(self.caption or other.caption, {**other.labels, **self.labels}, number)
+
+    def named(self, classes: Sequence[str]) -> "Facts":
+        """These facts with the name of the class where it is a number that `classes` explains."""
+        if self.number is None or "concept" in self.labels or self.number >= len(classes):
+            return self
+        return Facts(self.caption, {**self.labels, "concept": classes[self.number].strip()})
 
 
 NOTHING = Facts()
@@ -90,6 +103,12 @@ def _word(value: object) -> str:
     """A class's name; "" for a number, which names nothing."""
     text = line(value)
     return "" if text.lstrip("-").isdecimal() else text
+
+
+def _number(value: object) -> int | None:
+    """A class's number, from 0; None for what is none."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else line(value)
+    return int(text) if text.isdecimal() else None
 
 
 def _records(name: str, data: bytes) -> Iterable[Mapping[str, Any]]:

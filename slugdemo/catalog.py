@@ -76,12 +76,23 @@ def assets() -> Path:
 
 
 def cache() -> Path:
-    """Where gradients are remembered: SLUGDEMO_CACHE, or the user's cache folder."""
+    """Where gradients are remembered: SLUGDEMO_CACHE, or the user's cache folder.
+
+    Raises SlugError when SLUGDEMO_CACHE names a place where nothing can be written.
+    """
     if own := os.environ.get("SLUGDEMO_CACHE"):
-        return files.expanded(own)
+        return _named_cache(files.expanded(own))
     home = {"darwin": Path.home() / "Library/Caches", "win32": Path.home() / "AppData/Local"}
     default = home.get(sys.platform, Path.home() / ".cache")
     return Path(os.environ.get("XDG_CACHE_HOME") or default) / "slugdemo"
+
+
+@lru_cache(maxsize=4)
+def _named_cache(path: Path) -> Path:
+    try:
+        return files.writable_folder(path)
+    except SlugError as error:
+        raise SlugError(f"SLUGDEMO_CACHE names {path}, which cannot be used. {error}") from error
 
 
 def models() -> list[Model]:
@@ -207,10 +218,10 @@ def group(name: str) -> list[str]:
 
 def other_words(name: str, *, descriptions: bool = True) -> list[str]:
     """The synonyms of a shipped concept and, if wanted, its descriptions; none for another name."""
-    for one in listing():
-        if one["name"] == name:
-            told = one.get("descriptions", ()) if descriptions else ()
-            return [*one.get("synonyms", ()), *told]
+    for entry in listing():
+        if entry["name"] == name:
+            told = entry.get("descriptions", ()) if descriptions else ()
+            return [*entry.get("synonyms", ()), *told]
     return []
 
 
@@ -283,8 +294,9 @@ def refused() -> dict[str, str]:
 
 
 def check() -> None:
-    """Raises SlugError when the folders and tables that everything here comes from cannot be read."""
+    """Raises SlugError when the folders and tables that everything here needs cannot be used."""
     _own_folder()
+    cache()
     for table in (assets() / "concepts").glob("*.parquet"):
         archives.head(table)
     listing()

@@ -103,9 +103,9 @@ class Names:
                 return found
         return ""
 
-    def same(self, one: str, other: str) -> bool:
+    def same(self, name: str, other: str) -> bool:
         """Whether two names stand for the same thing."""
-        return _bare(folded(self.canonical(one))) == _bare(folded(self.canonical(other)))
+        return _bare(folded(self.canonical(name))) == _bare(folded(self.canonical(other)))
 
     def kind(self, name: str) -> str:
         """The kind of what a name stands for; "custom" when it is unknown."""
@@ -120,14 +120,16 @@ class Names:
 
         Whole words count, the longest name first; of one domain ("concept" or "style") if asked.
         """
-        found = [self._spellings[one.group()] for one in self._pattern.finditer(folded(caption))]
-        wanted = (one for one in found if not domain or self._domain(one) == domain)
+        found = [
+            self._spellings[match.group()] for match in self._pattern.finditer(folded(caption))
+        ]
+        wanted = (name for name in found if not domain or self._domain(name) == domain)
         return tuple(dict.fromkeys(wanted))
 
     def near(self, name: str, count: int = 3) -> tuple[str, ...]:
         """The known names whose spelling or synonyms come nearest, best first; perhaps none."""
         close = difflib.get_close_matches(folded(name), self._spellings, n=3 * count)
-        return tuple(dict.fromkeys(self._spellings[one] for one in close))[:count]
+        return tuple(dict.fromkeys(self._spellings[spelling] for spelling in close))[:count]
 
     def label(self, example: Example, domain: str = "concept") -> str:
         """What a picture shows, as a name; "" when neither a label nor its caption says it.
@@ -227,7 +229,7 @@ def style_prompt(style: str) -> str:
 
 def _bare(name: str) -> str:
     """A folded name without its article."""
-    article = next((one for one in ARTICLES if name.startswith(one)), "")
+    article = next((word for word in ARTICLES if name.startswith(word)), "")
     return name.removeprefix(article)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -33,6 +34,15 @@ from slugdemo.weights import Weights
 KNOWN = 0.5  # of the tries on the original: an attack that succeeds more seldom proves nothing
 COUNTED = ("prompt", "search", "vector", "adversary", "probe")  # attacks that take an article
 CONTROLS = ("opposite direction", "random direction", "random layer", "all front layers")
+
+
+class Made(NamedTuple):
+    """The edit that a method gave, what it searched, and what both cost."""
+
+    edit: Edit
+    search: Search | None
+    seconds: float
+    peak_bytes: int
 
 
 @dataclass(frozen=True)
@@ -67,15 +77,19 @@ def task(
     config: Config | None = None,
     forget: Path | None = None,
     retain: Path | None = None,
+    caption: str = "",
+    anchor: str = "",
 ) -> Task:
     """The task of forgetting a concept in a model, by their names.
 
-    `forget` and `retain` are places of pictures of one's own (see `catalog.concept`); `config`
-    is that of the model's kind by default. Raises SlugError for an unknown name.
+    `forget` and `retain` are places of pictures of one's own, `caption` is for those to forget
+    that have none; `config` is that of the model's kind by default; `anchor` is what the concept
+    should become, for methods that can replace. Raises SlugError for an unknown name, and as
+    `catalog.concept`.
     """
     here = opened(model) if isinstance(model, str) else model
-    chosen = catalog.concept(concept, forget=forget, retain=retain)
-    return Task(here, chosen, config or CONFIGS[here.kind])
+    chosen = catalog.concept(concept, forget=forget, retain=retain, caption=caption)
+    return Task(here, chosen, config or CONFIGS[here.kind], anchor=anchor)
 
 
 def sweep(task: Task, layer: str, strengths: Sequence[float]) -> Iterator[Score]:
@@ -101,11 +115,37 @@ def erase(
     """The edit by the task's method, at its best strength or at the one given.
 
     `layer` (for single-layer methods) and `strength` fix what is otherwise searched; `method` is
-    one that METHODS does not hold. Raises
-    SlugError when the method cannot serve the task, when the model does not know the concept, or
-    when a single-layer method is given a strength without a layer.
+    one that METHODS does not hold. Raises SlugError when the method cannot serve the task, when the
+    model does not know the concept, or when a single-layer method is given a strength without a
+    layer.
     """
     method = method or named(task.config.method)
+    _check(task, method, layer, strength)
+    before = known(task)
+    return _erasure(task, before, _made(task, method, layer, strength))
+
+
+def made(task: Task) -> Made:
+    """The edit by the task's method and what it cost, not judged yet.
+
+    Raises SlugError when the method cannot serve the task.
+    """
+    method = named(task.config.method)
+    method.check(task)
+    return _made(task, method, "", None)
+
+
+def known(task: Task) -> Score:
+    """The unedited score on the search split.
+
+    Raises SlugError when the model does not know the concept, so that it has nothing to forget.
+    """
+    before = task.evaluators.full(_nothing(task))(0.0)
+    search.check_known(task.concept.name, before)
+    return before
+
+
+def _check(task: Task, method: Method, layer: str, strength: float | None) -> None:
     method.check(task)
     if strength is not None and not math.isfinite(strength):
         raise SlugError(f"A strength is a finite number, not {strength}.")
@@ -113,8 +153,9 @@ def erase(
         raise SlugError(f"{method.name} does not edit one chosen layer: leave the layer out.")
     if method.of_layer and strength is not None and not layer:
         raise SlugError("A strength alone says too little: name the layer that it belongs to.")
-    before = task.evaluators.full(_nothing(task))(0.0)
-    search.check_known(task.concept.name, before)
+
+
+def _made(task: Task, method: Method, layer: str, strength: float | None) -> Made:
     seen = len(task.searches)
     began = time.perf_counter()
     with Peak() as peak:
@@ -126,13 +167,11 @@ def erase(
     found = task.searches[-1] if len(task.searches) > seen else None
     if strength is not None:
         edit, found = edit.at(strength), None
-    seconds = time.perf_counter() - began
-    return _erasure(task, edit, before, found, seconds, peak.bytes)
+    return Made(edit, found, time.perf_counter() - began, peak.bytes)
 
 
-def _erasure(
-    task: Task, edit: Edit, before: Score, found: Search | None, seconds: float, peak: int
-) -> Erasure:
+def _erasure(task: Task, before: Score, what: Made) -> Erasure:
+    edit, found, seconds, peak = what
     if found is None:
         after = task.evaluators.full(edit)(edit.strength)
         goal = search.goal_of(before, task.config.tuning)
@@ -236,6 +275,12 @@ def _as_long(lots: Weights, edit: Edit) -> Edit:
     return Edit(edit.concept, edit.method, delta, edit.strength, edit.unit, about=edit.about)
 
 
+def reporting(task: Task, edits: Sequence[Edit]) -> Iterator[tuple[Measurement, ...]]:
+    """The report as it grows: a first answer on a few pictures, the last on all (see `report`)."""
+    for rows in task.evaluation.reporting(edits):
+        yield tuple(rows)
+
+
 def report(task: Task, edits: Sequence[Edit]) -> tuple[Measurement, ...]:
     """What edits do on the report split, which no gradient and no search has seen."""
     evaluation = task.evaluation
@@ -244,28 +289,46 @@ def report(task: Task, edits: Sequence[Edit]) -> tuple[Measurement, ...]:
 
 
 def controls(task: Task, edit: Edit) -> Mapping[str, Edit]:
-    """Edits that should not work as well, one for each of CONTROLS that applies.
+    """Edits that should not work as well, one for each of CONTROLS that applies (see `control`)."""
+    found = {name: control(task, edit, name) for name in CONTROLS}
+    return {name: other for name, other in found.items() if other is not None}
+
+
+def control(task: Task, edit: Edit, name: str) -> Edit | None:
+    """One of CONTROLS beside an edit; None where it does not apply.
 
     The opposite and the random direction go as far as `edit`, in its tensors; the random layer
     is searched for its own best step; all front layers move together, each by the strength of
     `edit`. Only single-layer edits have the last two.
     """
+    if name == "opposite direction":
+        return edit.at(-edit.strength)
+    if name == "random direction":
+        return _random_direction(task, edit) if edit.delta else None
+    if edit.unit != LAYER_NORM:
+        return None
+    return _random_layer(task, edit) if name == "random layer" else _all_front_layers(task, edit)
+
+
+def _random_direction(task: Task, edit: Edit) -> Edit:
     noise = task.generator()
     lots = {name: torch.randn(t.shape, generator=noise) for name, t in edit.delta.items()}
-    found = {"opposite direction": edit.at(-edit.strength)}
-    if edit.delta:
-        found["random direction"] = _as_long(lots, edit)
-    if edit.unit != LAYER_NORM:
-        return found
+    return _as_long(lots, edit)
+
+
+def _random_layer(task: Task, edit: Edit) -> Edit | None:
     others = [s.layer for s in task.scores if qualified(s.layer) != edit.layer and s.importance > 0]
-    if others:
-        chosen = others[int(torch.randint(len(others), (1,), generator=noise))]
-        found["random layer"] = task.tune([direction(task, task.layer(chosen))])
+    if not others:
+        return None
+    chosen = others[int(torch.randint(len(others), (1,), generator=task.generator(1)))]
+    return task.tune([direction(task, task.layer(chosen))])
+
+
+def _all_front_layers(task: Task, edit: Edit) -> Edit:
     fronts = [direction(task, score) for score in task.front]
     both = {name: tensor for some in fronts for name, tensor in some.delta.items()}
     about = {key: value for key, value in edit.about.items() if key not in ("layer", "ratio")}
-    whole = Edit(edit.concept, edit.method, both, edit.strength, edit.unit, about=about)
-    return found | {"all front layers": whole}
+    return Edit(edit.concept, edit.method, both, edit.strength, edit.unit, about=about)
 
 
 REFERENCES = {"zero-shot": "reference-clip", "diffusion": "reference-sd"}

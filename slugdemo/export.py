@@ -205,7 +205,7 @@ def _translated(edit: Edit, form: Format, known: set[str]) -> Edit:
     for name, tensor in edit.delta.items():
         place = next((place for place in form.places if place.part == part_of(name)), None)
         own = place.own({within(name): tensor}) if place else {}
-        own = {f"{part_of(name)}/{inner}": one for inner, one in own.items()}
+        own = {f"{part_of(name)}/{inner}": tensor for inner, tensor in own.items()}
         if not own or not own.keys() <= known:
             raise SlugError(
                 f"The edit of {edit.concept!r} changes {name}, which this {form.name} folder "

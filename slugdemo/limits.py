@@ -120,7 +120,7 @@ def address(scope: Scope, proxies: int) -> str:
     lines = [
         value.decode("latin-1") for key, value in scope["headers"] if key == b"x-forwarded-for"
     ]
-    said = [one.strip() for one in ",".join(lines).split(",") if one.strip()]
+    said = [part.strip() for part in ",".join(lines).split(",") if part.strip()]
     return said[-proxies] if 0 < proxies <= len(said) else own
 
 

@@ -28,6 +28,7 @@ SAID = (  # files that hold no pictures and are no loss
     *(".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html"),
     *(".cls", ".log", ".ini", ".db"),
 )
+CLASS_NAMES = ("classnames.txt", "class_names.txt", "classes.txt", "labels.txt")  # one a line
 GENERIC = re.compile(  # folders that say nothing of their pictures
     r"\d+|(?:train|test|val|validation|data|dataset|images?|imgs?|pictures?|photos?|files)s?"
 )
@@ -84,6 +85,7 @@ class _Tree:
     read: Callable[[str], bytes]
     place: Callable[[str], Path | str]
     sides: Mapping[str, Mapping[str, Facts]]  # by folder: what a side table says of each key
+    around: tuple[Path, ...] = ()  # folders in which names of classes may lie
 
     def text(self, name: str) -> str:
         return files.text(self.read(name))
@@ -101,6 +103,7 @@ def _folder(root: Path) -> Source:
         read=lambda name: (root / name).read_bytes(),
         place=lambda name: root / name,
         sides={stem: side for stem, side in sides.items() if side},
+        around=(root.parent, root.parent.parent),
     )
     _no_pointers(root, names)
     examples, notes = _paired(tree)
@@ -128,6 +131,7 @@ def _archive(path: Path, side: Mapping[str, Facts] | None = None) -> Source:
         read=lambda name: archives.contents(path, name),
         place=lambda name: f"{path}#{name}",
         sides={"": side},
+        around=(path.parent, path.parent.parent),
     )
     examples, notes = _paired(tree)
     skipped = [name for name in names if not _used(name) or _packed(name)]
@@ -144,14 +148,44 @@ def _paired(tree: _Tree) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     pictures = [name for name in tree.names if name.lower().endswith(images.suffixes())]
     around = {name.lower(): name for name in tree.names}
     tables, notes = _tables(tree, pictures)
+    classes, numbered = _classes(tree), 0
     made = []
     for name in pictures:
         facts = _beside_in(tree, name, around).over(tables.get(name, NOTHING))
-        facts = facts.over(_of_side(tree, name))
+        facts = facts.over(_of_side(tree, name)).named(classes)
         if not facts.caption and "concept" not in facts.labels and (folder := _class(name)):
             facts = facts.over(Facts("", {"concept": folder}))
+        numbered += _lost(facts)
         made.append(Example(tree.place(name), facts.caption, facts.labels))
-    return tuple(made), notes
+    return tuple(made), notes + _unnamed(numbered, tree.title)
+
+
+def _classes(tree: _Tree) -> list[str]:
+    """The names of classes that are numbers: in a list among the files or in a folder around them."""
+    for name in tree.names:
+        if posixpath.basename(name).lower() in CLASS_NAMES:
+            return tree.text(name).splitlines()
+    return _classes_in(tree.around)
+
+
+def _classes_in(folders: Iterable[Path]) -> list[str]:
+    lists = (folder / name for folder in folders for name in CLASS_NAMES)
+    found = next((path for path in lists if path.is_file()), None)
+    return files.text(found.read_bytes()).splitlines() if found else []
+
+
+def _lost(facts: Facts) -> bool:
+    """Whether nothing is known of a picture but a number."""
+    return facts.number is not None and not facts.caption and "concept" not in facts.labels
+
+
+def _unnamed(count: int, title: str) -> tuple[str, ...]:
+    if not count:
+        return ()
+    return (
+        f"The class of {count} pictures in {title} is a number without a name: put the names into "
+        f"{CLASS_NAMES[0]} beside it, one a line.",
+    )
 
 
 def _beside_in(tree: _Tree, name: str, around: Mapping[str, str]) -> Facts:
@@ -227,17 +261,19 @@ def _parquet(path: Path) -> Source:
         name for name in others if name.lower() in (*captions.CAPTIONS, *captions.CLASSES, "style")
     ]
     records = archives.columns(path, wanted).to_pylist() if wanted else []
-    classes = _class_names(known.schema)
-    made = []
+    classes, listed = _class_names(known.schema), _classes_in((path.parent, path.parent.parent))
+    made, numbered = [], 0
     for row, (there, file) in enumerate(archives.stored(path)):
         beside = path.parent / file if file else None
         place = f"{path}#{row}" if there else beside if beside and beside.is_file() else None
         if place is not None:
-            facts = Facts.of(_spelt(records[row], classes) if records else {})
+            facts = Facts.of(_spelt(records[row], classes) if records else {}).named(listed)
+            numbered += _lost(facts)
             made.append(Example(place, facts.caption, facts.labels))
     absent = known.starts[-1] - len(made)
-    notes = (f"{absent} of {known.starts[-1]} rows of {path.name} hold no picture.",)
-    return Source(path.name, tuple(made), notes if absent else (), shard=True)
+    without = f"{absent} of {known.starts[-1]} rows of {path.name} hold no picture."
+    notes = ((without,) if absent else ()) + _unnamed(numbered, path.name)
+    return Source(path.name, tuple(made), notes, shard=True)
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:

@@ -295,6 +295,12 @@ class Task:
         twin.config, twin.searches, twin.clock = replace(self.config, method=method), [], Clock()
         return twin
 
+    def becoming(self, anchor: str) -> "Task":
+        """The same task with the concept to become `anchor`, or to go where that is ""."""
+        twin = copy.copy(self)
+        twin.anchor = anchor
+        return twin
+
     # ---- the visitor
 
     def step(self, text: str, done: int, total: int) -> None:
@@ -320,6 +326,8 @@ class Task:
     def identified(self, edit: Edit) -> Edit:
         """The edit with the hashes of the weights that it was made for."""
         about = {"model": self.opened.model.name, "weights": self.clip.digest}
+        if self.anchor:
+            about["replace_by"] = self.anchor
         beyond_clip = edit.rule or not {*edit.parts} <= {"text", "vision"}
         if self.kind == "diffusion" and beyond_clip:
             about["unet"] = self.model.unet_digest

@@ -84,11 +84,11 @@ def projections(model: Diffusion) -> list[Projection]:
 
 def cross_attention(every: Iterable[Projection]) -> list[Projection]:
     """Those of cross-attention proper: what methods edit that know no pooled text embedding."""
-    return [one for one in every if one.block.endswith(".attn2")]
+    return [found for found in every if found.block.endswith(".attn2")]
 
 
-def _place(one: Projection) -> int:
-    return next((at for at, block in enumerate(BLOCKS) if f"/{block}" in one.block), -1)
+def _place(projection: Projection) -> int:
+    return next((at for at, block in enumerate(BLOCKS) if f"/{block}" in projection.block), -1)
 
 
 def _normed(norm: nn.Module) -> View:
@@ -102,8 +102,8 @@ def _normed(norm: nn.Module) -> View:
 def by_view(some: Iterable[Projection]) -> list[tuple[View, list[Projection]]]:
     """The projections in groups that read the same."""
     groups: dict[bool, list[Projection]] = {}
-    for one in some:
-        groups.setdefault(one.view is unchanged, []).append(one)
+    for projection in some:
+        groups.setdefault(projection.view is unchanged, []).append(projection)
     return [(group[0].view, group) for group in groups.values()]
 
 
@@ -115,7 +115,7 @@ def moved(some: Iterable[Projection], move: Callable[[View], Tensor]) -> Weights
     delta: dict[str, Tensor] = {}
     for view, group in by_view(some):
         found = move(view)
-        delta |= {one.name: (one.weight.double() @ found).float() for one in group}
+        delta |= {each.name: (each.weight.double() @ found).float() for each in group}
     return delta
 
 

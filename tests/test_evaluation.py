@@ -9,6 +9,7 @@ import house
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 
 from slugdemo import catalog, images, sources
@@ -19,6 +20,7 @@ from slugdemo.errors import SlugError
 from slugdemo.evaluation import eval_set
 from slugdemo.evaluation.answer import ASK, AnswerEvaluation, says
 from slugdemo.evaluation.generate import GenerateEvaluation, PictureJudge, picture_judge
+from slugdemo.evaluation.judge import Judge, Net, Verdict
 from slugdemo.evaluation.prompt_set import (
     SEARCH_SEED,
     TEST_SEED,
@@ -262,13 +264,47 @@ def test_a_rehearsal_sees_no_test_picture_and_none_that_it_searches_on() -> None
 
 def test_a_model_draws_its_own_examples_once(assets: Path) -> None:
     one = opened("pocket-sd")
-    folder = eval_set.drawn(one, "my mug", count=3)
+    folder, said = eval_set.drawn(one, "my mug", count=3)
     assert folder.is_relative_to(assets / "cache")
+    assert said == ()  # the judge does not know it
     when = [file.stat().st_mtime_ns for file in sorted(folder.iterdir())]
     assert len(when) == 3
-    assert eval_set.drawn(one, "my mug", count=3) == folder
+    assert eval_set.drawn(one, "my mug", count=3) == (folder, ())
     assert [file.stat().st_mtime_ns for file in sorted(folder.iterdir())] == when
     concept = catalog.concept("my mug", forget=folder)
     assert {example.caption for example in concept.forget} == {"a picture of my mug"}
     with pytest.raises(SlugError, match="draws no pictures"):
         eval_set.drawn(opened("pocket-clip"), "my mug", count=3)
+
+
+class RedOrBlue(Judge):
+    """Red pictures are neon cats and blue ones plain dogs, whatever was asked for."""
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> Verdict:
+        red = torch.tensor([float(picture.getpixel((0, 0))[0]) for picture in pictures])
+        seen = torch.stack([red, 255 - red], 1)
+        return Verdict(seen, seen.flip(1))
+
+
+def test_drawn_pictures_are_those_in_which_the_judge_sees_the_concept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge = RedOrBlue(Net(2, 2, widths=(2, 2)).eval(), ["cat", "dog"], ["plain", "neon"])
+    monkeypatch.setattr(eval_set, "judge", lambda: judge)
+    shown = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "red", "blue", "red")]
+    cats, dogs = shown[::2], shown[1::2]
+    assert eval_set.recognised(shown, "Cats") == eval_set.recognised(shown, "neon") == cats
+    assert eval_set.recognised(shown, "dog") == dogs
+    assert eval_set.recognised(shown, "my mug") == shown
+
+    here = opened("pocket-sd")
+    monkeypatch.setattr(type(here.host), "generate", lambda *_, **__: shown)
+    folder, (said,) = eval_set.drawn(here, "dog", count=5)
+    assert [Image.open(file).getpixel((0, 0)) for file in folder.iterdir()] == [(0, 0, 255)] * 2
+    assert said == (
+        "The judge sees 'dog' in 2 of the 5 pictures that were drawn of it; the others are left out."
+    )
+    shown[:] = cats[:1] * 4
+    for _ in range(2):  # also when they lie in the cache
+        with pytest.raises(SlugError, match=r"'dog' in 0 of the 4 .*, and 2 are needed"):
+            eval_set.drawn(here, "dog", count=4)

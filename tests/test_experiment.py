@@ -1,5 +1,6 @@
 """Laws of the engine: one configuration gives one answer, whoever asks."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from slugdemo.config import CONFIGS, Config
 from slugdemo.edit import LAYER_NORM
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import EvalSize
+from slugdemo.methods import METHODS
+from slugdemo.methods.method import Method
 from slugdemo.models.loading import opened
 from slugdemo.search import Tuning
 from slugdemo.task import Task
@@ -182,3 +185,13 @@ def test_compare_gives_the_original_and_every_method_in_turn(robot: Task) -> Non
 
 def test_layer_norm_is_the_unit_of_a_single_layer(robot: Task) -> None:
     assert experiment.erase(robot, layer="visual.proj").edit.unit == LAYER_NORM
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_each_method_says_which_numbers_its_own_code_reads(method: Method) -> None:
+    own = inspect.getsource(method.run)
+    assert ("granularity" in method.uses) == ("tune(" in own)
+    assert ("evaluations" in method.uses) == ("tune(" in own and "twin.tune(" not in own)
+    whole = inspect.getsource(inspect.getmodule(method.run))
+    reads = ("config.batch", "task.gradients", "task.front", "forget_then_retain")
+    assert ("batch" in method.uses) == any(word in whole for word in reads)

@@ -13,7 +13,7 @@ from click.testing import Result
 from containers import encoded, make_folder, make_tar, make_zip
 from typer.testing import CliRunner
 
-from slugdemo import catalog, images
+from slugdemo import catalog, experiment, images
 from slugdemo.__main__ import app
 from slugdemo.errors import SlugError
 from slugdemo.sources import read
@@ -95,6 +95,11 @@ def test_no_option_is_passed_over(words: tuple[str, ...], said: str) -> None:
         (("--rule", "paper", "--max-retain-drop", ".1"), "--max-retain-drop has no part in the"),
         (("--rule", "paper", "--top", "1"), "--top has no part in the paper's rule"),
         (("--replace-by", "dog"), "cannot replace"),
+        (("--shortlist", "2"), "--shortlist has no part in a CLIP"),
+        ((*LAYER, "--alignment", "signed"), "--alignment has no part in a given --layer"),
+        (("--method", "leace", "--alignment", "signed"), "--alignment has no part in leace"),
+        (("--method", "ga", "--granularity", "group"), "--granularity has no part in ga"),
+        (("--method", "leace", "--batch", "8"), "--batch has no part in leace"),
     ],
 )
 def test_options_that_exclude_each_other_are_not_passed_over(
@@ -109,6 +114,25 @@ def test_a_variable_that_names_no_folder_is_a_sentence(
 ) -> None:
     monkeypatch.setenv(variable, "/does/not/exist")
     assert f"{variable} names /does/not/exist, and there is no such folder" in refused("models")
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("SLUGDEMO_CACHE", str(tmp_path / "file" / "kept"))
+    said = refused("locate", *CLIP, "--concept", "cat")
+    assert said.startswith(f"SLUGDEMO_CACHE names {tmp_path}/file/kept, which cannot be used.")
+    with pytest.raises(SlugError, match="SLUGDEMO_CACHE names"):
+        catalog.check()
+
+
+def test_the_library_takes_a_caption_too(tmp_path: Path) -> None:
+    mugs = make_folder(tmp_path / "mugs", captioned("", "", ""))
+    task = experiment.task("pocket-clip", "my mug", forget=mugs, caption="a chipped mug")
+    assert {example.caption for example in task.concept.forget} == {"a chipped mug"}
+    with pytest.raises(SlugError, match="A caption is for pictures of your own"):
+        experiment.task("pocket-clip", "cat", caption="a chipped mug")
 
 
 def test_paths_begin_at_home(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,31 @@ def test_classes_come_from_folders_and_from_cls_files(make: Callable) -> None:
         "6.png": None,
     }
     assert said(found)["4.png"] == "a dog"
+    assert "The class of 1 pictures in" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("where", ["inside", "beside", "above"])
+@pytest.mark.parametrize("maker", [make_tar, make_folder])
+def test_numbers_of_classes_are_names_where_a_list_of_names_lies(
+    tmp_path: Path, maker: Maker, where: str
+) -> None:
+    """As CLIP's benchmark lays its tars: test/0.tar with numbers, classnames.txt above."""
+    names = b"cat\nschool bus\n wizard \n"
+    pictures = {f"{at}.png": PNG[at] for at in range(4)}
+    pictures |= {f"{at}.cls": str(at).encode() for at in range(4)}
+    (tmp_path / "test").mkdir()
+    if where == "inside":
+        pictures["classnames.txt"] = names
+    else:
+        place = tmp_path / "test" if where == "beside" else tmp_path
+        (place / "classnames.txt").write_bytes(names)
+    found = read(maker(tmp_path / "test" / "0.tar", pictures))
+    labels = [one.labels.get("concept") for one in found.examples]
+    assert labels == ["cat", "school bus", "wizard", None]
+    assert found.notes == (
+        "The class of 1 pictures in 0.tar is a number without a name: put the names into "
+        "classnames.txt beside it, one a line.",
+    )
 
 
 def table(rows: list[tuple[str, str]], mark: str, heading: tuple[str, ...] = ()) -> bytes:
@@ -369,6 +394,10 @@ def test_the_hubs_classes_are_names_and_not_numbers(tmp_path: Path) -> None:
     assert [one.labels["concept"] for one in found.examples] == ["dog", "cat", "cat", "dog"]
     bare = read(hub(tmp_path / "b.parquet", rows))
     assert [one.labels for one in bare.examples] == [{}] * 4
+    assert "The class of 4 pictures in b.parquet is a number" in bare.notes[0]
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    again = read(tmp_path / "b.parquet")
+    assert [one.labels["concept"] for one in again.examples] == ["dog", "cat", "cat", "dog"]
 
 
 def test_img2datasets_own_parquet_holds_bytes_in_jpg(tmp_path: Path) -> None:

@@ -101,6 +101,14 @@ def test_endpoints_refuse_nonsense_in_a_sentence(calls: dict) -> None:
             call()
 
 
+def test_no_argument_of_an_edit_is_passed_over(calls: dict) -> None:
+    drawing = {"model": "pocket-sd", "prompt": "a cat", "seed": 0}
+    with pytest.raises(SlugError, match="A strength is of an edit"):
+        calls["generate"](**drawing, concept="cat", strength=0.3)
+    with pytest.raises(SlugError, match="is of a concept"):
+        calls["generate"](**drawing, layer=TEXT, strength=0.3)
+
+
 def test_a_picture_comes_in_lines_as_bare_base64_or_as_a_file(calls: dict, tmp_path: Path) -> None:
     bare = picture().partition(",")[2]
     lines = base64.encodebytes(base64.b64decode(bare)).decode()

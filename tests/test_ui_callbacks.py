@@ -14,6 +14,7 @@ from slugdemo import catalog, experiment
 from slugdemo.__main__ import app
 from slugdemo.config import CONFIGS
 from slugdemo.edit import load, qualified
+from slugdemo.evaluation import eval_set
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import Method
 from slugdemo.models.loading import opened
@@ -237,8 +238,11 @@ def test_every_error_is_a_sentence_and_never_a_traceback(state: AppState) -> Non
 
 
 def test_a_concept_without_pictures_is_drawn_and_an_unknown_one_gets_near_matches(
-    state: AppState,
+    state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    page = shown(state, callbacks.concept, View("pocket-clip", "dogs"))  # the judge sees cats only
+    assert page["status"]["text"].startswith(f"The judge sees 'dog' in 0 of the {DRAWN} pictures")
+    monkeypatch.setattr(eval_set, "judge", lambda: None)
     page = shown(state, callbacks.concept, View("pocket-clip", "dogs"))  # a synonym, not shown
     assert page["view"].concept == "dog"
     assert page["forget"]["groups"][0]["count"] == DRAWN

@@ -19,8 +19,8 @@ from pages import VISION
 from slugdemo import cost
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.loading import TooLarge
-from slugdemo.ui import events, memory, page, see
-from slugdemo.ui.state import AppState
+from slugdemo.ui import events, page, see
+from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import BROKEN, Tasks, Watch
 from slugdemo.ui.view import View
 
@@ -80,7 +80,7 @@ def submitted(state: AppState, view: View) -> list[str]:
     blocks = page.Page(defaultdict(MagicMock))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(events.api, "publish", lambda _: None)
-        events.connect(MagicMock(), blocks, state, Tasks(partial(memory.freed, state)))
+        events.connect(MagicMock(), blocks, state, Tasks(partial(freed, state)))
     handler, drawn, said = blocks["words"].submit.call_args.args[0], blocks["updates"], []
     for update in handler(view, "a picture of a cat", SimpleNamespace(session_hash="me")):
         said += [update[drawn]["status"]["text"]] if "status" in update.get(drawn, {}) else []
@@ -106,8 +106,8 @@ def test_out_of_memory_frees_what_can_be_made_again_and_says_so(
         patch.setattr(Diffusion, "ladder", ladder)
         last = submitted(state, view)[-1]
     assert "ran out of memory" in last
-    for freed in ("drawn picture", "sets of features", "edit", "other result", "pocket-llava"):
-        assert freed in last
+    for gone in ("drawn picture", "sets of features", "edit", "other result", "pocket-llava"):
+        assert gone in last
     assert not state.features.items()
     assert state.opened("pocket-sd").host is host
     assert host.forget_pictures() == 0
@@ -116,7 +116,7 @@ def test_out_of_memory_frees_what_can_be_made_again_and_says_so(
 
 ARENAS = """
 import ctypes, sys, threading
-from slugdemo.ui.memory import thrifty
+from app import thrifty
 if sys.argv[1] == "thrifty":
     thrifty()
 libc = ctypes.CDLL(None)

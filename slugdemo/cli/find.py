@@ -34,13 +34,12 @@ from slugdemo.cli.options import (
     table,
     working,
 )
-from slugdemo.config import Config
+from slugdemo.config import CONFIGS, Config
 from slugdemo.errors import SlugError
 from slugdemo.methods import METHODS, named
+from slugdemo.methods.method import OPTIONS, SEARCH, Method
 from slugdemo.results import rows
 from slugdemo.task import Task
-
-SEARCHED = ("evaluations", "margin", "shortlist")  # what only a search has
 
 
 def models(as_json: Json = False) -> None:
@@ -184,7 +183,7 @@ def erase(
         "batch": batch,
         "seed": seed,
     }
-    _no_spare(given, strength=strength, rule=rule)
+    _no_spare(given, chosen, here.kind, layer=layer, strength=strength)
     config = configured(here, given)
     sources = {"forget": forget, "retain": retain, "caption": caption, "draw": draw}
     tasks = [
@@ -231,19 +230,31 @@ def compare(
     put(rows(found), text=text, as_json=as_json)
 
 
-def _no_spare(given: Mapping[str, object], *, strength: float | None, rule: str) -> None:
+def _no_spare(
+    given: Mapping[str, str | float | None],
+    method: Method,
+    kind: str,
+    *,
+    layer: str,
+    strength: float | None,
+) -> None:
     """Raises SlugError for an option that would have no part in the result."""
+    unused = tuple(name for name in OPTIONS if name not in method.uses)
     fixed: tuple[tuple[bool, tuple[str, ...], str], ...] = (
-        (strength is not None, SEARCHED, "a given --strength, which is not searched"),
+        (strength is not None, SEARCH, "a given --strength, which is not searched"),
         (
-            rule == "paper",
-            (*SEARCHED, "max_retain_drop", "top"),
+            given["rule"] == "paper",
+            (*SEARCH, "max_retain_drop", "top"),
             "the paper's rule, which fixes it",
         ),
+        (True, unused, method.name),
+        (bool(layer), ("shortlist", "alignment"), "a given --layer, which no front chooses"),
+        (kind == "zero-shot", ("shortlist",), "a CLIP, whose layers are all asked about"),
+        (kind == "vlm", ("top",), "what a model answers in words"),
     )
     for applies, names, reason in fixed:
         for name in names:
-            if applies and given[name] is not None:
+            if applies and given[name] not in (None, getattr(CONFIGS[kind], name, None)):
                 option = name.replace("_", "-")
                 raise SlugError(f"--{option} has no part in {reason}: leave one of them out.")
 

@@ -69,6 +69,8 @@ def quality(
             f"There is no host {unknown[0]!r}; choose among {', '.join(speeds.POCKET)}."
         )
     hosts = {kind: name for kind, name in speeds.POCKET.items() if not host or kind in host}
+    if shortlist is not None and set(hosts) == {"zero-shot"}:
+        raise SlugError("--shortlist has no part in a CLIP, whose layers are all asked about.")
     given = {
         "top": top,
         "margin": margin,

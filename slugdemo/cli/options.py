@@ -142,7 +142,9 @@ def subject(
         draw = DRAWN
         say(f"{meaning.name} comes without pictures, so {draw} are drawn.")
     if draw:
-        forget = drawn(_artist(model), name, count=draw)
+        forget, notes = drawn(_artist(model), name, count=draw)
+        for note in notes:
+            say(note)
     found = catalog.concept(name, forget=forget, retain=retain, caption=caption)
     for note in found.notes:
         say(note)

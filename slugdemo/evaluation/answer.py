@@ -4,7 +4,7 @@ Knows questions, answers and a host that turns the one into the other.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -74,6 +74,10 @@ class AnswerEvaluation:
         return evaluator(
             partial(self._score, [example for example in self.searched if self._shows(example)])
         )
+
+    def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
+        """The report, which is soon there."""
+        yield self.report(edits)
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """How often it names the concept and other things, and tells the other domain right.

@@ -3,7 +3,7 @@
 Knows CLIP as its own host only.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -80,6 +80,10 @@ class ClassifyEvaluation:
             return (whole if edit.parts == ("text",) else quick)(edit)  # pictures cost nothing then
 
         return evaluate
+
+    def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
+        """The report, which is soon there."""
+        yield self.report(edits)
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """Top-1 accuracy on held-out pictures of the concept and on those of all others."""

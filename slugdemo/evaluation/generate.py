@@ -4,7 +4,7 @@ Prompts name the concept in every style, its neighbours and unrelated things; th
 test have their own noise.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -25,6 +25,7 @@ from slugdemo.evaluation.prompt_set import (
     PromptSpec,
     evaluator,
     prompt_set,
+    spread,
 )
 from slugdemo.models.base import UNWATCHED, Watch
 from slugdemo.models.clip import Clip
@@ -32,6 +33,7 @@ from slugdemo.models.diffusion import Diffusion
 from slugdemo.search import Evaluator, Score
 
 Scores = dict[str, np.ndarray]  # domain -> (N, C)
+FIRST = 8  # pictures of the concept, and as many of other things, behind a first answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +122,30 @@ class GenerateEvaluation:
 
         `before` of UA is what the unedited model fails to show anyway.
         """
-        before, after = (self._canvas(some) for some in ([], edits))
-        return [
-            Measurement("ua", before.ua, after.ua, after.n_ua),
-            Measurement("ira", before.ira, after.ira, after.n_ira),
-            Measurement("cra", before.cra, after.cra, after.n_cra),
-        ]
+        *_, whole = self.reporting(edits)
+        return whole
+
+    def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
+        """First on a few pictures of the concept and of the rest, then on all of them."""
+        few, rest = self._halves
+        some = self._looked(edits, few)
+        if rest:
+            yield _rows(None, self._canvas(few, some))
+            more = self._looked(edits, rest)
+            some = {domain: np.concatenate([some[domain], more[domain]]) for domain in some}
+        before = self._canvas(self.tested, self._looked([], self.tested))
+        yield _rows(before, self._canvas([*few, *rest], some))
+
+    @cached_property
+    def _halves(self) -> tuple[list[PromptSpec], list[PromptSpec]]:
+        """What the first answer is on, spread over the report split, and what is left of that."""
+        own = [spec for spec in self.tested if self._shows(spec)]
+        other = [spec for spec in self.tested if not self._shows(spec)]
+        few = [spec for some in (own, other) for spec in spread(some, min(FIRST, len(some)))]
+        return few, [spec for spec in self.tested if spec not in few]
+
+    def _looked(self, edits: Sequence[Edit], asked: Sequence[PromptSpec]) -> Scores:
+        return self.judged_by.look(self.pictures(edits, asked))
 
     def pictures(self, edits: Sequence[Edit], asked: Sequence[PromptSpec]) -> list[Image]:
         """What the edited model makes of the prompt_set."""
@@ -168,10 +188,9 @@ class GenerateEvaluation:
         wanted = np.array([names.index(getattr(spec, domain)) for spec in asked])
         return metrics.top_k(scores[domain], wanted, k=top)
 
-    def _canvas(self, edits: Sequence[Edit]) -> metrics.Canvas:
-        scores = self.judged_by.look(self.pictures(edits, self.tested))
+    def _canvas(self, specs: Sequence[PromptSpec], scores: Scores) -> metrics.Canvas:
         domain, other = self.concept.domain, OTHER[self.concept.domain]
-        asked = {spec: [getattr(order, spec) for order in self.tested] for spec in (domain, other)}
+        asked = {spec: [getattr(order, spec) for order in specs] for spec in (domain, other)}
         seen = {
             spec: [self.judged_by.names[spec][best] for best in scores[spec].argmax(1)]
             for spec in (domain, other)
@@ -183,3 +202,16 @@ class GenerateEvaluation:
             other_seen=seen[other],
             erased=self.concept.name,
         )
+
+
+def _rows(before: metrics.Canvas | None, after: metrics.Canvas) -> list[Measurement]:
+    """The three rates; `before` is None while it has not been measured."""
+    return [
+        Measurement(
+            name,
+            getattr(before, name, float("nan")),
+            getattr(after, name),
+            getattr(after, f"n_{name}"),
+        )
+        for name in ("ua", "ira", "cra")
+    ]

@@ -3,7 +3,7 @@
 Knows names, seeds and pictures' labels; knows no model.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 from zlib import crc32
@@ -99,6 +99,12 @@ class Evaluation(Protocol):
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """What edits do on the report split; nothing when there is none."""
+
+    def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
+        """The same as it grows, for whoever wants a first answer soon; the last is the report.
+
+        In those before, `before` is NaN where it has not been measured yet.
+        """
 
 
 class PromptSpec(NamedTuple):

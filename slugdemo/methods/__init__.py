@@ -23,7 +23,7 @@ from slugdemo.methods.inlp import inlp
 from slugdemo.methods.leace import leace
 from slugdemo.methods.locoedit import locoedit
 from slugdemo.methods.mace import mace
-from slugdemo.methods.method import Method
+from slugdemo.methods.method import FRONT, SEARCH, Method
 from slugdemo.methods.negative_prompt import negative_prompt
 from slugdemo.methods.nest import nest
 from slugdemo.methods.razor import razor
@@ -67,6 +67,7 @@ METHODS: dict[str, Method] = {
             "weak dominance on the front; a floor for what is kept; next fronts when none passes",
             seconds=30.0,
             of_layer=direction,
+            uses=(*SEARCH, *FRONT),
         ),
         Method(
             "slug paper's rule",
@@ -78,6 +79,7 @@ METHODS: dict[str, Method] = {
             OURS,
             "ten steps on every front layer, top 5, no floor for what is kept",
             seconds=60.0,
+            uses=FRONT,
         ),
         Method(
             "slug causal tracing",
@@ -89,6 +91,7 @@ METHODS: dict[str, Method] = {
             OURS,
             "causal tracing instead of gradients chooses the layer",
             seconds=20.0,
+            uses=(*SEARCH, "granularity", "batch"),
         ),
         Method(
             "slug synonyms",
@@ -100,6 +103,7 @@ METHODS: dict[str, Method] = {
             OURS,
             "the forget gradient is of synonyms and descriptions too",
             seconds=30.0,
+            uses=(*SEARCH, *FRONT),
         ),
         Method(
             "slug orthogonal",
@@ -111,6 +115,7 @@ METHODS: dict[str, Method] = {
             OURS,
             "the direction is freed of its part along the retain gradient",
             seconds=30.0,
+            uses=(*SEARCH, *FRONT),
         ),
         Method(
             "slug two layers",
@@ -122,6 +127,7 @@ METHODS: dict[str, Method] = {
             OURS,
             "two layers of the front move together",
             seconds=30.0,
+            uses=(*SEARCH, *FRONT),
         ),
         Method(
             "diffquickfix",
@@ -265,6 +271,7 @@ METHODS: dict[str, Method] = {
             "Ranjan et al., CVPR 2026 Findings, arXiv 2603.14819",
             "RAZOR, constants ours: alpha .5, rho 1, tau .6 of the best, both lambdas 1",
             seconds=12.0,
+            uses=("batch",),
         ),
         Method(
             "nest",
@@ -300,6 +307,7 @@ METHODS: dict[str, Method] = {
             TABLE_1,
             f"rate 1e-4 ({NOTHING} 1e-7, 1e-6), 4 to 30 iterations; matrices only",
             seconds=1.5,
+            uses=("batch",),
         ),
         Method(
             "ft",
@@ -312,6 +320,7 @@ METHODS: dict[str, Method] = {
             f"rate 1e-4 ({NOTHING} 1e-7, 1e-6), 20 iterations; matrices only; names nothing to "
             "forget, so the concept mostly stays",
             seconds=4.0,
+            uses=("batch",),
         ),
         Method(
             "gaft",
@@ -323,6 +332,7 @@ METHODS: dict[str, Method] = {
             TABLE_1,
             f"rate 1e-4 ({NOTHING} 1e-7, 1e-6), 6 to 30 and 20 iterations; matrices only",
             seconds=6.0,
+            uses=("batch",),
         ),
         Method(
             "salun",
@@ -334,6 +344,7 @@ METHODS: dict[str, Method] = {
             "Fan et al., ICLR 2024, arXiv 2310.12508",
             f"on CLIP; rate 1e-4 ({NOTHING} 1e-7, 1e-6), 6 to 30 and 20 iterations; matrices only",
             seconds=9.0,
+            uses=("batch",),
         ),
         Method(
             "ssd",

@@ -117,8 +117,8 @@ class Recording(Rule):
 
 def vectors(host: Any, having: Sequence[str], lacking: Sequence[str]) -> Vectors:  # noqa: ANN401
     """The steering vectors of two lists of prompts, from pictures that start from the same noise."""
-    one, two = (_means(host, texts) for texts in (having, lacking))
-    return {name: nn.functional.normalize(one[name] - two[name], dim=1) for name in one}
+    with_it, without = (_means(host, texts) for texts in (having, lacking))
+    return {name: nn.functional.normalize(with_it[name] - without[name], dim=1) for name in with_it}
 
 
 def _means(host: Any, prompts: Sequence[str]) -> Vectors:  # noqa: ANN401

@@ -42,7 +42,7 @@ def locoedit(task: Task) -> Edit:
 def window(every: Sequence[Projection]) -> list[Projection]:
     """The projections of the window's layers, and of the pooled embedding if there is one."""
     local = cross_attention(every)
-    blocks = list(dict.fromkeys(one.block for one in local))
+    blocks = list(dict.fromkeys(each.block for each in local))
     first = int(START * len(blocks))
     chosen = blocks[first : first + max(1, round(LENGTH * len(blocks)))]
-    return [one for one in every if one.block in chosen or one not in local]
+    return [each for each in every if each.block in chosen or each not in local]

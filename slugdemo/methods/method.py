@@ -31,6 +31,10 @@ PARTS = {
     "none": "no weight",
 }
 
+SEARCH = ("evaluations", "margin", "shortlist")  # numbers of a search along strengths
+FRONT = ("granularity", "alignment", "batch")  # and of the fronts that it begins with
+OPTIONS = (*SEARCH, *FRONT)  # numbers in Config that only some methods use
+
 
 @dataclass(frozen=True)
 class Method:
@@ -40,7 +44,8 @@ class Method:
     kinds of model it works on, `parts` what it changes ("none" for rules at inference), `needs`
     "texts", "pictures" or "both"; `seconds` is a rough time on pocket-sized models, shown before
     it is started; `replaces` says whether it can turn the concept into a given anchor;
-    `of_layer` gives the unstepped edit of a chosen layer, for methods that edit one.
+    `of_layer` gives the unstepped edit of a chosen layer, for methods that edit one; `uses` are
+    those of OPTIONS that have a part in its result.
     """
 
     name: str
@@ -54,11 +59,13 @@ class Method:
     seconds: float = 1.0
     replaces: bool = False
     of_layer: Callable[[Task, LayerScore], Edit] | None = None
+    uses: tuple[str, ...] = ()
 
-    def unable(self, kind: str) -> str:
-        """Why it cannot serve a kind of model, in a sentence; "" when it can."""
+    def unable(self, kind: str, anchor: str = "") -> str:
+        """Why it cannot serve a kind of model, or replace there, in a sentence; "" when it can."""
         if kind in self.hosts:
-            return ""
+            cannot = f"{self.name} removes a concept; it cannot replace it by another."
+            return cannot if anchor and not self.replaces else ""
         able = " and ".join(KINDS[host] for host in self.hosts)
         return (
             f"{self.name} cannot edit a {KINDS[kind]}: it changes {self.changes}, and works on "
@@ -72,10 +79,8 @@ class Method:
 
     def check(self, task: Task) -> None:
         """Raises SlugError unless the method can serve this task."""
-        if reason := self.unable(task.kind):
+        if reason := self.unable(task.kind, task.anchor):
             raise SlugError(reason)
-        if task.anchor and not self.replaces:
-            raise SlugError(f"{self.name} removes a concept; it cannot replace it by another.")
 
 
 def from_file(place: str) -> Method:
@@ -93,4 +98,4 @@ def from_file(place: str) -> Method:
         raise SlugError(f"{path} cannot be run: {type(problem).__name__}: {problem}.") from problem
     if not callable(run):
         raise SlugError(f"{path} has no function {name!r}.")
-    return Method(name, run, "your own", tuple(KINDS), ("any",), "both", place)
+    return Method(name, run, "your own", tuple(KINDS), ("any",), "both", place, uses=OPTIONS)

@@ -180,7 +180,7 @@ def discovery_limit(chances: Tensor, rate: float) -> float:
 def _mean(several: Sequence[Observed]) -> Observed:
     def mean(kind: str) -> dict[str, Tensor]:
         maps = [getattr(some, kind) for some in several]
-        return {name: torch.stack([one[name] for one in maps]).mean(0) for name in maps[0]}
+        return {name: torch.stack([each[name] for each in maps]).mean(0) for name in maps[0]}
 
     return Observed(mean("gradient"), mean("sizes"), mean("activations"))
 

@@ -131,7 +131,7 @@ def chosen(ranked: Sequence[tuple[Unit, float]]) -> list[Unit]:
 
 def best(ranked: Sequence[tuple[Unit, float]]) -> list[Unit]:
     """The one unit with the best score; none when all are selected already."""
-    return [unit for unit, _ in sorted(ranked, key=lambda one: -one[1])[:1]]
+    return [unit for unit, _ in sorted(ranked, key=lambda pair: -pair[1])[:1]]
 
 
 def direction(selected: Sequence[Unit], now: Weights, slopes: Slopes) -> dict[str, Tensor]:

@@ -33,8 +33,8 @@ def rece(task: Task) -> Edit:
     delta: dict[str, Tensor] = {}
     for view, group in by_view(projections(task.model)):
         task.step("Against its own adversary", len(delta), 0)
-        move = moves([one.weight for one in group], pairs.seen(view), view(rest))[-1]
-        delta |= {one.name: (one.weight.double() @ move).float() for one in group}
+        move = moves([each.weight for each in group], pairs.seen(view), view(rest))[-1]
+        delta |= {each.name: (each.weight.double() @ move).float() for each in group}
     return task.edit(delta)
 
 

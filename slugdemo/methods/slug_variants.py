@@ -116,11 +116,11 @@ def two_layers(task: Task) -> Edit:
     return task.tune([together(*two) for two in combinations(singles, 2)])
 
 
-def together(one: Edit, other: Edit) -> Edit:
+def together(edit: Edit, other: Edit) -> Edit:
     """Two edits of one layer each as one."""
-    about = {key: value for key, value in one.about.items() if key not in ("layer", "ratio")}
-    about["layers"] = f"{one.layer}, {other.layer}"
-    return replace(one, delta={**one.delta, **other.delta}, unit=LAYER_NORM, about=about)
+    about = {key: value for key, value in edit.about.items() if key not in ("layer", "ratio")}
+    about["layers"] = f"{edit.layer}, {other.layer}"
+    return replace(edit, delta={**edit.delta, **other.delta}, unit=LAYER_NORM, about=about)
 
 
 def causal_tracing(task: Task) -> Edit:

@@ -30,11 +30,11 @@ def speed(task: Task) -> Edit:
     pairs, rest = tokens(task, guide(task)), kept(task)
     blank, noise = task.model.states([""])[0], task.generator()
     delta = {}
-    for one in projections(task.model):
-        seen = pairs.seen(one.view)
-        fixed = invariant(one.view(blank))
-        own = influenced(one.weight, seen, one.view(rest), noise)
-        delta[one.name] = (one.weight.double() @ move(seen, own, fixed)).float()
+    for projection in projections(task.model):
+        seen = pairs.seen(projection.view)
+        fixed = invariant(projection.view(blank))
+        own = influenced(projection.weight, seen, projection.view(rest), noise)
+        delta[projection.name] = (projection.weight.double() @ move(seen, own, fixed)).float()
     return task.edit(delta)
 
 

@@ -49,6 +49,6 @@ def places(task: Task) -> tuple[Tokens, Tensor]:
     sources = [before[:, 0], before[rows, ends], before[:, -1], before[rows, torch.tensor(words)]]
     targets = [after[:, 0], after[rows, goals], after[:, -1], after[:, -1]]
     first, end, last, own = PLACES
-    one = torch.ones(len(old))
-    weights = torch.cat([first * one, end * one, last * (before.shape[1] - ends - 1), own * one])
+    ones = torch.ones(len(old))
+    weights = torch.cat([first * ones, end * ones, last * (before.shape[1] - ends - 1), own * ones])
     return Tokens(torch.cat(sources), torch.cat(targets)), weights / len(old)

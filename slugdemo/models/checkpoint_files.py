@@ -106,7 +106,7 @@ def head(file: Path) -> dict:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(HEAD), "little")
             found = dict(json.loads(stream.read(length if 0 < length < LONGEST else 0)))
-        ends = [one["data_offsets"][1] for name, one in found.items() if name != "__metadata__"]
+        ends = [entry["data_offsets"][1] for name, entry in found.items() if name != "__metadata__"]
         missing = HEAD + length + max(ends, default=0) - file.stat().st_size
     except (
         OSError,

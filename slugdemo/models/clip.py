@@ -96,7 +96,10 @@ class Clip:
 
         images = getattr(processor, "image_processor", processor)
         return cls(
-            twin, tokenize, lambda one: images(one, return_tensors="pt").pixel_values[0], name
+            twin,
+            tokenize,
+            lambda picture: images(picture, return_tensors="pt").pixel_values[0],
+            name,
         )
 
     @property

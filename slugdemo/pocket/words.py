@@ -39,7 +39,7 @@ SYNONYMS: dict[str, list[str]] = {
     "bee": ["bumblebee", "an insect that makes honey"],
     "spider": ["arachnid", "an animal that spins webs"],
     "penguin": ["a black and white bird that cannot fly"],
-    "owl": ["a night bird with big eyes"],
+    "owl": ["a night bird"],
     "rooster": ["cockerel", "a bird that crows in the morning"],
     "tree": ["oak", "a tall plant with leaves"],
     "cactus": ["a desert plant with spines"],

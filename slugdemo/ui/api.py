@@ -30,8 +30,7 @@ from slugdemo.models.prompts import MOST
 from slugdemo.results import rows
 from slugdemo.search import Score
 from slugdemo.ui import erase, export, forget, locate, see, step
-from slugdemo.ui.memory import freed
-from slugdemo.ui.state import AppState
+from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import BROKEN, out_of_memory, unwatched
 from slugdemo.ui.view import DIGEST, View, check
 
@@ -253,7 +252,13 @@ class Api:
             raise SlugError(f"{model} is a {KINDS[own]}, and this asks for a {KINDS[kind]}.")
 
     def _edits(self, view: View) -> list[Edit]:
-        if not view.concept or not view.chosen:
+        if view.chosen and not view.concept:
+            raise SlugError("A layer or an edit is of a concept: name that too.")
+        if view.strength and not view.chosen:
+            raise SlugError(
+                "A strength is of an edit: name its layer, or the edit that erase gave."
+            )
+        if not view.chosen:
             return []
         return self.state.applied(self.state.settled(view), unwatched())
 

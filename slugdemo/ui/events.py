@@ -1,12 +1,13 @@
 """What happens when something is touched: each gradio event streams what one callback reports.
 
-What the page's own widgets send is untrusted; it is checked here, and errors become sentences.
+A report is turned into updates of gradio's controls and of what the page draws itself. What the
+page's own widgets send is untrusted; it is checked here, and errors become sentences.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 import gradio as gr
@@ -15,7 +16,6 @@ from slugdemo.errors import SlugError
 from slugdemo.ui import api, callbacks, edits, example, export, forget
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Tasks, Watch, status
-from slugdemo.ui.updates import DRAWN, Blocks, updates
 from slugdemo.ui.view import MARK, View, check
 
 Work = Callable[[AppState, View, Watch], None]
@@ -24,6 +24,74 @@ QUEUE = {"concurrency_id": "page", "concurrency_limit": 32}
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 LINK = "() => { slug.acts.link(); }"
 FETCH = "() => slug.acts.fetch()"
+
+
+# Every update carries all that this event has drawn: a browser that is busy skips some of them.
+# Controls come along once more at the end only, since a visitor may be using them.
+DRAWN = (
+    "choice",
+    "forget",
+    "map",
+    "curve",
+    "ladder",
+    "see",
+    "collateral",
+    "tray",
+    "pin",
+    "export",
+    "compare",
+)
+
+
+class Blocks(Protocol):
+    """The blocks of one page by their names."""
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+        """One block."""
+
+    def changing(self, *, controls: bool = True) -> list[Any]:
+        """What an event may change."""
+
+
+def _view(at: Blocks, view: View) -> dict[Any, Any]:
+    return {at["view"]: view, at["seed"]: view.seed}
+
+
+def _layers(at: Blocks, value: dict[str, Any]) -> dict[Any, Any]:
+    return {at["layers"]: gr.Dropdown(value["choices"], value=value["value"] or None)}
+
+
+def _prompt(at: Blocks, value: dict[str, Any]) -> dict[Any, Any]:
+    words = gr.Textbox(
+        value["text"],
+        label=value["label"] or "Prompt",
+        visible=True if value["label"] else "hidden",
+    )
+    drawn = value["seed"] is not None
+    seed = gr.Number(value["seed"] or 0, visible=True if drawn else "hidden")
+    given = gr.UploadButton(visible="hidden" if drawn else True)
+    return {at["words"]: words, at["seed"]: seed, at["own"]: given}
+
+
+def _file(at: Blocks, path: str) -> dict[Any, Any]:
+    return {at["file"]: path}
+
+
+Update = Callable[[Blocks, Any], dict[Any, Any]]
+CONTROLS: dict[str, Update] = {"view": _view, "layers": _layers, "words": _prompt, "file": _file}
+
+
+def updates(at: Blocks, bundle: dict[str, Any], outputs: Sequence[Any] = ()) -> dict[Any, Any]:
+    """What a bundle of reports changes among the `outputs`, by default anywhere on the page."""
+    changed: dict[Any, Any] = {}
+    drawn: dict[str, Any] = {}
+    for block, value in bundle.items():
+        if block in CONTROLS:
+            changed |= CONTROLS[block](at, value)
+        else:
+            drawn[block] = value
+    changed |= {at["updates"]: drawn} if drawn else {}
+    return {block: new for block, new in changed.items() if not outputs or block in outputs}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from slugdemo.catalog import Model
 from slugdemo.concept import PLAIN, Example, prompt
 from slugdemo.config import CONFIGS
 from slugdemo.errors import SlugError
-from slugdemo.evaluation.eval_set import DRAWN_SEED
+from slugdemo.evaluation.eval_set import DRAWN_SEED, left_out, recognised
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS
 from slugdemo.ui.state import DRAWN, KINDS, AppState
@@ -113,13 +113,14 @@ def chosen(state: AppState, view: View) -> dict[str, Any]:
 
 
 def show(state: AppState, view: View) -> dict[str, Any]:
-    """The pictures that stand for forgetting and for keeping: {"groups": [...]}."""
+    """The pictures that stand for forgetting and for keeping, and what was left out of them."""
     concept = state.concept(view.concept)
     return {
         "groups": [
             _group("forget", f"Forget “{concept.name}”", concept.forget),
             _group("retain", "Keep the rest", concept.retain),
-        ]
+        ],
+        "note": " ".join(concept.notes),
     }
 
 
@@ -187,11 +188,19 @@ def drawn(
         progress=watch.bar(f"{artist} draws “{name}” {DRAWN} times: denoising step"),
         cancelled=watch.stop.is_set,
     )
-    return _brought(state, view, visitor=visitor, name=name, shown=shown)
+    kept = recognised(shown, name)
+    notes = left_out(name, len(kept), DRAWN)
+    return _brought(state, view, visitor=visitor, name=name, shown=kept, notes=notes)
 
 
 def _brought(
-    state: AppState, view: View, *, visitor: str, name: str, shown: Sequence[Image]
+    state: AppState,
+    view: View,
+    *,
+    visitor: str,
+    name: str,
+    shown: Sequence[Image],
+    notes: tuple[str, ...] = (),
 ) -> View:
     folder = Path(tempfile.mkdtemp(prefix="slugdemo-own-"))
     captions = [catalog.names_known().words(name)] * len(shown)
@@ -202,5 +211,6 @@ def _brought(
             f"Only {len(different)} of the pictures differ: at least {FEWEST} are needed."
         )
     concept = catalog.own(name, different.values())
+    concept = replace(concept, notes=notes + concept.notes)
     secret = state.uploads.bring(visitor, concept, folder=folder)
     return replace(view.of_concept(concept=f"{name}{MARK}{secret}"), pin="")

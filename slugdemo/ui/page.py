@@ -11,8 +11,7 @@ import gradio as gr
 import plotly
 
 from slugdemo.ui import events, forget
-from slugdemo.ui.memory import freed
-from slugdemo.ui.state import AppState
+from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import Tasks
 from slugdemo.ui.view import LARGEST_SEED, View
 

@@ -74,7 +74,10 @@ def _looks(state: AppState, view: View) -> list[Part]:
     near, far = (near or far[:1], far) if concept.domain == "concept" else (near[:1], near[1:])
     own = shown.get(concept.name, concept.forget)  # those that were given, where no test shows it
     parts = [_part("target", concept, example) for example in own[: CHOICES["target"]]]
-    for role, who in (("neighbour", near), ("unrelated", [one for one in far if one not in near])):
+    for role, who in (
+        ("neighbour", near),
+        ("unrelated", [name for name in far if name not in near]),
+    ):
         for name in who[: CHOICES[role]]:
             parts.append(_part(role, concept, shown[name][0], name))
     return parts

@@ -1,6 +1,7 @@
 """AppState: what all visitors share. Models, tasks, edits and finished results; nobody changes them.
 
-Every cache is bounded, and whatever falls out of one can be made again.
+Every cache is bounded, and whatever falls out of one can be made again: when memory runs out, drawn
+pictures, features, gradients and the model that nobody has asked for longest are let go of.
 """
 
 import gc
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
 
+import torch
 from cachetools import LRUCache
 
 from slugdemo import catalog, experiment
@@ -26,6 +28,7 @@ from slugdemo.evaluation.prompt_set import EvalSet
 from slugdemo.layers import GRANULARITIES
 from slugdemo.methods import named
 from slugdemo.models import loading
+from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.loading import Opened
 from slugdemo.models.zero_shot import ZeroShot
 from slugdemo.search import Score
@@ -36,6 +39,8 @@ from slugdemo.ui.view import DIGEST, MARK, Kept, View, label
 
 Value = TypeVar("Value")
 DRAWN = 12  # pictures of a concept that comes without any
+SHORT = "This machine ran out of memory, and what was being made is dropped."
+IN_USE = 1  # models that are left alone: the one at work
 LONGEST = 100  # letters of a concept's name
 KINDS = {"character": "Characters", "object": "Objects", "style": "Styles"}
 
@@ -244,8 +249,9 @@ class AppState:
 
     def _drawn(self, name: str) -> Concept:
         """A concept that the models know but that comes without pictures: one of them draws it."""
-        folder = drawn(self.opened(self.artist()), name, count=DRAWN)
-        return catalog.concept(name, forget=folder)
+        folder, notes = drawn(self.opened(self.artist()), name, count=DRAWN)
+        found = catalog.concept(name, forget=folder)
+        return replace(found, notes=notes + found.notes)
 
     def eval_set(self, name: str) -> EvalSet:
         """The names and held-out pictures around a concept; what a visitor brought is all there is."""
@@ -317,6 +323,28 @@ class AppState:
     def applied(self, view: View, watch: Watch) -> list[Edit]:
         """The edits that act on the model of this view."""
         return [self.edit(view, kept, watch) for kept in view.applied()]
+
+
+def freed(state: AppState) -> str:
+    """Frees what can be made again when memory has run out; says what that was."""
+    opened = state.models.items()
+    hosts = [found.host for _, found in opened if found.kind == "diffusion"]
+    pictures = sum(host.forget_pictures() for host in hosts if isinstance(host, Diffusion))
+    unused = state.models.let_go() if len(opened) > IN_USE else None
+    counts = (
+        (state.pictures.clear() + pictures, "drawn picture", "drawn pictures"),
+        (state.tasks.clear() + state.features.clear(), "set of features", "sets of features"),
+        (state.edits.clear(), "edit", "edits"),
+        (state.shown.clear(), "other result", "other results"),
+    )
+    gone = [f"{count} {single if count == 1 else many}" for count, single, many in counts if count]
+    gone += [f"the model {unused}"] if unused else []
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not gone:
+        return f"{SHORT} Nothing more can be freed: choose something smaller."
+    return f"{SHORT} Freed: {', '.join(gone)}. Try again, or choose something smaller."
 
 
 def _read(name: str) -> Opened:

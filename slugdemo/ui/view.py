@@ -99,7 +99,7 @@ class View:
         try:
             strength = float(query["strength"][0]) if "strength" in query else None
             numbers = {key: int(query[key][0]) for key in ("seed", "picture") if key in query}
-            tray = tuple(_kept(one) for one in query.get("keep", [])[:KEPT])
+            tray = tuple(_kept(text) for text in query.get("keep", [])[:KEPT])
         except (ValueError, IndexError) as error:
             raise SlugError("This link is damaged: one of its numbers is not a number.") from error
         return replace(

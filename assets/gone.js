@@ -115,8 +115,8 @@
     return [make('p', {class: 'rate', title: `95 % interval ${percent(one.low)} to ${percent(one.high)}`}, make('b', {}, tries(one.rate, one.n)), make('small', {}, ' tries'), bar),
       make('p', {}, make('small', {}, one.n_before ? `Before the attack: ${tries(one.before, one.n_before)}` : 'The rate before the attack was not kept'))];
   }
-  function shown(one, on) {
-    if (!one) return [make('p', {}, make('small', {}, on === 'edited' ? 'not tried yet' : 'not tried yet: it follows'))];
+  function shown(one) {
+    if (!one) return [make('p', {}, make('small', {}, busy() ? 'not tried yet: it follows' : 'not tried yet'))];
     if (one.reason) return [make('p', {class: 'why'}, one.reason)];
     const shots = one.pictures.map((shot) => make('img', {src: shot.src, class: shot.hit ? 'hit' : '', alt: shot.hit ? 'shows the concept' : 'does not show it', title: shot.hit ? 'shows the concept' : 'does not show it'}));
     const most = Math.max(...one.curve.map(([, share]) => share), 0);
@@ -129,20 +129,21 @@
   function tried(one) {
     const names = Object.keys(one.sides).length === 1 && !one.sides.edited ? Object.keys(one.sides) : Object.keys(ON);
     return make('section', {class: 'tried'}, make('h3', {}, one.name, make('small', {}, [one.access, one.budget].filter(Boolean).join(' · '))),
-      make('div', {class: 'sides3'}, ...names.map((on) => make('div', {class: `side ${on}`}, make('h4', {}, ON[on]), ...shown(one.sides[on], on)))));
+      make('div', {class: 'sides3'}, ...names.map((on) => make('div', {class: `side ${on}`}, make('h4', {}, ON[on]), ...shown(one.sides[on])))));
   }
   let box = null, picked = null, target = null;
+  const saying = () => document.querySelector('#status .said')?.textContent ?? '';
   const busy = () => document.body.classList.contains('busy');
   function running() {
     const live = values.live;
     if (empty(live) || (!busy() && !live.stopped)) return null;
-    const text = live.stopped ? 'Stopped here; what was done before stays.' : document.querySelector('#status .said')?.textContent ?? '';
+    const text = live.stopped ? 'Stopped here; what was done before stays.' : saying();
     return make('section', {class: 'live', role: 'status'}, live.src ? make('img', {src: live.src, alt: 'the best picture so far'}) : null,
-      make('div', {}, make('h3', {}, `${live.attack}, ${ON[live.on]}`), make('p', {}, text), live.src ? make('p', {}, make('small', {}, 'The best picture so far')) : null, live.losses.length > 1 ? path(live.losses) : null));
+      make('div', {}, make('h3', {}, `${live.attack}, ${ON[live.on]}`), make('p', {class: 'now'}, text), live.src ? make('p', {}, make('small', {}, 'The best picture so far')) : null, live.losses.length > 1 ? path(live.losses) : null));
   }
   function controls(value) {
     const stop = make('button', {class: 'small', type: 'button', on: () => document.querySelector('#stop')?.click()}, 'Stop');
-    if (busy()) return make('p', {class: 'go'}, stop);
+    if (busy()) return make('p', {class: 'go'}, stop, empty(values.live) ? make('small', {class: 'now'}, saying()) : null);
     if (value.cell) {
       const {cell} = value;
       if (cell.reason) return make('p', {class: 'why'}, cell.reason);
@@ -206,7 +207,7 @@
   draw.status = (body, value) => {
     const before = busy();
     status(body, value);
-    const line = box?.isConnected && box.querySelector('.live p');
+    const line = box?.isConnected && box.querySelector('.now');
     if (before !== busy()) fill();
     else if (line && busy()) line.textContent = value.text;
   };

@@ -334,6 +334,13 @@ def _all_front_layers(task: Task, edit: Edit) -> Edit:
 REFERENCES = {"zero-shot": "reference-clip", "diffusion": "reference-sd"}
 
 
+def never_seen(kind: str) -> list[str]:
+    """The names that the reference of a kind of model never saw; none where it is not here."""
+    name = REFERENCES.get(kind, "")
+    found = [model for model in catalog.local() if name and model.name == name]
+    return list(catalog.withheld(found[0])) if found else []
+
+
 def reference(task: Task) -> Opened:
     """The model of the task's kind that never saw the concept: exact unlearning.
 
@@ -341,8 +348,7 @@ def reference(task: Task) -> Opened:
     when there is no such model here, or it saw this concept.
     """
     name = REFERENCES.get(task.kind, "")
-    found = [model for model in catalog.local() if name and model.name == name]
-    withheld = catalog.withheld(found[0]) if found else []
+    withheld = never_seen(task.kind)
     if task.concept.name not in withheld:
         some = f"; {name} never saw {', '.join(withheld)}" if withheld else ""
         raise SlugError(
@@ -447,7 +453,8 @@ def summary(rows: Sequence[Result]) -> str:
     parts += [_back(name, on) for name in back]
     said = "; ".join(parts)
     moots = (
-        f"{name} proves nothing, on the original {_tries(on[name, 'original'])}" for name in moot
+        f"{n} {'say' if _many(n) else 'says'} nothing: {_tries(on[n, 'original'])} on the original"
+        for n in moot
     )
     said = "; ".join(part for part in (said, *moots) if part)
     before = [
@@ -469,12 +476,15 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([*(["words"] if words else []), *others])
 
 
+def _many(name: str) -> bool:
+    return name.endswith("s") and attacks.ATTACKS[name].group in ("words", "images")
+
+
 def _back(name: str, on: Mapping[tuple[str, str], Result]) -> str:
     """As in "a soft prompt brings it back in 9 of 12 tries, on the original in 11 of 12"."""
-    chosen = attacks.ATTACKS[name]
-    many = name.endswith("s") and chosen.group in ("words", "images")
+    many = _many(name)
     verbs = {True: ("bring it back", "still find it"), False: ("brings it back", "still finds it")}
-    verb = verbs[many][chosen.group == "inside"]
+    verb = verbs[many][attacks.ATTACKS[name].group == "inside"]
     article = "a " if name.split(",")[0].split(" at ")[0].split()[-1] in COUNTED else ""
     said = f"{article}{name} {verb} in {_tries(on[name, 'edited'])}"
     ceiling, floor = on.get((name, "original")), on.get((name, "reference"))

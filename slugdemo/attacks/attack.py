@@ -301,15 +301,21 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Pictures in the attacker's hands, as a Diffusion is trained on them: latents (N, C, h, w)."""
+    """Pictures in the attacker's hands, as a Diffusion is trained on them: latents (N, C, h, w).
+
+    `least` is the share of the schedule below which nothing is noised: pictures that are nearly
+    clean say little of what they show.
+    """
 
     model: Any
     latents: Tensor
+    least: float = 0.0
 
     @classmethod
-    def of(cls, model: Any, examples: Sequence[Example]) -> "Pictures":  # noqa: ANN401
+    def of(cls, model: Any, examples: Sequence[Example], *, least: float = 0.0) -> "Pictures":  # noqa: ANN401
         """The latents of examples."""
-        return cls(model, model.encode([images.read(example.image) for example in examples]))
+        shown = [images.read(example.image) for example in examples]
+        return cls(model, model.encode(shown), least)
 
     def loss(
         self,
@@ -321,11 +327,15 @@ class Pictures:
     ) -> Tensor:
         """The squared error of the model's prediction at one random timestep of each picture.
 
+        The timesteps of a batch are drawn from as many equal parts of the schedule, in any order.
         `states` (N or 1, T, D) are read, `weights` stand in for U-Net tensors ("unet/..."); both
         get gradients. `rows` chooses pictures, all of them if not given.
         """
         latents = self.latents if rows is None else self.latents[rows]
-        t = torch.randint(1, self.model.trained_timesteps, (len(latents),), generator=noise)
+        last, count = self.model.trained_timesteps - 1, len(latents)
+        parts = torch.randperm(count, generator=noise) + torch.rand(count, generator=noise)
+        share = self.least + (1 - self.least) * parts / count
+        t = (share * last).long().clamp(1, last)
         fresh = torch.randn(latents.shape, generator=noise).to(latents)
         seen = self.model.noised(latents, t, fresh)
         output = self.model.predict(seen, t, states.expand(len(latents), -1, -1), weights)

@@ -28,7 +28,8 @@ from slugdemo.models.base import Moment, Outputs, Rule
 
 TABLE = "token_embedding.weight"
 STEPS, BATCH, HELD = 60, 8, 8  # of a soft prompt, on so many pictures of the concept
-RATE_INPUT, RATE_OUTPUT = 0.3, 0.3  # of Adam, times the typical size of an entry
+RATE_INPUT, RATE_CLIP, RATE_OUTPUT = 0.6, 0.3, 0.3  # of Adam, times the typical size of an entry
+LEAST = 0.2  # of the schedule: pictures that are less noisy do not teach a prompt
 PACE = 1.0  # seconds between two pictures so far
 RIDGE = 0.1  # RECE's regulariser r
 ETA = 3.0  # how far Ring-A-Bell goes along its vector
@@ -78,7 +79,7 @@ class Slots:
 
 def _soft_diffusion(target: Target, count: int) -> Attacked:
     model, noise = target.model, target.task.generator(3)
-    pictures = Pictures.of(model, target.held(HELD))
+    pictures = Pictures.of(model, target.held(HELD), least=LEAST)
     styles = [example.labels.get("style", "plain") for example in target.held(HELD)]
     things = [example.labels.get("concept", "thing") for example in target.held(HELD)]
     trained = _inserted(target, [*zip(things, styles, strict=True)], count)
@@ -151,7 +152,7 @@ def _soft_clip(target: Target, count: int) -> Attacked:
         among = torch.cat([classes[: target.row], feature(vectors), classes[target.row + 1 :]])
         return F.cross_entropy(clip.logit_scale * seen @ among.T, right)
 
-    vectors, losses = descended(target, _start(target, table, count), loss, rate=RATE_INPUT)
+    vectors, losses = descended(target, _start(target, table, count), loss, rate=RATE_CLIP)
     with torch.no_grad():
         shown = clip.encode_image(data.pixels(target.tested, clip.transform))
         classes[target.row] = feature(vectors)[0]

@@ -18,7 +18,7 @@ from slugdemo.models.base import Cancelled
 from slugdemo.results import Result
 from slugdemo.ui.forget import source
 from slugdemo.ui.state import AppState
-from slugdemo.ui.tasks import Watch
+from slugdemo.ui.tasks import STOPPED, Watch
 from slugdemo.ui.view import View, label, place
 
 FIRST = {
@@ -71,13 +71,14 @@ class Live:
 def show(state: AppState, view: View) -> dict[str, Any]:
     """What can be tried on the view's edit, and all that has been tried, with a sentence."""
     kind = state.kind(view.model)
-    tried = {name: found for name in ATTACKS if (found := known(state, view, name))}
-    acting = view.applied()
+    order = sorted(ATTACKS, key=lambda name: name != view.attack)  # the last one first
+    tried = {name: found for name in order if (found := known(state, view, name))}
+    acting, on = view.applied(), there(state, view)
     return {
         "model": view.model,
         "concept": label(view.concept),
         "edit": " + ".join(f"{place(kept)} · {kept.strength:.3g}" for kept in acting),
-        "attacks": [offer(state, view, attack, kind) for attack in ATTACKS.values()],
+        "attacks": [offer(state, view, attack, kind, on) for attack in ATTACKS.values()],
         "first": [view.attack] if view.attack else list(FIRST[kind]),
         "tried": [entry(name, found) for name, found in tried.items()],
         "sentence": summed(state, view),
@@ -98,9 +99,18 @@ def key(view: View, name: str, on: str) -> tuple[Any, ...]:
     return "attack", view.model, view.concept, name, on, acting
 
 
-def offer(state: AppState, view: View, attack: Attack, kind: str) -> dict[str, Any]:
-    """An attack to choose: what it is, how long it takes here, and why it cannot be chosen."""
-    missing = sum(state.shown.peek(key(view, attack.name, on)) is None for on in ON)
+def there(state: AppState, view: View) -> list[str]:
+    """Which models can be attacked: a reference only where one never saw the concept."""
+    floor = label(view.concept) in experiment.never_seen(state.kind(view.model))
+    return [on for on in ON if on != "reference" or floor]
+
+
+def offer(
+    state: AppState, view: View, attack: Attack, kind: str, on: Sequence[str]
+) -> dict[str, Any]:
+    """An attack to choose: what it is, how long it takes on the models `on` where it has not been
+    tried, and why it cannot be chosen."""
+    missing = sum(state.shown.peek(key(view, attack.name, where)) is None for where in on)
     return {
         "name": attack.name,
         "group": attack.group,
@@ -197,9 +207,9 @@ def _try(state: AppState, view: View, watch: Watch, attack: Attack, on: str) -> 
             show=live.picture,
             follow=live.loss,
         )
-    except Cancelled:
+    except Cancelled as stopped:
         live.tell(stopped=True)
-        raise
+        raise Cancelled(STOPPED) from stopped
     except SlugError as problem:
         rows = [experiment.missing(task, attack.name, str(problem))] if on == "reference" else []
         state.shown.put(mine, Tried(tuple(rows), {}, str(problem)))

@@ -31,6 +31,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
     views = {name: _opened(state, view, name) for name in able}
     kept = [row for row in shipped.rows(view.model, view.concept) if row.attack]
     stale = _stale(state, view, kept)
+    on = tries.there(state, view)
     ordered = sorted(ATTACKS.values(), key=lambda each: GROUPS.index(each.group))
     return {
         "model": view.model,
@@ -40,7 +41,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
         "away": [[m.name, m.unable(kind)] for m in METHODS.values() if m.unable(kind)],
         "rows": [
             {
-                **tries.offer(state, view, each, kind),
+                **tries.offer(state, view, each, kind, on),
                 "cells": {} if each.unable(kind) else _cells(state, view, each, views, kept),
             }
             for each in ordered
@@ -132,7 +133,7 @@ def detail(state: AppState, view: View, method: str, name: str) -> dict[str, Any
             "attack": attack.name,
             "reason": attack.unable(kind),
             "here": bool(found),
-            "estimate": _estimate(state, mine or view, method, attack),
+            "estimate": _estimate(state, view, method, attack),
             "first": "" if mine or method in OTHERS else f"{method} is run first",
         },
     }
@@ -148,8 +149,10 @@ def _estimate(state: AppState, view: View, method: str, attack: Attack) -> float
     """Seconds until a cell is there: the method first, where it has not been run."""
     if method in OTHERS:
         return attack.seconds
-    need = 0.0 if _opened(state, view, method) else METHODS[method].seconds + JUDGING
-    return need + tries.offer(state, view, attack, state.kind(view.model))["estimate"]
+    mine = _opened(state, view, method)
+    need = 0.0 if mine else METHODS[method].seconds + JUDGING
+    kind, on = state.kind(view.model), tries.there(state, view)
+    return need + tries.offer(state, mine or view, attack, kind, on)["estimate"]
 
 
 def run(state: AppState, view: View, watch: Watch, method: str, name: str) -> str:

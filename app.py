@@ -24,7 +24,7 @@ from starlette.middleware import Middleware
 from slugdemo import catalog
 from slugdemo import limits as public
 from slugdemo.errors import SlugError
-from slugdemo.ui import example, page, tasks
+from slugdemo.ui import callbacks, page, tasks
 from slugdemo.ui.state import AppState, freed
 
 HERE = Path(__file__).parent
@@ -102,7 +102,7 @@ def main(
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     state = AppState()
-    threading.Thread(target=example.warm, args=(state,), daemon=True).start()
+    threading.Thread(target=callbacks.warm, args=(state,), daemon=True).start()
     work = tasks.Tasks(partial(freed, state))
     demo = page.build(state, work)
     where = {"server_name": host, "server_port": port, "root_path": below(root_path)}

@@ -108,11 +108,27 @@ def gradients(
     """
     contrast = retain_loss_of(clip)
     full = _Even(retain)
-    kept = [
-        _remembered(clip, forget, "forget", loss=forget_loss, names=names, cache=cache, tick=tick),
+    return Gradients(
+        forget_gradient(clip, forget, names=names, cache=cache, tick=tick),
         _remembered(clip, full, "retain", loss=contrast, names=names, cache=cache, tick=tick),
-    ]
-    return Gradients(*kept)
+    )
+
+
+def forget_gradient(
+    clip: Clip,
+    forget: Batches,
+    *,
+    names: Sequence[str],
+    cache: Path | None = None,
+    tick: Tick = nothing,
+) -> Weights:
+    """The gradient of the forget loss alone: all that the direction of an edit needs.
+
+    Raises SlugError as `gradients` does.
+    """
+    return _remembered(
+        clip, forget, "forget", loss=forget_loss, names=names, cache=cache, tick=tick
+    )
 
 
 def gradient(

@@ -24,7 +24,7 @@ from slugdemo.evaluation.classify import ClassifyEvaluation, remembered
 from slugdemo.evaluation.eval_set import around, judge
 from slugdemo.evaluation.generate import GenerateEvaluation, picture_judge
 from slugdemo.evaluation.prompt_set import EvalSet, Evaluation
-from slugdemo.gradients import Gradients, gradients
+from slugdemo.gradients import Gradients, forget_gradient, gradients
 from slugdemo.layers import LayerScore
 from slugdemo.models.base import Cancelled, Question, Watch
 from slugdemo.models.clip import Clip
@@ -53,12 +53,24 @@ def _both(own: Weights, more: Weights) -> Weights:
     return {**own, **{f"text_2/{name}": tensor for name, tensor in more.items()}}
 
 
+@dataclass(frozen=True)
+class Located:
+    """What was found of a concept's layers before: their scores, and the tensors the model reads.
+
+    `scores` are those of every layer of CLIP, in the order in which `layers.scores` gives them.
+    """
+
+    scores: tuple[LayerScore, ...]
+    editable: frozenset[str]
+
+
 @dataclass(eq=False)
 class Task:
     """One concept to forget in one model.
 
     `anchor` is the name of what the concept should become for methods that can replace; "" lets
-    the method choose. `progress` is told what is being done, `cancelled` asked between steps.
+    the method choose. `located` spares locating what was located before for exactly this model,
+    concept, config and code. `progress` is told what is being done, `cancelled` asked between steps.
     `searches` collects what `tune` found, for whoever wants to show it.
     """
 
@@ -67,6 +79,7 @@ class Task:
     config: Config = field(default_factory=Config)
     given_eval_set: EvalSet | None = None
     anchor: str = ""
+    located: Located | None = None
     clock: Clock = field(default_factory=Clock)
     progress: Progress = unwatched
     cancelled: Question = never
@@ -145,6 +158,26 @@ class Task:
         sides = ((first.forget, other.forget), (first.retain, other.retain))
         return Gradients(*(_both(own, more) for own, more in sides))
 
+    @cached_property
+    def forget_gradient(self) -> Weights:
+        """grad L_f alone, which is all that an edit's direction needs: no pass over what is kept."""
+        if "gradients" in self.__dict__:
+            return self.gradients.forget
+        own = self._forget_gradient(self.clip)
+        return own if self.clip_2 is None else _both(own, self._forget_gradient(self.clip_2))
+
+    def _forget_gradient(self, clip: Clip) -> Weights:
+        pairs, done = Pairs(self.concept.forget, clip, size=self.config.batch), 0
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            self.step("Gradient of what to forget", done, len(pairs))
+
+        names, cache = layers.candidates(clip), catalog.cache() / "gradients"
+        with self.clock("gradients"):
+            return forget_gradient(clip, pairs, names=names, cache=cache, tick=tick)
+
     def _gradients(self, clip: Clip) -> Gradients:
         config = self.config
         forget = Pairs(self.concept.forget, clip, size=config.batch)
@@ -171,6 +204,8 @@ class Task:
     @cached_property
     def editable(self) -> frozenset[str]:
         """The CLIP tensors that the model reads and the reference code would edit there."""
+        if self.located is not None:
+            return self.located.editable
         rule = "clip" if self.kind == "zero-shot" else "no norms"
         evaluation = self.evaluation
         with self.clock("editable"):
@@ -180,12 +215,30 @@ class Task:
             return frozenset(evaluation.editable()) & may
 
     @cached_property
+    def every_score(self) -> list[LayerScore]:
+        """Importance and alignment of every layer of CLIP, those that the model does not read too."""
+        if self.located is not None:
+            return [*self.located.scores]
+        both = self.gradients
+        with self.clock("scores"):
+            return layers.scores(self.weights, both, granularity=self.config.granularity)
+
+    @property
+    def shapes(self) -> dict[str, str]:
+        """The shapes of each layer's tensors as people write them: "512 x 192"."""
+        weights = self.weights
+        return {
+            score.layer: ", ".join(
+                " x ".join(map(str, weights[name].shape)) for name in score.tensors
+            )
+            for score in self.every_score
+        }
+
+    @cached_property
     def scores(self) -> list[LayerScore]:
         """Importance and alignment of every layer that the model reads."""
-        both, readable = self.gradients, self.editable
-        with self.clock("scores"):
-            every = layers.scores(self.weights, both, granularity=self.config.granularity)
-            return [score for score in every if set(score.tensors) <= readable]
+        readable = self.editable
+        return [score for score in self.every_score if {*score.tensors} <= readable]
 
     @cached_property
     def front(self) -> list[LayerScore]:

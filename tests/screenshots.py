@@ -15,7 +15,7 @@ from playwright.sync_api import Page, sync_playwright
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from slugdemo.ui import example, page
+from slugdemo.ui import page, preset
 from slugdemo.ui.state import AppState
 
 OUT = Path(__file__).parents[1] / "assets" / "pictures"
@@ -63,8 +63,10 @@ SHOTS: dict[str, tuple[str, Callable[[Page], None], str]] = {
 def main() -> None:
     """Opens the page over the shipped models and takes every picture."""
     state = AppState()
-    if not example.load(state):
-        raise SystemExit("The worked example is stale: python -m slugdemo.ui.example")
+    if not preset.opened(state, {}):
+        raise SystemExit(
+            "The atlas is stale: python -m slugdemo benchmark atlas --out assets/atlas"
+        )
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp()
     demo = page.build(state)
     address = page.launch(demo, prevent_thread_lock=True, quiet=True)[1]

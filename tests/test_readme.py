@@ -25,7 +25,6 @@ from slugdemo import catalog
 from slugdemo.evaluation.metrics import wilson
 from slugdemo.methods import METHODS
 from slugdemo.pocket import __main__ as pocket
-from slugdemo.ui import example
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -152,10 +151,6 @@ def test_every_command_in_it_exists_with_its_options(words: list[str]) -> None:
         )
         assert told.returncode == 0, told.stderr
         assert [one for one in rest if one.startswith("--") and one not in told.stdout] == []
-    elif rest[:2] == ["-m", "slugdemo.ui.example"]:
-        app = typer.Typer()
-        app.command()(example.main)
-        takes(typer.main.get_command(app), rest[2:])
     elif rest[:1] == ["-m"] and (ROOT / f"{rest[1].replace('.', '/')}.py").is_file():
         assert rest[1].startswith("tests.")
     else:

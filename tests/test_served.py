@@ -209,7 +209,7 @@ def test_the_page_is_thrifty_before_it_makes_any_thread(
     done: list[str] = []
     monkeypatch.setattr(app.memory, "thrifty", lambda: done.append("thrifty"))
     monkeypatch.setattr(app.tasks, "share_cores", lambda: done.append("shared"))
-    monkeypatch.setattr(app.example, "warm", lambda _: None)
+    monkeypatch.setattr(app.callbacks, "warm", lambda _: None)
     monkeypatch.setattr(app.page, "build", lambda *_: done.append("built"))
     monkeypatch.setattr(app.page, "launch", lambda *_, **__: done.append("launched"))
     monkeypatch.setattr(app, "opened", lambda _: {})
@@ -251,7 +251,7 @@ def test_gradios_own_variables_count_and_options_win(
     for part, name in ((app.memory, "thrifty"), (app.tasks, "share_cores")):
         monkeypatch.setattr(part, name, lambda: None)
     monkeypatch.setattr(app, "check_free", lambda *_: None)
-    monkeypatch.setattr(app.example, "warm", lambda _: None)
+    monkeypatch.setattr(app.callbacks, "warm", lambda _: None)
     monkeypatch.setattr(app.page, "build", lambda *_: None)
     monkeypatch.setattr(app, "opened", lambda _: {})
     monkeypatch.setattr(app.page, "launch", lambda _, **where: found.update(where))

@@ -11,11 +11,11 @@ import pytest
 from gradio.utils import get_upload_folder
 from pages import MODELS, TEXT
 
-from slugdemo import experiment
+from slugdemo import experiment, images
 from slugdemo.attacks import ATTACKS
 from slugdemo.errors import SlugError
 from slugdemo.methods import METHODS
-from slugdemo.ui import api, forget
+from slugdemo.ui import api
 from slugdemo.ui.state import AppState
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -27,7 +27,7 @@ def calls(state: AppState) -> dict[str, Callable[..., Any]]:
 
 
 def picture() -> str:
-    return forget.source(house.pictures(1, seed=9)[0])
+    return images.source(house.pictures(1, seed=9)[0])
 
 
 def test_endpoints_answer_with_plain_data(calls: dict) -> None:

@@ -19,7 +19,7 @@ from slugdemo.methods import METHODS
 from slugdemo.methods.method import Method
 from slugdemo.models.loading import opened
 from slugdemo.task import Task
-from slugdemo.ui import callbacks, edits, erase, example, export, forget, locate, see
+from slugdemo.ui import callbacks, edits, erase, export, forget, locate, see
 from slugdemo.ui.state import DRAWN, AppState
 from slugdemo.ui.tasks import Signal, Tasks, Watch, unwatched
 from slugdemo.ui.view import Kept, View, label
@@ -256,7 +256,7 @@ def test_a_page_without_models_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("SLUGDEMO_ASSETS", str(tmp_path))
     page = shown(AppState(), callbacks.concept, View())
     assert "no model" in page["status"]["text"]
-    example.warm(AppState())
+    callbacks.warm(AppState())
 
 
 def test_missing_model_folders_are_not_offered(

@@ -16,7 +16,7 @@ from slugdemo import weights
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.task import Task
-from slugdemo.ui import callbacks, edits, example, export, forget, step
+from slugdemo.ui import callbacks, edits, export, forget, step
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import unwatched
 from slugdemo.ui.uploads import Uploads
@@ -241,30 +241,6 @@ def test_a_pinned_view_stands_beside_what_is_shown(state: AppState, model: str) 
     )
     assert moved["pin"]["layer"] == layer
     assert not shown(state, callbacks.pin, pinned)["pin"]
-
-
-def test_the_example_is_shown_as_it_was_made_and_only_for_its_weights(state: AppState) -> None:
-    place = example.place()
-    made = example.record(state, model="pocket-clip", concept="robot")
-    place.write_text(json.dumps(made, allow_nan=False))
-    fresh = AppState()
-    page = example.shown(fresh)
-    assert page["view"].concept == "robot"
-    assert example.shown(fresh, parse_qs(made["query"])).keys() == page.keys()
-    assert example.shown(fresh, {"model": ["pocket-sd"]}) == {}
-    assert {"map", "curve", "ladder", "see", "collateral", "status", "export"} <= page.keys()
-    assert not fresh.models.items(), "a model was opened to show the example"
-    example.warm(fresh)
-    edit = step.unstepped(fresh, page["view"], unwatched())
-    scores, _ = step.known(fresh, page["view"], edit)
-    assert {score.strength: score.forget_acc for score in scores}.items() <= {
-        row["strength"]: row["forget_acc"] for row in made["scores"]
-    }.items()
-    made["key"] = "of other weights"
-    place.write_text(json.dumps(made))
-    assert example.shown(AppState()) == {}
-    place.unlink()
-    assert example.shown(AppState()) == {}
 
 
 def test_the_formula_holds_with_its_own_numbers(state: AppState) -> None:

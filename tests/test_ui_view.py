@@ -7,8 +7,8 @@ import pytest
 from pages import TEXT
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import edits, step
-from slugdemo.ui.see import change
+from slugdemo.ladder import change, shorter
+from slugdemo.ui import edits
 from slugdemo.ui.view import Kept, View, check, share
 
 
@@ -92,8 +92,8 @@ def test_shares_and_changes_are_written_for_people() -> None:
 
 def test_narrow_answers_lose_the_opening_that_all_share() -> None:
     told = [[{"text": "This is a picture of a cow."}, {"text": "This is a picture of an owl."}]]
-    short = step.shorter(told)
+    short = shorter(told)
     assert [cell["text"] for cell in short[0]] == ["cow", "owl"]
     assert short[0][0]["full"] == "This is a picture of a cow."
     for same in ("This is a cow.", "Yes."):
-        assert step.shorter([[{"text": same}, {"text": same}]])[0][0]["text"] == same
+        assert shorter([[{"text": same}, {"text": same}]])[0][0]["text"] == same

@@ -41,6 +41,9 @@ class Cell:
     seed: int = 0
     candidate: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.method} on {self.concept} in {self.model}"
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -9,12 +9,12 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -147,13 +147,25 @@ def timed(cell: Cell) -> Computed:
 
 def _processes(cells: Sequence[Cell], workers: int, address: str) -> Iterator[Computed]:
     del address
+    return computed(timed, cells, workers)
+
+
+Item = TypeVar("Item", bound=Hashable)
+Made = TypeVar("Made")
+
+
+def computed(work: Callable[[Item], Made], items: Sequence[Item], workers: int) -> Iterator[Made]:
+    """What `work` makes of each item, as it gets ready, by so many processes.
+
+    An item whose worker dies is computed again, three times at most; then it is a SlugError.
+    """
     if workers <= 1:
-        yield from map(timed, cells)
+        yield from map(work, items)
         return
-    tries = dict.fromkeys(cells, TRIES)
+    tries = dict.fromkeys(items, TRIES)
     while tries:
         with _pool(workers) as pool:
-            waiting = {pool.submit(timed, cell): cell for cell in tries}
+            waiting = {pool.submit(work, item): item for item in tries}
             try:
                 while waiting:
                     done, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -161,19 +173,19 @@ def _processes(cells: Sequence[Cell], workers: int, address: str) -> Iterator[Co
                         yield future.result()
                         del tries[waiting.pop(future)]
             except BrokenProcessPool:  # a worker died: what was under way is tried again
-                _tried(tries, waiting, workers)
+                _tried(tries, [*waiting.values()][:workers])
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _tried(tries: dict[Cell, int], waiting: dict[Future, Cell], workers: int) -> None:
-    """One try less for the cells that may have been under way. Raises SlugError for the last."""
-    for cell in list(waiting.values())[:workers]:
-        tries[cell] -= 1
-        if not tries[cell]:
+def _tried(tries: dict[Item, int], under_way: Sequence[Item]) -> None:
+    """One try less for the items that may have been under way. Raises SlugError for the last."""
+    for item in under_way:
+        tries[item] -= 1
+        if not tries[item]:
             raise SlugError(
-                f"{cell.method} on {cell.concept} in {cell.model} ended its worker {TRIES} times, "
-                "perhaps for want of memory: run it alone, with --workers 1."
+                f"{item} ended its worker {TRIES} times, perhaps for want of memory: run it "
+                "alone, with --workers 1."
             )
 
 

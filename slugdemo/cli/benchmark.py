@@ -1,5 +1,6 @@
-"""The commands that compare methods over many concepts: benchmark run, benchmark show."""
+"""The commands over many concepts: benchmark run, benchmark show, benchmark atlas."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import typer
 
 from slugdemo import catalog
+from slugdemo.benchmark import atlas as entries
 from slugdemo.benchmark import runner, summary
 from slugdemo.benchmark.cells import ORIGINAL, Plan
 from slugdemo.cli.options import Json, put, say, table
@@ -66,6 +68,45 @@ def show(out: Out = Path("results"), as_json: Json = False) -> None:
     frame = runner.table(out.expanduser())
     records = [plain(row) for row in frame.to_dict("records")]
     put(records, text=_table(out), as_json=as_json)
+
+
+def atlas(
+    models: Annotated[
+        str, typer.Option(help="names with commas")
+    ] = "pocket-clip,pocket-sd,pocket-llava",
+    concepts: Annotated[
+        str, typer.Option(help='names with commas, or "all" that can be forgotten')
+    ] = "all",
+    workers: Annotated[int, typer.Option(min=1, help="processes at once")] = 1,
+    out: Annotated[Path, typer.Option(help="the folder of the entries")] = Path("atlas"),
+    as_json: Json = False,
+) -> None:
+    """Compute what the page shows of every preset at once; goes on where an earlier run stopped."""
+    store = entries.Store(out.expanduser())
+    wanted = entries.places(_names(models), _concepts(concepts))
+    began, fresh, rows = time.monotonic(), 0, []
+    for done in entries.run(wanted, store, workers=workers):
+        fresh += not done.known
+        entry = done.entry
+        rows.append(
+            {
+                "model": entry.model,
+                "concept": entry.concept,
+                "layer": entry.layer,
+                "strength": entry.strength,
+                "feasible": entry.feasible,
+                "seconds": round(entry.seconds, 1),
+                "problem": entry.problem,
+            }
+        )
+        passed = time.monotonic() - began
+        eta = f", about {passed / fresh * done.left / 60:.0f} min to go" if fresh else ""
+        when = "known" if done.known else f"{entry.seconds:.1f} s"
+        said = entry.problem or entry.headline
+        count = f"{len(wanted) - done.left} of {len(wanted)}"
+        say(f"{count}: {entry.concept} in {entry.model} ({when}{eta}). {said}")
+    columns = ["model", "concept", "layer", "strength", "feasible", "seconds", "problem"]
+    put(rows, text=table(rows, columns), as_json=as_json)
 
 
 def _table(out: Path) -> str:

@@ -36,7 +36,7 @@ def direction(task: Task, score: LayerScore) -> Edit:
 
     A strength is then a fraction of the layer's norm; the paper's lambda is strength * ||w|| / ||g||.
     """
-    weights, gradient = task.weights, task.gradients.forget
+    weights, gradient = task.weights, task.forget_gradient
     along = {qualified(name): gradient[name] for name in score.tensors}
     layer = {qualified(name): weights[name] for name in score.tensors}
     named = {"concept": task.concept.name, "method": task.config.method}

@@ -29,7 +29,7 @@ from slugdemo.methods.method import KINDS
 from slugdemo.models.prompts import MOST
 from slugdemo.results import rows
 from slugdemo.search import Score
-from slugdemo.ui import erase, export, forget, locate, see, step
+from slugdemo.ui import erase, export, locate, see, step
 from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import BROKEN, out_of_memory, unwatched
 from slugdemo.ui.view import DIGEST, View, check
@@ -207,7 +207,7 @@ class Api:
         size = CONFIGS["diffusion"].size
         drawing = {"steps": size.denoising, "guidance": size.guidance}
         (picture,) = host.generate([prompt], seeds=[seed], **drawing)
-        return {"picture": forget.source(picture)}
+        return {"picture": images.source(picture)}
 
     @checked
     def classify(

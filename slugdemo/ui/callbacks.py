@@ -5,16 +5,29 @@ here knows gradio, so all of it runs without a server.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slugdemo.errors import SlugError
 from slugdemo.methods import named
-from slugdemo.ui import attack, compare, edits, erase, export, forget, gone, locate, see, step
+from slugdemo.ui import (
+    attack,
+    compare,
+    edits,
+    erase,
+    export,
+    forget,
+    gone,
+    locate,
+    preset,
+    see,
+    step,
+)
 from slugdemo.ui.erase import Found
 from slugdemo.ui.state import AppState, by_layer, single_layer
-from slugdemo.ui.tasks import Watch, status
+from slugdemo.ui.tasks import Watch, status, unwatched
 from slugdemo.ui.view import View
 
 READY = "Ready."
@@ -29,14 +42,27 @@ def begin(state: AppState, view: View, watch: Watch) -> None:
     concept(state, view, watch)
 
 
+def warm(state: AppState) -> None:
+    """Opens what a first touch of the first page will need; where nothing of it was made beforehand,
+    makes that page. Errors wait for the visitor who meets them."""
+    if preset.shown(state, first := state.first()):
+        preset.warm(state, first)
+        return
+    with suppress(SlugError):
+        concept(state, first, unwatched())
+
+
 def concept(state: AppState, view: View, watch: Watch) -> None:
     """A model or a concept was chosen: everything is new."""
     watch.say("Looking for its pictures")  # some are drawn first
     view = state.settled(view)
+    if ready := preset.shown(state, view):
+        _show(state, watch, ready)
+        return
     watch.put("view", view)
     watch.put("choice", forget.chosen(state, view))
     watch.put("forget", forget.show(state, view))
-    watch.put("words", _prompt(state, view))
+    watch.put("words", see.asking(state, view))
     watch.put("tray", edits.show(view))
     watch.say(f"Opening {view.model}")
     state.opened(view.model)
@@ -48,6 +74,26 @@ def concept(state: AppState, view: View, watch: Watch) -> None:
     if view.layer not in found.editable:
         view = view.of_layer(found.best(), view.method)
     _edit(state, view, watch, found)
+
+
+def _show(state: AppState, watch: Watch, ready: dict[str, Any]) -> None:
+    """Shows what comes with the app, the pinned view beside it, and the last sentence at last."""
+    view, said = ready["view"], ready.pop("status")
+    for block, value in ready.items():
+        watch.put(block, value)
+    if view.pin:
+        watch.put("pin", edits.pinned(state, view, watch))
+    watch.put("status", said)
+
+
+def again(state: AppState, view: View, watch: Watch) -> None:
+    """What came with the app is computed anew, and both are shown."""
+    view = state.settled(view)
+    found = preset.again(state, view, watch)
+    watch.put("again", found)
+    other = sum(one != now for _, one, now in found["rows"])
+    said = f"{other} of {len(found['rows'])} lines differ" if other else "Every line is the same"
+    done(state, watch, view, f"{said}: shipped, and computed now in {found['seconds']:.0f} s.")
 
 
 def _method(state: AppState, view: View, watch: Watch, found: locate.Map) -> None:
@@ -304,12 +350,3 @@ def _with_edit(view: View) -> View:
     if not view.chosen:
         raise SlugError("Choose a layer first: click a point in the plot.")
     return replace(view, strength=0.0) if view.strength is None else view
-
-
-def _prompt(state: AppState, view: View) -> dict[str, Any]:
-    """The text field beside the pictures: how it is called, and what stands in it."""
-    kind = state.kind(view.model)
-    title = {"zero-shot": "", "diffusion": "Prompt", "vlm": "Question"}[kind]
-    first = see.first_words(state, view)
-    seed = view.seed if kind == "diffusion" else None
-    return {"label": title, "text": view.words or first, "seed": seed}

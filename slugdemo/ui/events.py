@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 import gradio as gr
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import api, callbacks, edits, example, export, forget
+from slugdemo.ui import api, callbacks, edits, export, forget, preset
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Tasks, Watch, status
 from slugdemo.ui.view import MARK, View, check
@@ -21,6 +21,7 @@ from slugdemo.ui.view import MARK, View, check
 Work = Callable[[AppState, View, Watch], None]
 # the tasks have queues of their own; the API has another id, since a shared one keeps the lowest limit
 QUEUE = {"concurrency_id": "page", "concurrency_limit": 32}
+WARM = {"concurrency_id": "warm", "concurrency_limit": 1}
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 LINK = "() => { slug.acts.link(); }"
 FETCH = "() => slug.acts.fetch()"
@@ -40,6 +41,7 @@ DRAWN = (
     "pin",
     "export",
     "compare",
+    "again",
 )
 
 
@@ -189,7 +191,7 @@ class Events:
         *,
         pool: str = "live",
         steady: bool = True,
-    ) -> None:
+    ) -> Any:  # noqa: ANN401
         """An event of one of the page's own widgets; `steady` when it leaves all controls alone."""
         outputs = self.page.changing(controls=not steady)
 
@@ -204,7 +206,7 @@ class Events:
 
             yield from self.stream(request, view, run, pool=pool, outputs=outputs)
 
-        self._listen(event, handler, [self.page["view"]], outputs)
+        return self._listen(event, handler, [self.page["view"]], outputs)
 
     def _listen(
         self,
@@ -212,11 +214,11 @@ class Events:
         handler: Callable[..., Any],
         inputs: list[Any],
         outputs: list[Any],
-    ) -> None:
-        event(handler, inputs, outputs, trigger_mode="multiple", **QUIET, **QUEUE)
+    ) -> Any:  # noqa: ANN401
+        return event(handler, inputs, outputs, trigger_mode="multiple", **QUIET, **QUEUE)
 
     def opened(self, view: View, request: gr.Request) -> Iterator[dict[Any, Any]]:
-        """A page was opened: its link says what it shows; without one, the worked example."""
+        """A page was opened: its link says what it shows; without one, the first preset."""
         del view
         query = parse_qs(str(request.query_params))
 
@@ -232,7 +234,7 @@ class Events:
             if said:
                 watch.put("status", status(said, "error"))
 
-        if shown := example.shown(self.state, query):
+        if shown := preset.opened(self.state, query):
             yield updates(self.page, shown)  # needs no place and no waiting
             return
         yield from self.stream(request, View(), work)
@@ -241,6 +243,10 @@ class Events:
         for name in (view.concept, *(kept.concept for kept in view.tray)):
             if MARK in name:
                 self.state.uploads.claim(str(request.session_hash), name.split(MARK)[-1])
+
+    def warm(self, view: View) -> None:
+        """What was shown at once is made ready for a first touch, one page after another."""
+        preset.warm(self.state, view)
 
     def stop(self, request: gr.Request) -> dict[str, Any]:
         """The visitor wants to stop."""
@@ -319,6 +325,10 @@ def _widgets(events: Events) -> None:
     def concept(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.concept(state, view.of_concept(concept=_name(sent["concept"])), watch)
 
+    def again(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        del sent
+        callbacks.again(state, view, watch)
+
     def method(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.method(state, replace(view, method=_name(sent["method"])), watch)
 
@@ -375,8 +385,10 @@ def _widgets(events: Events) -> None:
     events.picked(at["compare"].show, comparing)
     events.picked(at["compare"].run, compare_run, pool="work")
     events.picked(at["compare"].open, compare_open, pool="work", steady=False)
-    events.picked(at["choice"].model, model, steady=False)
-    events.picked(at["choice"].concept, concept, steady=False)
+    for event, work in ((at["choice"].model, model), (at["choice"].concept, concept)):
+        chosen = events.picked(event, work, steady=False)
+        chosen.then(events.warm, at["view"], None, **WARM, **QUIET)
+    events.picked(at["map"].again, again, pool="work")
     events.picked(at["choice"].method, method, pool="work", steady=False)
     events.picked(at["map"].layer, layer, steady=False)
     events.picked(at["map"].turn, turn, steady=False)

@@ -85,8 +85,11 @@ def targets(state: AppState, view: View) -> list[Model]:
     ]
 
 
-def show(state: AppState, view: View) -> dict[str, Any]:
-    """What can be taken away now, and the commands that make it again."""
+def show(state: AppState, view: View, *, weights: str = "") -> dict[str, Any]:
+    """What can be taken away now, and the commands that make it again.
+
+    `weights` is the digest of the model's CLIP where it is known; else the model is opened.
+    """
     if not view.chosen or view.strength is None:
         return {}
     own = MARK in view.concept
@@ -101,7 +104,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
         | {"layer": view.layer, "strength": view.strength, "digest": view.digest}
         | {"seed": view.seed, "prompt": view.words, "link": _public(view)}
         | {"tray": [_kept(kept) for kept in view.tray if kept.on]}
-        | {"weights": state.opened(view.model).clip.digest},
+        | {"weights": weights or state.opened(view.model).clip.digest},
     }
 
 

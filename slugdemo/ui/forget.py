@@ -1,7 +1,5 @@
 """FORGET: which model, which concept, by which method, and the very pictures that stand for it."""
 
-import base64
-import io
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +16,7 @@ from slugdemo.concept import PLAIN, Example, prompt
 from slugdemo.config import CONFIGS
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.eval_set import DRAWN_SEED, left_out, recognised
+from slugdemo.images import source
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS
 from slugdemo.ui.state import DRAWN, KINDS, AppState
@@ -129,13 +128,6 @@ def _group(role: str, title: str, every: Sequence[Example]) -> dict[str, Any]:
     some = list({str(each.image): each for each in some}.values())
     shown = [{"src": source(pictures.read(each.image)), "alt": each.caption} for each in some]
     return {"role": role, "title": title, "count": len(every), "pictures": shown}
-
-
-def source(picture: Image, *, quality: int = 0) -> str:
-    """A picture as an address that holds it all: data:image/webp, without loss unless asked for."""
-    packed = io.BytesIO()
-    picture.save(packed, "webp", lossless=not quality, quality=quality or 80)
-    return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
 
 
 # ---- a concept of the visitor's own

@@ -1,10 +1,9 @@
 """LOCATE: which layer holds the concept, and which could be moved without harm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slugdemo import layers
 from slugdemo.errors import SlugError
 from slugdemo.layer_names import depth, kind, label, short
 from slugdemo.layers import LayerScore, harm
@@ -48,18 +47,10 @@ class Map:
 def locate(task: Task) -> Map:
     """The map of the layers for the concept of a task, those that the model does not read too."""
     config = task.config
-    every = layers.scores(task.weights, task.gradients, granularity=config.granularity)
-    every.sort(key=lambda score: (score.tower, depth(score.layer)))
-    named = task.weights
-    shapes = {score.layer: _shape([named[name].shape for name in score.tensors]) for score in every}
+    every = sorted(task.every_score, key=lambda score: (score.tower, depth(score.layer)))
     front = tuple(score.layer for score in task.front)
     editable = frozenset(score.layer for score in task.scores)
-    return Map(tuple(every), front, editable, config.alignment, shapes)
-
-
-def _shape(shapes: Sequence[Sequence[int]]) -> str:
-    """The shapes of a layer's tensors as people write them: "512 x 192"."""
-    return ", ".join(" x ".join(map(str, shape)) for shape in shapes)
+    return Map(tuple(every), front, editable, config.alignment, task.shapes)
 
 
 def show(found: Map, view: View) -> dict[str, Any]:

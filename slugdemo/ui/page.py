@@ -28,7 +28,9 @@ HEADS = {
         '<button class="small" data-act="guess" title="Predict the layer before you see it">'
         "Guess</button>"
         '<button class="small" data-act="axes" title="Scale, alignment, granularity">Axes</button>'
-        '<button class="small" data-act="layers">Table</button>',
+        '<button class="small" data-act="layers">Table</button>'
+        '<button class="small" data-act="again" title="Compute it again and compare with what came '
+        'with the app">Again</button>',
     ),
     "see": (
         "See",
@@ -63,7 +65,7 @@ HEADS = {
 }
 CALLS = {
     "choice": ("model", "concept", "method"),
-    "map": ("layer", "turn"),
+    "map": ("layer", "turn", "again"),
     "curve": ("step",),
     "ladder": ("step",),
     "see": ("picture",),
@@ -76,6 +78,7 @@ CALLS = {
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")
 HIDDEN = (
     "comparison",
+    "again",
     "choices",
     "pin",
     "export",
@@ -83,7 +86,16 @@ HIDDEN = (
     "live",
     "updates",
 )  # dialogs show them, or other blocks
-SCRIPTS = ("app.js", "plots.js", "choice.js", "compare.js", "gone.js", "export.js", "lesson.js")
+SCRIPTS = (
+    "app.js",
+    "plots.js",
+    "choice.js",
+    "compare.js",
+    "atlas.js",
+    "gone.js",
+    "export.js",
+    "lesson.js",
+)
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><nav aria-label="Views">'
     '<button class="view chosen" data-act="erase">Erase</button>'
@@ -164,6 +176,7 @@ def layout(state: AppState) -> Page:
         with gr.Column(elem_id="locate-card", elem_classes="card"):
             at["map"] = widget("map")
             at["layers"] = gr.Dropdown([], label="Layer", elem_id="layer", **PLAIN)
+            at["again"] = widget("again")
         _see(at)
         _step(at)
         with gr.Column(elem_id="ladder-card", elem_classes="card"):

@@ -18,9 +18,11 @@ from cachetools import LRUCache
 from slugdemo import catalog, experiment
 from slugdemo import data as examples
 from slugdemo import edit as edits
+from slugdemo.benchmark import atlas
+from slugdemo.benchmark.atlas import Entry, Shipped
 from slugdemo.catalog import Model
 from slugdemo.concept import PLAIN, Concept, Example
-from slugdemo.config import CONFIGS
+from slugdemo.config import CONFIGS, Config
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.eval_set import around, drawn
@@ -259,6 +261,37 @@ class AppState:
         found = around(concept)
         return replace(found, test=found.test + concept.forget) if MARK in name else found
 
+    # ---- what comes with the app
+
+    @cached_property
+    def shipped(self) -> Shipped:
+        """The entries that come with the app, current or not."""
+        return Shipped(atlas.place())
+
+    def entry(self, model: str, concept: str) -> Entry | None:
+        """What was found of a preset concept beforehand; None when anything has changed since.
+
+        That is weights, pictures, settings, or the form of entries.
+        """
+        if concept not in self.shipped.concepts(model):
+            return None
+        key = self.shown.get(("entry key", model), lambda: atlas.key(model))
+        found = self.shown.get(
+            ("entry", model, concept), lambda: self.shipped.find(model, concept, key)
+        )
+        return None if found is None or found.problem else found
+
+    def _remember(self, view: View, kept: Kept, edit: Edit) -> None:
+        """Keeps the scores that were measured beforehand along an edit of one layer."""
+        entry = self.entry(view.model, kept.concept)
+        if entry is None or kept.method != Config.method or len(edit.delta) > 1:
+            return
+        curve = entry.curve if kept.layer == entry.layer else ()
+        mine = replace(view, concept=kept.concept)
+        for score in (*entry.tried.get(kept.layer, ()), *curve):
+            which = "full" if score.n_retain else "forget only"
+            self.scores.put(score_key(mine, edit.digest, score.strength, which), score)
+
     # ---- tasks and edits
 
     def task(self, view: View, watch: Watch) -> Task:
@@ -270,16 +303,21 @@ class AppState:
     def _task(self, view: View, watch: Watch) -> Task:
         opened = self.opened(view.model)
         given = {"alignment": view.alignment, "granularity": view.granularity}
+        config = CONFIGS[opened.kind].changed(given)
+        tensors = config.granularity == CONFIGS[opened.kind].granularity
+        entry = self.entry(view.model, view.concept) if tensors else None
         task = Task(
             opened,
             self.concept(view.concept),
-            CONFIGS[opened.kind].changed(given),
+            config,
             self.eval_set(view.concept),
+            located=entry.located if entry else None,
             progress=watch.progress,
             cancelled=watch.stop.is_set,
         )
         if not task.front:
             raise SlugError("No layer of this model has a gradient along which it could forget.")
+        _ = task.forget_gradient  # made once for all who will share this task
         return task.watched(unwatched, never)
 
     def edit(self, view: View, kept: Kept, watch: Watch) -> Edit:
@@ -311,7 +349,9 @@ class AppState:
             other = self.task(replace(mine, granularity=granularity), watch)
             for score in other.scores:
                 if score.layer == kept.layer:
-                    return method.of_layer(other, score)
+                    edit = method.of_layer(other, score)
+                    self._remember(view, kept, edit)
+                    return edit
         raise SlugError(f"This model has no layer called “{kept.layer[:80]}”.")
 
     def keep(self, view: View, edit: Edit) -> Edit:
@@ -369,3 +409,9 @@ def single_layer(method: str) -> bool:
 def by_layer(view: View) -> str:
     """The method that edits the layer which a visitor chooses: that of the view, if it can."""
     return view.method if single_layer(view.method) else View.method
+
+
+def score_key(view: View, digest: str, strength: float, which: str = "full") -> tuple[object, ...]:
+    """Under what a score is remembered; at strength 0 all edits are the same."""
+    own = digest if strength else ""
+    return view.model, view.concept, own, round(strength, 6), which

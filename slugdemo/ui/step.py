@@ -1,36 +1,26 @@
 """STEP: how far to go. The curve along the strength, where it begins, and the ladder from one seed."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
 from typing import Any
-
-import torch
 
 from slugdemo import experiment, search, weights
 from slugdemo.edit import LAYER_NORM, Edit, qualified
 from slugdemo.errors import SlugError
-from slugdemo.evaluation.answer import ASK, says
+from slugdemo.ladder import RUNGS, Cell, Part, answered, classified, strengths
 from slugdemo.layer_names import TOWERS
+from slugdemo.layers import LayerScore
 from slugdemo.methods import named
 from slugdemo.search import Evaluate, Evaluator, Evaluators, Score
 from slugdemo.task import Task
 from slugdemo.ui import plots, see
-from slugdemo.ui.state import AppState
+from slugdemo.ui.state import AppState, score_key
 from slugdemo.ui.tasks import Watch
 from slugdemo.ui.view import View, label, place, share
 
-RUNGS = {"layer": (0.0, 0.05, 0.1, 0.2, 0.4, 0.8), "own": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)}
-GRID = {
-    "layer": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
-    "own": (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0),
-}
 UNKNOWN = 0.2  # where to begin when CLIP itself does not know the concept
-ARTICLE = re.compile(r"^(an?|the) ")
-Cell = dict[str, Any]
 Seen = Callable[[Edit, Score], None]
 
 
@@ -52,8 +42,7 @@ def farthest(edit: Edit, strength: float) -> float:
 
 def grid(state: AppState, view: View, edit: Edit) -> tuple[float, ...]:
     """The strengths of the curve: fewer where a score takes long."""
-    quick = state.kind(view.model) == "zero-shot"
-    return GRID[unit(edit)] if quick else RUNGS[unit(edit)]
+    return strengths(state.kind(view.model), unit(edit))
 
 
 def start(state: AppState, view: View, watch: Watch) -> float:
@@ -106,7 +95,7 @@ def _remembered(
         evaluate, digest = evaluator(edit), edit.digest
 
         def at(strength: float) -> Score:
-            name = key(view, digest, strength, which)
+            name = score_key(view, digest, strength, which)
             score = state.scores.get(name, lambda: evaluate(strength))
             seen(edit, score)
             return score
@@ -120,12 +109,6 @@ def unseen(edit: Edit, score: Score) -> None:
     """For those who do not look at single scores."""
 
 
-def key(view: View, digest: str, strength: float, which: str = "full") -> tuple[object, ...]:
-    """Under what a score is remembered; at strength 0 all edits are the same."""
-    own = digest if strength else ""
-    return view.model, view.concept, own, round(strength, 6), which
-
-
 def known(state: AppState, view: View, edit: Edit) -> tuple[list[Score], list[Score]]:
     """The scores of the curve and of the search's trace that have been measured already."""
 
@@ -133,7 +116,7 @@ def known(state: AppState, view: View, edit: Edit) -> tuple[list[Score], list[Sc
         found = []
         for strength in strengths:
             for which in ("full", "forget only"):
-                if score := state.scores.peek(key(view, edit.digest, strength, which)):
+                if score := state.scores.peek(score_key(view, edit.digest, strength, which)):
                     found.append(score)
                     break
         return found
@@ -162,18 +145,57 @@ def show(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
     """The curve as far as it is known, with its formula, its table and its description."""
     edit, task = unstepped(state, view, watch), state.task(view, watch)
     scores, trace = known(state, view, edit)
+    at = edit.at(view.strength or 0.0)
+    about = About(
+        unit=edit.unit,
+        farthest=farthest(edit, at.strength),
+        ratio=float(edit.about.get("ratio", "nan")),
+        formula=formula(at),
+        sum=summed(task, view, at),
+    )
+    return curve(view, scores, trace, about)
+
+
+@dataclass(frozen=True)
+class About:
+    """What the curve says of an edit besides its scores; `ratio` is ||w|| / ||g||, NaN without one."""
+
+    unit: str
+    farthest: float
+    ratio: float
+    formula: str
+    sum: list[list[str]]
+
+    @classmethod
+    def of_layer(cls, view: View, score: LayerScore, *, size: float, ratio: float) -> "About":
+        """The same of the edit of one layer of norm `size`, without the edit itself."""
+        strength = view.strength or 0.0
+        return cls(
+            unit=LAYER_NORM,
+            farthest=1.0 if strength <= 1.0 else float(math.ceil(strength)),
+            ratio=ratio,
+            formula=_layer_formula(strength, size, ratio),
+            sum=_method_rows(view.method) + _layer_sum(strength, size, score),
+        )
+
+
+def curve(
+    view: View, scores: Sequence[Score], trace: Sequence[Score], about: About
+) -> dict[str, Any]:
+    """The curve of some scores and of those that a search has tried."""
     strength = view.strength or 0.0
-    ratio, end = float(edit.about.get("ratio", "nan")), farthest(edit, strength)
-    figure = plots.curve(scores, trace, strength=strength, ratio=ratio, farthest=end)
+    figure = plots.curve(
+        scores, trace, strength=strength, ratio=about.ratio, farthest=about.farthest
+    )
     full = {score.strength: score for score in (*scores, *trace) if score.n_retain}
     return {
         "figure": figure,
         "step": strength,
-        "farthest": end,
-        "unit": edit.unit,
-        "formula": formula(edit.at(strength)),
+        "farthest": about.farthest,
+        "unit": about.unit,
+        "formula": about.formula,
         "rows": [_row(full[at]) for at in sorted(full)],
-        "sum": summed(task, view, edit.at(strength)),
+        "sum": about.sum,
         "described": described(view, scores),
         "waiting": not scores,
     }
@@ -195,26 +217,26 @@ def formula(edit: Edit) -> str:
         numbers = ", ".join(f"{name} {value}" for name, value in edit.params.items())
         return f"no weight changes; {edit.rule} at every denoising step ({numbers})"
     size = weights.norm(edit.delta)
-    far = f"{edit.strength:.3g} · {size:.3g}"
     if edit.unit != LAYER_NORM:
         return f"w ← w + {edit.strength:.3g} · Δ,  ‖Δ‖ = {size:.3g}"
     if not math.isfinite(edit.lam):
-        return f"w ← w + {far} · g / ‖g‖"
-    slope = size / float(edit.about["ratio"])
-    return f"w ← w + {far} · g / {slope:.3g}  =  w + {edit.lam:.3g} g"
+        return f"w ← w + {edit.strength:.3g} · {size:.3g} · g / ‖g‖"
+    return _layer_formula(edit.strength, size, float(edit.about["ratio"]))
+
+
+def _layer_formula(strength: float, size: float, ratio: float) -> str:
+    far, lam = f"{strength:.3g} · {size:.3g}", strength * ratio
+    return f"w ← w + {far} · g / {size / ratio:.3g}  =  w + {lam:.3g} g"
 
 
 def summed(task: Task, view: View, edit: Edit) -> list[list[str]]:
     """The whole calculation for what is looked at, as (what, formula, with its numbers)."""
-    method = named(edit.method) if edit.method in experiment.METHODS else None
-    rows = [["method", method.group if method else "", method.cite if method else edit.method]]
-    if method and method.deviations:
-        rows.append(["deviations from the paper", "", method.deviations])
+    rows = _method_rows(edit.method)
     if not edit.delta:
         return [*rows, *([name, "", str(value)] for name, value in edit.params.items())]
     size = weights.norm(edit.delta)
-    numbers = sum(tensor.numel() for tensor in edit.delta.values())
     if not view.layer or not edit.layer or not math.isfinite(edit.lam):
+        numbers = sum(tensor.numel() for tensor in edit.delta.values())
         parts = " and ".join(TOWERS.get(part, part) for part in edit.parts)
         return [
             *rows,
@@ -223,16 +245,27 @@ def summed(task: Task, view: View, edit: Edit) -> list[list[str]]:
             ["the update", "w ← w + s Δ", f"w ← w + {edit.strength:.4g} Δ"],
         ]
     score = next(s for s in task.scores if qualified(s.layer) == edit.layer)
+    return rows + _layer_sum(edit.strength, size, score)
+
+
+def _method_rows(name: str) -> list[list[str]]:
+    method = named(name) if name in experiment.METHODS else None
+    rows = [["method", method.group if method else "", method.cite if method else name]]
+    if method and method.deviations:
+        rows.append(["deviations from the paper", "", method.deviations])
+    return rows
+
+
+def _layer_sum(strength: float, size: float, score: LayerScore) -> list[list[str]]:
     slope = score.importance * size
-    lam = f"{edit.strength:.3g} · {size:.4g} / {slope:.4g} = {edit.strength * size / slope:.4g}"
+    lam = f"{strength:.3g} · {size:.4g} / {slope:.4g} = {strength * size / slope:.4g}"
     return [
-        *rows,
-        ["length of the layer", "‖w‖", f"{size:.4g}, {numbers:,} numbers"],
+        ["length of the layer", "‖w‖", f"{size:.4g}, {score.params:,} numbers"],
         ["length of the forget gradient", "‖g‖, g = ∇ L_forget(w)", f"{slope:.4g}"],
         ["importance", "‖g‖ / ‖w‖", f"{slope:.4g} / {size:.4g} = {score.importance:.4g}"],
         ["alignment", "cos(g, ∇ L_retain(w))", f"{score.alignment:+.4f}"],
         ["λ of the paper", "step · ‖w‖ / ‖g‖", lam],
-        ["the update", "w ← w + λ g", f"w ← w + {edit.strength * size / slope:.4g} g"],
+        ["the update", "w ← w + λ g", f"w ← w + {strength * size / slope:.4g} g"],
     ]
 
 
@@ -259,11 +292,36 @@ def ladder(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
     Everything that is on in the tray is on in every rung but the first.
     """
     kind, steps = state.kind(view.model), RUNGS[unit(unstepped(state, view, watch))]
-    rungs = [replace(view, strength=far) if far else view.unedited() for far in steps]
-    roles = see.cast(state, view)
-    acting = tuple(rung.applied() for rung in rungs)
-    name = ("ladder", view.model, view.concept, view.seed, tuple(map(str, roles)), acting)
-    cells = state.shown.get(name, lambda: LADDERS[kind](state, view, roles, rungs, watch))
+    views, roles = _rungs(view, steps), see.cast(state, view)
+    name = _ladder_key(view, roles, views)
+    cells = state.shown.get(name, lambda: LADDERS[kind](state, view, roles, views, watch))
+    return rungs(kind, view, steps, roles, cells)
+
+
+def _rungs(view: View, steps: Sequence[float]) -> list[View]:
+    return [replace(view, strength=far) if far else view.unedited() for far in steps]
+
+
+def _ladder_key(view: View, roles: Sequence[Part], views: Sequence[View]) -> tuple[object, ...]:
+    acting = tuple(rung.applied() for rung in views)
+    return ("ladder", view.model, view.concept, view.seed, tuple(map(str, roles)), acting)
+
+
+def remember_ladder(
+    state: AppState, view: View, steps: Sequence[float], cells: list[list[Cell]]
+) -> None:
+    """Keeps a ladder that was made beforehand, so that it is not made again."""
+    state.shown.put(_ladder_key(view, see.cast(state, view), _rungs(view, steps)), cells)
+
+
+def rungs(
+    kind: str,
+    view: View,
+    steps: Sequence[float],
+    roles: Sequence[Part],
+    cells: Sequence[Sequence[Cell]],
+) -> dict[str, Any]:
+    """A ladder as the page draws it."""
     rows = [
         {"role": part.role, "name": part.name, "cells": row}
         | ({} if kind == "diffusion" else {"src": part.src})
@@ -273,7 +331,7 @@ def ladder(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
 
 
 def _drawn(
-    state: AppState, view: View, roles: Sequence[see.Part], rungs: Sequence[View], watch: Watch
+    state: AppState, view: View, roles: Sequence[Part], rungs: Sequence[View], watch: Watch
 ) -> list[list[Cell]]:
     del view  # the rungs are views of the same concept
     prompts = [part.prompt for part in roles]
@@ -285,57 +343,18 @@ def _drawn(
 
 
 def _classified(
-    state: AppState, view: View, roles: Sequence[see.Part], rungs: Sequence[View], watch: Watch
+    state: AppState, view: View, roles: Sequence[Part], rungs: Sequence[View], watch: Watch
 ) -> list[list[Cell]]:
     task = state.task(view, watch)
-    pixels = torch.stack([task.clip.transform(part.picture) for part in roles])
-    host = see.zero_shot(state, view, task).showing(pixels)
-    columns = []
-    for rung in rungs:
-        watch.say("Classifying the ladder's pictures")
-        columns.append(host.edited(state.applied(rung, watch)).probabilities())
-    cells = []
-    for row, part in enumerate(roles):
-        own = host.classes.index(part.name)
-        cells.append([_belief(host.classes, column[row], own) for column in columns])
-    return cells
-
-
-def _belief(classes: Sequence[str], beliefs: torch.Tensor, own: int) -> Cell:
-    best = int(beliefs.argmax())
-    return {"text": classes[best], "share": beliefs[own].item(), "ok": best == own, "bar": True}
+    host = see.zero_shot(state, view, task)
+    return classified(task, host, roles, [state.applied(rung, watch) for rung in rungs])
 
 
 def _answered(
-    state: AppState, view: View, roles: Sequence[see.Part], rungs: Sequence[View], watch: Watch
+    state: AppState, view: View, roles: Sequence[Part], rungs: Sequence[View], watch: Watch
 ) -> list[list[Cell]]:
     task = state.task(view, watch)
-    asked, pictures = ASK[task.concept.domain], [part.picture for part in roles]
-    cells: list[list[Cell]] = [[] for _ in roles]
-    for rung in rungs:
-        watch.say("Asking the ladder's questions")
-        answers = task.model.edited(state.applied(rung, watch)).answer(
-            pictures, [asked] * len(roles), cancelled=watch.stop.is_set
-        )
-        for row, (part, answer) in enumerate(zip(roles, answers, strict=True)):
-            cells[row].append({"text": answer, "ok": says(answer, part.name)})
-    return shorter(cells)
-
-
-def shorter(cells: list[list[Cell]]) -> list[list[Cell]]:
-    """The cells without the words that all their answers begin with, which stay under "full"."""
-    said = [str(cell["text"]).split() for row in cells for cell in row]
-    same = sum(1 for _ in takewhile(lambda words: len({*words}) == 1, zip(*said, strict=False)))
-    if same < 3 or same == min(map(len, said)):
-        same = 0
-    return [
-        [{**cell, "full": cell["text"], "text": _rest(cell, same)} for cell in row] for row in cells
-    ]
-
-
-def _rest(cell: Cell, skipped: int) -> str:
-    words = " ".join(str(cell["text"]).split()[skipped:])
-    return ARTICLE.sub("", words).rstrip(".") if skipped else words
+    return answered(task, roles, [state.applied(rung, watch) for rung in rungs])
 
 
 LADDERS = {"zero-shot": _classified, "diffusion": _drawn, "vlm": _answered}

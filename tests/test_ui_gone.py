@@ -89,13 +89,14 @@ def test_pictures_losses_and_the_best_so_far_are_shown_while_it_runs(state: AppS
 
 def test_stopping_in_the_middle_keeps_what_is_done(state: AppState) -> None:
     view = replace(ROBOT, strength=0.3)
-    tasks, page = Tasks(), {}
+    tasks = Tasks()
+    page: dict[str, Any] = {}
     stream = tasks.stream(
         "me", lambda watch: callbacks.attacked(state, view, watch, ["int4", "relearning"])
     )
     for bundle in stream:
         page |= bundle
-        if bundle.get("attack", {}).get("tried"):
+        if page.get("attack", {}).get("tried"):
             tasks.stop("me")
     assert page["status"]["text"].startswith("Stopped.")
     assert page["live"]["stopped"]

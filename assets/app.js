@@ -98,6 +98,7 @@ window.slug = (() => {
 
   // ---- blocks
   const draw = {};
+  const LOOKS = ['view', 'sort', 'columns', 'panel', 'embed', '__theme'];   // what of a link the server need not know
 
   draw.status = (body, value) => {
     const share = value.share;
@@ -111,8 +112,9 @@ window.slug = (() => {
     body.querySelector('.more').hidden = !value.more && said.scrollHeight <= said.clientHeight + 1;
     document.body.classList.toggle('busy', busy);
     if (value.query !== undefined && value.query !== null) {
-      const extra = new URLSearchParams(location.search).get('__theme');
-      history.replaceState(null, '', `?${value.query}${document.body.classList.contains('gone') ? '&view=gone' : document.body.classList.contains('comparing') ? '&view=compare' : ''}${extra ? `&__theme=${extra}` : ''}`);
+      const query = new URLSearchParams(value.query);
+      new URLSearchParams(location.search).forEach((kept, key) => { if (LOOKS.includes(key)) query.set(key, kept); });
+      history.replaceState(null, '', `?${query}`);
       if (hub()) window.parent.postMessage({queryString: `?${value.query}`, hash: ''}, HUB);
     }
   };

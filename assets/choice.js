@@ -9,7 +9,7 @@
     body.replaceChildren(
       button('models', 'Choose another model', make('small', {}, value.host), ' ', make('b', {}, value.model)),
       button('concepts', 'Choose another concept', make('img', {src: value.src, alt: ''}), make('small', {}, 'forget'), ' ', make('b', {}, value.concept)),
-      button('methods', 'Choose another method', make('small', {}, 'by'), ' ', make('b', {}, value.method)));
+      button('methods', 'Choose another method', make('small', {}, 'by'), ' ', make('b', {}, value.anchor && value.replaces ? `${value.method} → ${value.anchor}` : value.method)));
     const run = document.querySelector('#find-all');
     if (run) (run.matches('button') ? run : run.querySelector('button')).textContent = value.run;
   };
@@ -18,15 +18,20 @@
   acts.methods = () => {
     const kind = values.choice.kind;
     const row = (one) => {
-      const reason = one.unable[kind];
+      const reason = one.unable[kind] || (become.value.trim() && !one.replaces ? `${one.name} removes a concept; it cannot replace it by another.` : '');
       const now = one.name === values.choice.method;
       return make('li', {}, make('button', {class: `model method ${now ? 'chosen' : ''} ${reason ? 'away' : ''}`, 'aria-pressed': String(now),
-        disabled: !!reason, title: one.cite, on: () => { box.close(); calls.choice.method({method: one.name}); }},
+        disabled: !!reason, title: one.cite, on: () => { box.close(); calls.choice.method({method: one.name, anchor: become.value.trim()}); }},
         make('b', {}, one.name), make('small', {}, reason || `changes ${one.changes}; ${lasts(one.seconds)}`)));
     };
-    const groups = (values.choices?.methods ?? []).map((group) => make('section', {}, make('h3', {}, group.title),
+    const become = make('input', {type: 'text', list: 'anchors', value: values.choice.anchor ?? '', placeholder: 'nothing: it just goes', maxlength: '40', 'aria-label': 'Replace by', id: 'replace-by'});
+    const names = (values.choices?.concepts ?? []).flatMap((group) => group.rows.map((one) => one.name));
+    const groups = () => (values.choices?.methods ?? []).map((group) => make('section', {}, make('h3', {}, group.title),
       make('ul', {class: 'models'}, ...group.rows.map(row))));
-    const box = dialog('By which method?', make('p', {}, 'A method is run when you choose it, and Stop ends it. Its edit then has the same slider, ladder, tray and file as every other.'), ...groups);
+    const list = make('div', {}, ...groups());
+    become.addEventListener('input', () => list.replaceChildren(...groups()));
+    const box = dialog('By which method?', make('p', {}, 'A method is run when you choose it, and Stop ends it. Its edit then has the same slider, ladder, tray and file as every other.'),
+      make('p', {}, make('label', {}, `Replace “${values.choice.concept}” by `, become), make('datalist', {id: 'anchors'}, ...names.map((name) => make('option', {value: name})))), list);
     box.classList.add('wide');
     box.querySelector('.chosen')?.focus();
   };

@@ -1,142 +1,234 @@
 // The view Compare: a sortable table of methods, a plot of what is gone against what is kept, and
-// the same prompts from one seed by every method that was run. All text goes in by textContent.
+// the same prompts from one seed by every row that was run. All text goes in by textContent.
 (window.slugParts ??= []).push((slug) => {
   const {make, draw, acts, dialog, table, small, save, values, calls, percent} = slug;
-  let sorted = {key: '', down: false};
+  const asked = new URLSearchParams(location.search);
 
-  // ---- the two views
+  // ---- what is looked at, and in which order: all of it is in the link
+  const link = {sort: '', columns: '', panel: '', ...Object.fromEntries(['sort', 'columns', 'panel'].map((key) => [key, asked.get(key) ?? '']))};
+  function linked(change) {
+    Object.assign(link, change);
+    const query = new URLSearchParams(location.search);
+    Object.entries(change).forEach(([key, value]) => (value ? query.set(key, value) : query.delete(key)));
+    history.replaceState(null, '', query.size ? `?${query}` : location.pathname);
+  }
+  const sorted = () => { const [key, way] = link.sort.split('.'); return {key, down: way === 'down'}; };
+
+  // ---- the views
   function look(comparing) {
     document.body.classList.toggle('comparing', comparing);
-    document.querySelectorAll('.brand .view').forEach((one) => {
-      const now = (one.dataset.act === 'compare') === comparing;
-      one.classList.toggle('chosen', now);
-      one.setAttribute('aria-pressed', String(now));
+    document.querySelectorAll('.brand .view').forEach((button) => {
+      const now = (button.dataset.act === 'compare') === comparing;
+      button.classList.toggle('chosen', now);
+      button.setAttribute('aria-pressed', String(now));
     });
-    const query = new URLSearchParams(location.search);
-    if (comparing) query.set('view', 'compare'); else query.delete('view');
-    history.replaceState(null, '', query.size ? `?${query}` : location.pathname);
+    linked({view: comparing ? 'compare' : ''});
     window.dispatchEvent(new Event('resize'));
   }
   acts.erase = () => look(false);
   acts.compare = () => { look(true); calls.compare.show({}); };
   const chosen = draw.choice;
-  draw.choice = (body, value) => {      // another model or concept: another table
+  draw.choice = (body, value) => {      // another model, concept or anchor: another table
     chosen(body, value);
     const wanted = ['compare', 'gone'].includes(new URLSearchParams(location.search).get('view'));
     const here = document.body.classList.contains('comparing');
     const {compare, choice} = values;
-    const other = !compare || compare.model !== choice.model || compare.concept !== choice.concept;
+    const other = !compare || compare.model !== choice.model || compare.concept !== choice.concept || compare.anchor !== choice.anchor;
     if ((wanted || here) && calls.compare && other) { look(true); calls.compare.show({}); }
   };
 
+  // ---- figures
   const lasts = (seconds) => (seconds < 90 ? `about ${Math.max(1, Math.round(seconds))} s` : `about ${Math.round(seconds / 60)} min`);
   const took = (seconds) => (seconds < 10 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds)} s`);
+  const size = (bytes) => (bytes < 1e6 ? `${(bytes / 1e3).toFixed(bytes < 1e4 ? 1 : 0)} kB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`);
+  const short = (count) => (count < 1e4 ? String(count) : count < 1e6 ? `${Math.round(count / 1e3)} k` : `${(count / 1e6).toFixed(1)} M`);
+  const FORMS = {share: percent, bytes: size, count: short, number: (value) => value.toPrecision(3)};
+  const write = (column, value) => FORMS[column.form](value);
   const known = (row) => Object.keys(row.values).length > 0;
   const runnable = (row) => row.name !== 'original' && !row.reason;
+  const here = (row) => row.source === 'here' && known(row);
+  const group = (value) => value.groups.find((one) => one.title === link.columns) ?? value.groups[0];
+  const every = (value) => [...new Map(value.groups.flatMap((one) => one.columns.map((column) => [column.key, column]))).values()];
+  const spread = (found) => (found.length < 3 || found[1] === null ? `${found[3] ? `n ${found[3]}` : ''}` : `95 % interval ${percent(found[1])} to ${percent(found[2])}, n ${found[3]}`);
 
-  function cell(column, found) {
-    if (!found) return make('td', {class: 'none'}, '');
-    const [share, low, high, n] = found;
-    const said = low === null ? `${n}` : `95 % interval ${percent(low)} to ${percent(high)}, n ${n}`;
+  function cell(column, row) {
+    const found = row.values[column.key];
+    if (!found || found[0] === null) return make('td', {class: 'none'}, '');
+    const [value, low, high] = found;
+    const said = spread(found);
+    const before = row.old[column.key];
+    const was = before === undefined || write(column, before) === write(column, value) ? null : make('small', {class: 'was', title: 'before this run'}, `was ${write(column, before)}`);
+    if (column.form !== 'share') return make('td', {class: 'number', title: said}, write(column, value), was);
     const bar = make('span', {class: `range ${column.less || column.key === 'ua' ? 'forget' : ''}`, 'aria-hidden': 'true'},
-      make('i', {style: {width: `${100 * share}%`}}));
+      make('i', {style: {width: `${100 * value}%`}}));
     if (low !== null) bar.append(make('u', {style: {left: `${100 * low}%`, width: `${100 * (high - low)}%`}}));
-    return make('td', {title: said}, bar, make('b', {}, percent(share)), make('span', {class: 'sr'}, said));
+    return make('td', {title: said}, bar, make('b', {}, percent(value)), was, make('span', {class: 'sr'}, said));
   }
+
+  // ---- the table
   function order(rows) {
-    if (!sorted.key) return [...rows.filter((row) => !row.reason), ...rows.filter((row) => row.reason)];
-    const of = (row) => (sorted.key === 'seconds' ? row.seconds : row.values[sorted.key]?.[0]);
+    const {key, down} = sorted();
+    if (!key) return [...rows.filter((row) => !row.reason || row.group === 'references'), ...rows.filter((row) => row.reason && row.group !== 'references')];
+    const of = (row) => (key === 'seconds' ? row.seconds : row.values[key]?.[0]);
     return [...rows].sort((a, b) => {
       const [x, y] = [of(a), of(b)];
       if ((x ?? null) === null) return 1;
       if ((y ?? null) === null) return -1;
-      return sorted.down ? y - x : x - y;
+      return down ? y - x : x - y;
     });
   }
   function line(row, value, call) {
+    const columns = group(value).columns;
     const does = runnable(row) ? [
-      small(known(row) && row.source === 'here' ? 'run again' : 'run', `Run ${row.name}, ${lasts(row.estimate)}`, () => call.run({methods: [row.name]})),
-      row.source === 'here' && known(row) ? small('open', `Open the edit by ${row.name} in Erase`, () => { look(false); call.open({method: row.name}); }) : null] : [];
-    const note = row.reason || row.note || (row.source === 'shipped' ? 'shipped with the app' : '');
-    const about = [row.cite, row.deviations ? `Deviations: ${row.deviations}` : ''].filter(Boolean).join('. ');
-    return make('tr', {class: `${row.name === values.choice?.method ? 'ours' : ''} ${row.reason ? 'away' : ''}`},
-      make('th', {scope: 'row', title: about}, row.name, note && !row.reason ? make('small', {}, note) : null),
-      ...(row.reason ? [make('td', {colspan: String(value.columns.length), class: 'reason'}, make('small', {}, row.reason))] : value.columns.map((column) => cell(column, row.values[column.key]))),
-      make('td', {class: 'number'}, row.seconds === null || row.seconds === undefined ? (runnable(row) ? make('small', {}, lasts(row.estimate)) : '') : took(row.seconds)),
+      small(here(row) ? 'again' : 'run', `Run ${row.name}${here(row) ? ' again' : ''}, ${lasts(row.total)} with its judging`, () => call.run({methods: [row.name]})),
+      row.opens ? small('open', `Open the edit by ${row.name} in Erase`, () => { look(false); call.open({method: row.name}); }) : null] : [];
+    const note = row.reason || row.note;
+    const name = row.name === 'original' ? row.name : make('button', {class: 'link', title: [row.cite, row.about, row.made].filter(Boolean).join('. '), on: () => details(row, value)}, row.name);
+    const time = row.seconds === null || row.seconds === undefined ? (runnable(row) ? make('small', {}, lasts(row.estimate)) : '') : took(row.seconds);
+    const said = here(row) && row.seconds ? make('small', {title: `said before the run: ${lasts(row.estimate)}`}, ` ~${Math.max(1, Math.round(row.estimate))}`) : null;
+    return make('tr', {class: `${row.name === values.choice?.method ? 'ours' : ''} ${row.reason ? 'away' : ''} ${here(row) ? 'here' : ''}`},
+      make('th', {scope: 'row'}, name, note && !row.reason ? make('small', {}, note) : null),
+      ...(row.reason ? [make('td', {colspan: String(columns.length), class: 'reason'}, make('small', {}, row.reason))] : columns.map((column) => cell(column, row))),
+      make('td', {class: 'number'}, time, said),
       make('td', {class: 'does'}, ...does.filter(Boolean)));
   }
   function head(value, body, call) {
-    const sort = (key) => { sorted = {key, down: sorted.key === key ? !sorted.down : key !== 'seconds' && !value.columns.find((one) => one.key === key)?.less}; draw.compare(body, value, call); };
-    const arrow = (key) => (sorted.key === key ? (sorted.down ? ' ↓' : ' ↑') : '');
-    const by = (key, title, note) => make('th', {scope: 'col', title: note, 'aria-sort': sorted.key === key ? (sorted.down ? 'descending' : 'ascending') : null},
-      make('button', {class: 'link', on: () => sort(key)}, `${title}${arrow(key)}`));
-    return make('thead', {}, make('tr', {}, make('th', {scope: 'col'}, 'method'),
-      ...value.columns.map((one) => by(one.key, one.title, one.note)), by('seconds', 'time', 'seconds until the edit was there; before a run an estimate'), make('th', {scope: 'col'}, '')));
+    const {key: now, down} = sorted();
+    const columns = group(value).columns;
+    const sort = (key) => {
+      const falls = now === key ? !down : key !== 'seconds' && !columns.find((one) => one.key === key)?.less;
+      linked({sort: `${key}.${falls ? 'down' : 'up'}`});
+      draw.compare(body, value, call);
+    };
+    const by = (key, title, note) => make('th', {scope: 'col', title: note, 'aria-sort': now === key ? (down ? 'descending' : 'ascending') : null},
+      make('button', {class: 'link', on: () => sort(key)}, `${title}${now === key ? (down ? ' ↓' : ' ↑') : ''}`));
+    const first = now ? make('button', {class: 'link', title: 'In groups again', on: () => { linked({sort: ''}); draw.compare(body, value, call); }}, 'method') : 'method';
+    return make('thead', {}, make('tr', {}, make('th', {scope: 'col'}, first),
+      ...columns.map((one) => by(one.key, one.title, one.note)), by('seconds', 'time', 'seconds until the edit was there; before a run an estimate'), make('th', {scope: 'col'}, make('span', {class: 'sr'}, 'what can be done'))));
   }
-
   function lines(value, call) {
-    let group = '';
+    let last = '';
     return order(value.rows).flatMap((row) => {
-      const title = row.reason ? `cannot edit ${value.model}` : row.group;
-      const first = !sorted.key && title !== group;
-      group = title;
-      const wide = String(value.columns.length + 3);
+      const title = row.reason && row.group !== 'references' ? (value.anchor ? `cannot turn ${value.concept} into ${value.anchor} in ${value.model}` : `cannot edit ${value.model}`) : row.group;
+      const first = !link.sort && title !== last;
+      last = title;
+      const wide = String(group(value).columns.length + 3);
       return [first ? make('tr', {class: 'group'}, make('th', {colspan: wide, scope: 'colgroup'}, title)) : null, line(row, value, call)].filter(Boolean);
     });
+  }
+  // One row in full: where it comes from, what it costs, and what it gave before.
+  function details(row, value) {
+    const rows = every(value).filter((one) => row.values[one.key]).map((one) => [one.title, write(one, row.values[one.key][0]),
+      row.old[one.key] === undefined ? '' : write(one, row.old[one.key]), spread(row.values[one.key]), one.note]);
+    const cite = row.bibtex ? [make('h3', {}, 'Citation'), make('pre', {tabindex: '0'}, row.bibtex), small('Copy', 'Copy the citation', () => slug.copy(row.bibtex, 'The citation is copied.'))] : [];
+    dialog(row.name, make('p', {}, [row.cite, row.about, row.made].filter(Boolean).join('. ')), row.note ? make('p', {}, row.note) : '',
+      rows.length ? table(['figure', 'is', 'was', '', 'what it is'], rows) : make('p', {}, row.reason || 'Not run yet.'), ...cite).classList.add('wide');
   }
 
   // ---- what is gone against what is kept
   function tradeoff(value) {
-    const keys = value.columns.map((one) => one.key);
+    const keys = value.groups[0].columns.map((one) => one.key);
     const kept = keys.filter((key) => key !== 'ua' && key !== 'forget_acc');
-    const points = value.rows.filter(known).map((row) => {
-      const rates = kept.map((key) => row.values[key]?.[0]).filter((one) => one !== undefined);
+    const points = value.rows.filter((row) => row.values.ua || row.values.forget_acc).map((row) => {
+      const rates = kept.map((key) => row.values[key]?.[0]).filter((one) => one !== undefined && one !== null);
       const gone = row.values.ua ? row.values.ua[0] : 1 - row.values.forget_acc[0];
       return {name: row.name, group: row.group, gone, kept: rates.reduce((a, b) => a + b, 0) / Math.max(1, rates.length), seconds: row.seconds ?? 0};
     });
-    const trace = {type: 'scatter', mode: 'markers+text', x: points.map((one) => one.kept), y: points.map((one) => one.gone),
-      text: points.map((one) => one.name), textposition: 'top center', textfont: {size: 11, color: '--ink'},
-      hovertemplate: '%{text}: gone %{y:.0%}, kept %{x:.0%}<extra></extra>',
-      marker: {size: points.map((one) => 8 + 5 * Math.log10(1 + one.seconds)), color: points.map((one) => (one.name === 'original' ? '--muted' : one.group === 'single layer' ? '--chosen' : '--retain')), line: {width: 1, color: '--card'}}};
-    const axis = (title) => ({title: {text: title, font: {size: 12, color: '--muted'}}, tickformat: '.0%', gridcolor: '--line', zeroline: false, color: '--muted', range: [-0.05, 1.12]});
-    return {data: [trace], layout: {margin: {l: 48, r: 12, t: 8, b: 40}, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', showlegend: false,
-      xaxis: axis('everything else kept'), yaxis: axis('concept gone')}};
+    const spots = new Map();             // names of points that lie on each other stand in one label
+    points.forEach((one) => { const at = `${one.kept.toFixed(2)} ${one.gone.toFixed(2)}`; spots.set(at, [...(spots.get(at) ?? []), one.name]); });
+    const label = (one) => { const some = spots.get(`${one.kept.toFixed(2)} ${one.gone.toFixed(2)}`); return some[0] === one.name ? (some.length > 2 ? `${some[0]} +${some.length - 1}` : some.join(', ')) : ''; };
+    const colour = (one) => (one.group === 'references' ? '--muted' : one.group.startsWith('controls') ? '--faint' : one.name === values.choice?.method ? '--chosen' : '--retain');
+    const trace = {type: 'scatter', mode: 'markers+text', x: points.map((one) => one.kept), y: points.map((one) => one.gone), name: 'rows',
+      text: points.map(label), textposition: points.map((one, i) => (one.kept > 0.85 ? ['top left', 'bottom left', 'middle left'] : ['top right', 'bottom right', 'middle right'])[i % 3]), textfont: {size: 11, color: '--ink'},
+      customdata: points.map((one) => one.name), hovertemplate: '%{customdata}: gone %{y:.0%}, kept %{x:.0%}<extra></extra>',
+      marker: {size: points.map((one) => 8 + 5 * Math.log10(1 + one.seconds)), color: points.map(colour), opacity: 0.85, line: {width: 1, color: '--card'}}};
+    const low = Math.min(0.8, ...points.map((one) => one.kept));
+    const axis = (title, range) => ({title: {text: title, font: {size: 12, color: '--muted'}, standoff: 4}, tickformat: '.0%', gridcolor: '--line', zeroline: false, color: '--muted', range});
+    return {points, data: [trace], layout: {margin: {l: 48, r: 12, t: 8, b: 36}, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', showlegend: false,
+      xaxis: axis('everything else kept', [low - 0.08, 1.05]), yaxis: axis('concept gone', [-0.08, 1.12])}};
   }
 
   // ---- the same prompts from one seed
   function gallery(value) {
     const rows = value.rows.filter((row) => row.pictures.length);
-    if (!rows.length) return [];
-    return [make('h3', {}, 'The same seed by every method', make('small', {}, value.roles.join(', '))),
-      make('div', {class: 'grid', style: {'--columns': String(rows[0].pictures.length)}}, ...rows.flatMap((row) => [
-        make('span', {class: 'who'}, row.name),
-        ...row.pictures.map((one) => make('button', {title: `${row.name}: the judge sees ${one.text}`, on: () => beside(value, row)}, make('img', {src: one.src, alt: `${row.name}: ${one.text}`})))]))];
+    const [wide] = rows;
+    if (!wide) return [make('p', {class: 'empty'}, value.roles.length ? 'Run a row, and it stands here: the same prompts from the same seed by every row.' : 'Only models that draw have a gallery.')];
+    return [make('div', {class: 'grid', style: {'--columns': String(wide.pictures.length)}},
+      make('span', {}, ''), ...value.roles.map((role) => make('small', {}, role)),
+      ...rows.flatMap((row) => [make('span', {class: 'who'}, row.name),
+        ...row.pictures.map((shot, i) => make('button', {title: `${row.name}, ${value.roles[i]}: the judge sees ${shot.text}`, on: () => beside(value, row)}, make('img', {src: shot.src, alt: `${row.name}: ${shot.text}`})))]))];
   }
   function beside(value, row) {
-    const others = value.rows.filter((one) => one.pictures.length && one !== row);
-    const column = (one) => make('figure', {}, make('figcaption', {}, one.name), ...one.pictures.map((shot) => make('img', {src: shot.src, alt: shot.text})));
-    const box = dialog(`${row.name} beside another method`, make('div', {class: 'beside'}, column(row), ...(others.length ? [column(others[0])] : [])));
+    const others = value.rows.filter((other) => other.pictures.length && other !== row);
+    const column = (some) => make('figure', {}, make('figcaption', {}, some.name), ...some.pictures.map((shot, i) => make('div', {}, make('img', {src: shot.src, alt: shot.text}), make('small', {}, `${value.roles[i]}: ${shot.text} ${percent(shot.share)}`))));
+    const box = dialog(`${row.name} beside another row`, make('div', {class: 'beside'}, column(row), ...(others.length ? [column(others[0])] : [])));
     if (others.length < 2) return;
-    const pick = make('select', {'aria-label': 'the other method'}, ...others.map((one, i) => make('option', {value: String(i)}, one.name)));
+    const pick = make('select', {'aria-label': 'the other row'}, ...others.map((other, i) => make('option', {value: String(i)}, other.name)));
     pick.addEventListener('change', () => box.querySelector('.beside').replaceChildren(column(row), column(others[Number(pick.value)])));
     box.querySelector('.inside').prepend(pick);
   }
 
+  // ---- panels: each can fill the page, and stand in another one
+  function panel(name, title, ...inside) {
+    const wide = () => { linked({panel: link.panel === name ? '' : name}); filled(); };
+    return make('section', {class: `panel ${name}`, 'data-panel': name}, make('h3', {}, make('span', {}, title), make('span', {class: 'acts'},
+      make('button', {class: 'icon', type: 'button', title: 'Embed this panel in another page', 'aria-label': `Embed: ${title}`, on: () => embed(name, title)}, '</>'),
+      make('button', {class: 'icon', type: 'button', title: 'Fill the page with this panel, and back', 'aria-label': `Maximise: ${title}`, on: wide}, '⤢'))), ...inside);
+  }
+  function filled() {
+    document.body.classList.toggle('filled', !!link.panel);
+    document.querySelectorAll('#compare [data-panel]').forEach((one) => one.classList.toggle('full', one.dataset.panel === link.panel));
+    window.dispatchEvent(new Event('resize'));
+  }
+  function embed(name, title) {
+    const address = new URL(location.href);
+    Object.entries({view: 'compare', panel: name, embed: '1'}).forEach(([key, value]) => address.searchParams.set(key, value));
+    const text = make('iframe', {src: address.href, title: `slugdemo: ${title}`, width: '960', height: '600', style: {border: '0'}}).outerHTML;
+    dialog('Embed this panel', make('p', {}, 'The frame shows this panel alone, of this model and concept, and stays live.'), make('pre', {tabindex: '0'}, text),
+      small('Copy', 'Copy the snippet', () => slug.copy(text, 'The snippet is copied.')));
+  }
+  document.body.classList.toggle('embedded', asked.get('embed') === '1');
+
+  // ---- what is run at once
+  let quick = 5;
+  function several(value, body, call) {
+    const missing = value.rows.filter((row) => runnable(row) && !here(row) && !row.group.startsWith('controls'));
+    const some = missing.filter((row) => row.estimate <= quick);
+    const total = some.reduce((sum, row) => sum + row.total, 0);
+    const pick = make('select', {'aria-label': 'seconds that a row may take'}, ...[1, 2, 5, 10, 30, 60].map((seconds) => make('option', {value: String(seconds), selected: seconds === quick}, `${seconds} s`)));
+    pick.addEventListener('change', () => { quick = Number(pick.value); draw.compare(body, value, call); });
+    const run = small(`Run ${some.length} rows, ${lasts(total)}`, some.map((row) => row.name).join(', ') || 'nothing is left to run', () => call.run({methods: some.map((row) => row.name)}));
+    run.disabled = !some.length;
+    return make('span', {class: 'several'}, 'Up to ', pick, ' ', run);
+  }
+  function replacing(value, call) {
+    const names = (values.choices?.concepts ?? []).flatMap((one) => one.rows.map((row) => row.name));
+    const field = make('input', {type: 'text', id: 'become', list: 'become-names', value: value.anchor, placeholder: 'nothing', maxlength: '40', size: '10', 'aria-label': 'Replace by: what the concept should become; empty to remove it'});
+    field.addEventListener('change', () => call.show({anchor: field.value.trim()}));
+    return make('label', {class: 'become', title: 'What the concept should become; empty to remove it'}, 'Replace by ', field,
+      make('datalist', {id: 'become-names'}, ...names.map((name) => make('option', {value: name}))));
+  }
+
   draw.compare = (body, value, call) => {
-    const missing = value.rows.filter((row) => runnable(row) && !(known(row) && row.source === 'here'));
-    const quick = missing.filter((row) => row.estimate <= 5);
-    const sum = (rows) => rows.reduce((total, row) => total + row.estimate + 10, 0);
-    const button = (text, rows) => (rows.length ? small(text, `${rows.map((row) => row.name).join(', ')}: ${lasts(sum(rows))}`, () => call.run({methods: rows.map((row) => row.name)})) : null);
+    const at = body.querySelector('.scroll')?.scrollTop ?? 0;
     const box = make('div', {class: 'plot', role: 'img'});
     const away = value.not_ported.map((one) => [one.name, one.reason]);
-    body.replaceChildren(make('div', {class: 'methods'},
-      make('p', {class: 'lead'}, `“${value.concept}” in ${value.model}, judged on pictures and seeds that no method has seen. `,
-        button(`Run the ${quick.length} quick ones`, quick), button(`Run all ${missing.length}`, missing.length > quick.length ? missing : []),
-        small(`${away.length} not ported`, 'Methods that are not here, and why', () => dialog('Not ported, and why', table(['method', 'reason'], away)))),
-      make('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Methods'}, make('table', {class: 'compare'}, head(value, body, call), make('tbody', {}, ...lines(value, call))))),
-    make('div', {class: 'sides'}, box, make('div', {class: 'gallery'}, ...gallery(value))));
-    const figure = tradeoff(value);
-    slug.plot(box, figure, `Trade-off: ${figure.data[0].text.map((name, i) => `${name} gone ${percent(figure.data[0].y[i])}, kept ${percent(figure.data[0].x[i])}`).join('; ')}`, () => {});
+    const tabs = make('span', {class: 'tabs', role: 'group', 'aria-label': 'Which columns'}, ...value.groups.map((one) => {
+      const now = one === group(value);
+      return make('button', {class: `tab ${now ? 'chosen' : ''}`, type: 'button', 'aria-pressed': String(now), on: () => { linked({columns: one.title}); draw.compare(body, value, call); }}, one.title);
+    }));
+    const made = [...new Set(value.rows.filter((row) => row.source === 'shipped' && row.made).map((row) => row.made))];
+    const dated = made.length ? `Rows without a mark were ${made[0]}. ` : '';
+    body.replaceChildren(
+      panel('table', `“${value.concept}” in ${value.model}${value.anchor ? `, to become “${value.anchor}”` : ''}`,
+        make('p', {class: 'lead'}, tabs, several(value, body, call), replacing(value, call)),
+        make('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Methods'}, make('table', {class: 'compare'}, head(value, body, call), make('tbody', {}, ...lines(value, call)))),
+        make('p', {class: 'foot'}, `${dated}${value.gauges} `, small(`${away.length} not ported`, 'Methods that are not here, and why', () => dialog('Not ported, and why', table(['method', 'reason'], away))))),
+      make('div', {class: 'sides'}, panel('tradeoff', 'Trade-off: kept against gone', box), panel('gallery', 'The same seed by every row', ...gallery(value))));
+    body.querySelector('.scroll').scrollTop = at;
+    filled();
+    const {points, ...figure} = tradeoff(value);
+    slug.plot(box, figure, `Trade-off: ${points.map((one) => `${one.name} gone ${percent(one.gone)}, kept ${percent(one.kept)}`).join('; ')}`, () => {});
   };
 
   acts.published = () => {
@@ -148,8 +240,11 @@
   acts.compareTable = () => {
     const value = values.compare;
     if (!value) return;
-    const titles = value.columns.flatMap((one) => [one.key, `${one.key} low`, `${one.key} high`, `${one.key} n`]);
-    save('compare.csv', [['method', 'group', ...titles, 'seconds', 'source', 'note'], ...value.rows.map((row) => [row.name, row.group,
-      ...value.columns.flatMap((one) => row.values[one.key] ?? ['', '', '', '']), row.seconds ?? '', row.source ?? '', row.reason || row.note || ''])]);
+    const columns = every(value);
+    const titles = columns.flatMap((one) => (one.form === 'share' ? [one.key, `${one.key} low`, `${one.key} high`, `${one.key} n`] : [one.key]));
+    const figures = (row, one) => (one.form === 'share' ? [0, 1, 2, 3].map((i) => row.values[one.key]?.[i] ?? '') : [row.values[one.key]?.[0] ?? '']);
+    save('compare.csv', [['model', 'concept', 'replaced by', 'row', 'group', ...titles, 'seconds', 'seconds said', 'source', 'made', 'cite', 'note'],
+      ...value.rows.map((row) => [value.model, value.concept, value.anchor, row.name, row.group, ...columns.flatMap((one) => figures(row, one)),
+        row.seconds ?? '', row.estimate ?? '', row.source ?? '', row.made ?? '', row.cite ?? '', row.reason || row.note || ''])]);
   };
 });

@@ -73,6 +73,7 @@ for command in (measure.speed, measure.quality, measure.fullsize):
     bench.command()(command)
 for command in (benchmark.run, benchmark.show, benchmark.atlas):
     comparing.command()(command)
+comparing.command("many")(benchmark.several)
 
 if __name__ == "__main__":
     app(prog_name="python -m slugdemo")

@@ -96,8 +96,9 @@ def _named_cache(path: Path) -> Path:
 
 
 def models() -> list[Model]:
-    """Every model that is here, and the published ones that could be fetched."""
-    here = list(local())
+    """Every model that is here and whole, and the published ones that could be fetched."""
+    broken = refused()
+    here = [model for model in local() if model.place == "embedded" or model.name not in broken]
     known = {model.name for model in here}
     return here + [find(name) for name in (*PAPERS, *KNOWN) if name not in known]
 
@@ -290,7 +291,20 @@ def refused() -> dict[str, str]:
     """What lies beside the models and cannot be opened, by name, each with its reason."""
     own = _own_folder()
     here = sorted(own.iterdir()) if own else []
-    return {path.name: why for path in here if (why := refusal(path))}
+    return {path.name: why for path in here if (why := refusal(path) or _unusable(path))}
+
+
+def _unusable(path: Path) -> str:
+    """What is missing of the model in a folder, or that there is none, in a sentence."""
+    if not path.is_dir() or path.name.startswith("."):
+        return ""
+    if not kind_of(path):
+        return f"{path.name} holds no model of open_clip, Stable Diffusion, CLIP or LLaVA."
+    try:
+        checkpoint_files.check(path)
+    except SlugError as problem:
+        return str(problem)
+    return ""
 
 
 def check() -> None:
@@ -324,7 +338,7 @@ def _inside(parent: Path, place: str) -> Iterator[Model]:
 def _found(folder: Path, name: str, place: str) -> Model:
     kind = kind_of(folder)
     if not kind:
-        known = f"{folder} holds no model of open_clip, Stable Diffusion or LLaVA."
+        known = f"{folder} holds no model of open_clip, Stable Diffusion, CLIP or LLaVA."
         raise SlugError(refusal(folder) or known)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Model(name, kind, place, size, folder)

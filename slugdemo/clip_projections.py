@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slugdemo import data
-from slugdemo.concept import PLAIN, prompt, style_prompt
+from slugdemo.concept import PLAIN, Example, prompt, style_prompt
 from slugdemo.edit import qualified
 from slugdemo.errors import SlugError
 from slugdemo.task import Task
@@ -40,15 +40,18 @@ class Features(NamedTuple):
 
 def pictures(task: Task) -> Features:
     """The features of the pictures to forget and of those to retain."""
-    shown = [*task.concept.forget, *task.retain_split[0]]
+    return Features(shown(task, task.concept.forget), shown(task, task.retain_split[0]))
+
+
+def shown(task: Task, examples: Sequence[Example]) -> Tensor:
+    """The features (N, D) of examples' pictures."""
     found = []
-    for start in range(0, len(shown), CHUNK):
-        task.step("Reading pictures", start, len(shown))
-        pixels = data.pixels(shown[start : start + CHUNK], task.clip.transform)
+    for start in range(0, len(examples), CHUNK):
+        task.step("Reading pictures", start, len(examples))
+        pixels = data.pixels(examples[start : start + CHUNK], task.clip.transform)
         with torch.no_grad():
             found.append(task.clip.model.encode_image(pixels.to(task.clip.device)).cpu())
-    every = torch.cat(found)
-    return Features(every[: len(task.concept.forget)], every[len(task.concept.forget) :])
+    return torch.cat(found)
 
 
 def texts(task: Task) -> Features:

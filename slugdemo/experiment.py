@@ -8,10 +8,12 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from slugdemo import attacks, catalog, data, search, weights
@@ -20,6 +22,7 @@ from slugdemo.config import CONFIGS, Config
 from slugdemo.cost import Peak
 from slugdemo.edit import LAYER_NORM, Edit, qualified
 from slugdemo.errors import SlugError
+from slugdemo.evaluation import metrics
 from slugdemo.evaluation.prompt_set import Measurement
 from slugdemo.methods import METHODS, named
 from slugdemo.methods.method import Method
@@ -33,6 +36,7 @@ from slugdemo.weights import Weights
 
 KNOWN = 0.5  # of the tries on the original: an attack that succeeds more seldom proves nothing
 COUNTED = ("prompt", "search", "vector", "adversary", "probe")  # attacks that take an article
+ORIGINAL, REFERENCE = "original", "reference"
 CONTROLS = ("opposite direction", "random direction", "random layer", "all front layers")
 
 
@@ -213,7 +217,10 @@ def _facts(task: Task, before: Score, after: Score) -> dict[str, str]:
 
 
 def results(task: Task, erasure: Erasure, measured: Sequence[Measurement] = ()) -> list[Result]:
-    """An erasure as rows: the search split, and what was measured on the report split."""
+    """An erasure as rows: the search split, what was measured on the report split, and its size.
+
+    With `measured` also how far it ends from the model that never saw the concept, if there is one.
+    """
     about = Result(
         model=task.opened.model.name,
         concept=task.concept.name,
@@ -228,24 +235,176 @@ def results(task: Task, erasure: Erasure, measured: Sequence[Measurement] = ()) 
         about.of("forget_acc", after.forget_acc, after.n_forget, split="search"),
         about.of("retain_acc", after.retain_acc, after.n_retain, split="search"),
     ]
-    return rows + [about.of(row.metric, row.after, row.n, split="report") for row in measured]
+    rows += [about.measured(row) for row in measured]
+    return rows + (_besides(task, about, [erasure.edit]) if measured else [])
 
 
-def reported(task: Task, name: str, edits: Sequence[Edit], *, seconds: float = 0.0) -> list[Result]:
-    """The rows of anything that is compared: a method, a control or a reference, by its name."""
+def reported(
+    task: Task,
+    name: str,
+    edits: Sequence[Edit],
+    *,
+    seconds: float = 0.0,
+    peak_bytes: int = 0,
+) -> list[Result]:
+    """The rows of anything that is compared: a method, a control or a reference, by its name.
+
+    Where there is a model that never saw the concept, how far from it this one ends is among them.
+    """
     about = Result(
         model=task.opened.model.name,
         concept=task.concept.name,
         method=name,
         seconds=seconds,
+        peak_bytes=peak_bytes,
         seed=task.config.seed,
         digest=task.digest,
     )
-    return [about.of(row.metric, row.after, row.n) for row in report(task, edits)]
+    return [about.measured(row) for row in report(task, edits)] + _besides(task, about, edits)
+
+
+def _besides(task: Task, about: Result, edits: Sequence[Edit]) -> list[Result]:
+    """How far the edited model is from the one that never saw the concept, and the edit's size."""
+    rows: list[Result] = []
+    with suppress(SlugError):
+        rows += [about.measured(row) for row in distance(task, edits)]
+    return rows + [about.amount(*some) for edit in edits for some in size(edit).items()]
+
+
+def size(edit: Edit) -> dict[str, float]:
+    """What an edit touches: layers, parameters that it changes, and bytes to store (16-bit)."""
+    layers = {name.rpartition(".")[0] or name for name in edit.delta}
+    moved = sum(int(tensor.count_nonzero()) for tensor in edit.delta.values())
+    stored = 2 * sum(tensor.numel() for tensor in edit.delta.values())
+    return {"layers": len(layers), "parameters": moved, "bytes": stored}
+
+
+# ---- beside the model that never saw the concept
+
+
+def unseen_task(task: Task) -> Task:
+    """The same concept, prompts, seeds, pictures and judge before the model that never saw it.
+
+    Raises SlugError as `reference` does.
+    """
+    here = reference(task)
+    twin = Task(here, task.concept, task.config, task.eval_set)
+    twin.progress, twin.cancelled = task.progress, task.cancelled
+    return twin
+
+
+def reference_rows(task: Task) -> list[Result]:
+    """The rows of the model that never saw the concept, as method "reference" of this model.
+
+    One row with a `note` where there is no such model.
+    """
+    model, concept = task.opened.model.name, task.concept.name
+    try:
+        rows = reported(unseen_task(task), REFERENCE, [])
+    except SlugError as problem:
+        return [Result(model, concept, REFERENCE, seed=task.config.seed, note=str(problem))]
+    return [replace(row, model=model) for row in rows]
+
+
+def distance(task: Task, edits: Sequence[Edit]) -> list[Measurement]:
+    """How near the edited model is to the one that never saw the concept, on the report split.
+
+    "as never saw it": the share of items that both answer alike (for pictures: that the judge
+    calls alike, in name and style). "distance to never saw it": for pictures the mean of 1 less
+    the cosine of the judge's features, seed by seed; for CLIPs 1 less their features' linear CKA.
+    Raises SlugError as `reference` does.
+    """
+    floor = unseen_task(task).evaluation.seen([])
+    sides = [task.evaluation.seen(some) for some in ([], edits)]
+    same = [side.agreement(floor) for side in sides]
+    rows = [_rate("as never saw it", same)]
+    if floor.features.size:
+        apart = _apart if task.kind == "diffusion" else _unlike
+        far = [apart(side.features, floor.features) for side in sides]
+        rows.append(
+            Measurement("distance to never saw it", far[0], far[1], len(same[0]), amount=True)
+        )
+    return rows
+
+
+def _rate(metric: str, sides: Sequence[np.ndarray]) -> Measurement:
+    before, after = (metrics.share(side) for side in sides)
+    return Measurement(metric, before, after, len(sides[0]))
+
+
+def _apart(first: np.ndarray, second: np.ndarray) -> float:
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(np.mean(1 - (first * second).sum(1) / lengths))
+
+
+def _unlike(first: np.ndarray, second: np.ndarray) -> float:
+    return 1 - metrics.cka(first, second)
+
+
+# ---- before and after, as data that a page can draw
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Cosines of C kinds of pictures (rows) with C names (columns), before and after an edit."""
+
+    names: tuple[str, ...]
+    before: tuple[tuple[float, ...], ...]
+    after: tuple[tuple[float, ...], ...]
+
+
+def cosine_matrix(task: Task, edits: Sequence[Edit], *, count: int = 12) -> Matrix:
+    """The cosines of pictures with names in the task's CLIP: the concept first, then the nearest.
+
+    A row is the mean over a name's search pictures. Edits of a U-Net change none.
+    """
+    host = task.classified.host
+    names = [host.classes[at] for at in host.labels.unique().tolist() if at >= 0]
+    near = task.near().nearness.get("meaning", {})
+    rest = sorted((n for n in names if n != task.concept.name), key=lambda n: -near.get(n, -1.0))
+    shown = [task.concept.name, *rest[: count - 1]]
+    columns = torch.tensor([host.classes.index(name) for name in shown])
+
+    def cosines(scores: torch.Tensor) -> tuple[tuple[float, ...], ...]:
+        rows = [scores[host.labels == at][:, columns].mean(0) for at in columns]
+        return tuple(tuple(row.tolist()) for row in rows)
+
+    return Matrix(tuple(shown), cosines(host.scores), cosines(host.edited(edits).scores))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One item of the report split on a map: what it was to show, and where it lay and lies."""
+
+    name: str
+    before: tuple[float, float]
+    after: tuple[float, float]
+
+
+def embedding_map(task: Task, edits: Sequence[Edit]) -> list[Point]:
+    """The report split's features on the two main axes (PCA) that they have before the edit.
+
+    Of Stable Diffusion the judge's features of its pictures, of CLIP its own; nothing for models
+    that give none.
+    """
+    before, after = (task.evaluation.seen(some) for some in ([], edits))
+    if not before.features.size:
+        return []
+    middle = before.features.mean(0)
+    axes = np.linalg.svd(before.features - middle, full_matrices=False)[2][:2]
+    places = [(seen.features - middle) @ axes.T for seen in (before, after)]
+    return [
+        Point(str(name), _pair(first), _pair(second))
+        for name, first, second in zip(task.evaluation.shown(), *places, strict=True)
+    ]
+
+
+def _pair(place: np.ndarray) -> tuple[float, float]:
+    return float(place[0]), float(place[1])
 
 
 def compare(task: Task, methods: Sequence[str] = ()) -> Iterator[list[Result]]:
-    """The rows of the original model, then of each method, one after another as they are done.
+    """The rows of the original, of the model that never saw it, then of each method as it is done.
 
     Without names all methods that can serve the task are compared. Raises SlugError for a name
     that is none; a method that fails on this concept gives one row with metric "problem".
@@ -253,7 +412,8 @@ def compare(task: Task, methods: Sequence[str] = ()) -> Iterator[list[Result]]:
     chosen = [named(name) for name in methods] or [
         method for method in METHODS.values() if task.kind in method.hosts
     ]
-    yield reported(task, "original", [])
+    yield reported(task, ORIGINAL, [])
+    yield reference_rows(task)
     for done, method in enumerate(chosen):
         task.step(f"Comparing: {method.name}", done, len(chosen))
         try:
@@ -265,7 +425,13 @@ def compare(task: Task, methods: Sequence[str] = ()) -> Iterator[list[Result]]:
                 Result(task.opened.model.name, task.concept.name, method.name, note=str(problem))
             ]
             continue
-        yield reported(task, method.name, [erasure.edit], seconds=erasure.seconds)
+        yield reported(
+            task,
+            method.name,
+            [erasure.edit],
+            seconds=erasure.seconds,
+            peak_bytes=erasure.peak_bytes,
+        )
 
 
 def _as_long(lots: Weights, edit: Edit) -> Edit:
@@ -334,28 +500,35 @@ def _all_front_layers(task: Task, edit: Edit) -> Edit:
 REFERENCES = {"zero-shot": "reference-clip", "diffusion": "reference-sd"}
 
 
-def never_seen(kind: str) -> list[str]:
-    """The names that the reference of a kind of model never saw; none where it is not here."""
-    name = REFERENCES.get(kind, "")
-    found = [model for model in catalog.local() if name and model.name == name]
-    return list(catalog.withheld(found[0])) if found else []
-
-
 def reference(task: Task) -> Opened:
     """The model of the task's kind that never saw the concept: exact unlearning.
+
+    It is read once for a model, so that its pictures are drawn once too. Raises SlugError as
+    `reference_name`.
+    """
+    name = reference_name(task.kind, task.concept.name, task.opened.model.name)
+    key, kept = ("reference", name), task.opened.kept
+    if key not in kept:
+        kept[key] = opened(name, device=task.opened.device)
+    return kept[key]
+
+
+def reference_name(kind: str, concept: str, model: str) -> str:
+    """The name of the model of a kind that never saw a concept, to stand beside `model`.
 
     Its folder has a file `withheld.json` with the names that were kept from it. Raises SlugError
     when there is no such model here, or it saw this concept.
     """
-    name = REFERENCES.get(task.kind, "")
-    withheld = never_seen(task.kind)
-    if task.concept.name not in withheld:
+    name = REFERENCES.get(kind, "")
+    found = [model for model in catalog.local() if name and model.name == name]
+    withheld = catalog.withheld(found[0]) if found else []
+    if concept not in withheld:
         some = f"; {name} never saw {', '.join(withheld)}" if withheld else ""
         raise SlugError(
-            f"There is no reference for {task.concept.name!r}: no model here of the kind of "
-            f"{task.opened.model.name} was trained without it{some}."
+            f"There is no reference for {concept!r}: no model here of the kind of {model} was "
+            f"trained without it{some}."
         )
-    return opened(name)
+    return name
 
 
 def attack(

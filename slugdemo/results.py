@@ -5,12 +5,15 @@ Numbers that are no numbers become null. Knows values only; prints nothing.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from slugdemo.evaluation import metrics
+from slugdemo.evaluation.prompt_set import Measurement
+
+HARMONIC = "harmonic mean of forget, retain and robust"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,38 @@ class Result:
         """The same row for a rate measured on n items, with its Wilson interval."""
         low, high = metrics.wilson(value, n)
         return replace(self, metric=metric, value=value, n=n, low=low, high=high, split=split)
+
+    def measured(self, row: Measurement) -> "Result":
+        """The same row for what was measured on the report split."""
+        low, high = row.interval
+        return replace(self, metric=row.metric, value=row.after, n=row.n, low=low, high=high)
+
+    def amount(self, metric: str, value: float, n: int = 0) -> "Result":
+        """The same row for a number that is no rate and has no interval."""
+        return replace(self, metric=metric, value=value, n=n)
+
+
+def harmonic(results: Sequence[Result]) -> Result | None:
+    """The harmonic mean of forget, retain and robust of one method on one concept.
+
+    Forget is UA, or 1 less what is still told of the concept; retain the mean of IRA and CRA, or
+    the accuracy on everything else; robust 1 less the mean success of the attacks on the edited
+    model. None when one of the three was not measured.
+    """
+    rows = [row for row in results if row.on == "edited" and row.split == "report"]
+    value = {row.metric: row.value for row in rows if not row.attack}
+    attacked = [row.value for row in rows if row.attack and row.metric == "success"]
+    forget = value.get("ua", 1 - value.get("forget_acc", math.nan))
+    kept = [value[metric] for metric in ("ira", "cra") if metric in value]
+    retain = sum(kept) / len(kept) if kept else value.get("retain_acc", math.nan)
+    robust = 1 - sum(attacked) / len(attacked) if attacked else math.nan
+    shares = (forget, retain, robust)
+    if not all(map(math.isfinite, shares)):
+        return None
+    about = next(row for row in rows if not row.attack)
+    return replace(about, note="", low=math.nan, high=math.nan).amount(
+        HARMONIC, metrics.harmonic(shares), len(attacked)
+    )
 
 
 def rows(results: list[Result]) -> list[dict[str, Any]]:

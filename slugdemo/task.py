@@ -7,12 +7,13 @@ and the search; knows no method, no attack, no options and no tables.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 
-from slugdemo import catalog, layers, search
+from slugdemo import catalog, images, layers, search
 from slugdemo.concept import Concept, Example
 from slugdemo.config import Config
 from slugdemo.cost import Clock
@@ -22,8 +23,9 @@ from slugdemo.errors import SlugError
 from slugdemo.evaluation.answer import AnswerEvaluation
 from slugdemo.evaluation.classify import ClassifyEvaluation, remembered
 from slugdemo.evaluation.eval_set import around, judge
-from slugdemo.evaluation.generate import GenerateEvaluation, picture_judge
-from slugdemo.evaluation.prompt_set import EvalSet, Evaluation
+from slugdemo.evaluation.generate import GenerateEvaluation, PictureJudge, picture_judge
+from slugdemo.evaluation.neighbours import Neighbours, neighbours
+from slugdemo.evaluation.prompt_set import EvalSet, Evaluation, label, spread
 from slugdemo.gradients import Gradients, forget_gradient, gradients
 from slugdemo.layers import LayerScore
 from slugdemo.models.base import Cancelled, Question, Watch
@@ -33,6 +35,7 @@ from slugdemo.models.zero_shot import Memory
 from slugdemo.search import Evaluators, Score, Search, told
 from slugdemo.weights import Weights
 
+REAL = 240  # held-out pictures behind distances of pictures
 MOST = 384  # pictures behind the retain gradient, at most
 FEW = 16  # retain pictures below which the gradient and the search share them
 
@@ -69,8 +72,9 @@ class Task:
     """One concept to forget in one model.
 
     `anchor` is the name of what the concept should become for methods that can replace; "" lets
-    the method choose. `located` spares locating what was located before for exactly this model,
-    concept, config and code. `progress` is told what is being done, `cancelled` asked between steps.
+    the method choose. `gone` are names that shall go too, so that nobody is told to keep them.
+    `located` spares locating what was located before for exactly this model, concept, config and
+    code. `progress` is told what is being done, `cancelled` asked between steps.
     `searches` collects what `tune` found, for whoever wants to show it.
     """
 
@@ -79,6 +83,7 @@ class Task:
     config: Config = field(default_factory=Config)
     given_eval_set: EvalSet | None = None
     anchor: str = ""
+    gone: frozenset[str] = frozenset()
     located: Located | None = None
     clock: Clock = field(default_factory=Clock)
     progress: Progress = unwatched
@@ -136,12 +141,13 @@ class Task:
     def preserved(self) -> list[str]:
         """The other names of the concept's domain: what a method may be told to keep."""
         names = self.eval_set.names(self.concept)[self.concept.domain]
-        return [name for name in names if name != self.concept.name]
+        return [name for name in names if name != self.concept.name and name not in self.gone]
 
     @cached_property
     def retain_split(self) -> tuple[Sequence[Example], Sequence[Example]]:
         """Retain pictures for gradients and training, and others for the search."""
-        retain = self.concept.retain
+        domain = self.concept.domain
+        retain = [e for e in self.concept.retain if e.labels.get(domain) not in self.gone]
         if len(retain) < FEW:
             return retain, retain
         return retain[::2][:MOST], retain[1::2]
@@ -265,12 +271,42 @@ class Task:
         with self.clock("evaluators"):
             if self.kind == "zero-shot":
                 return ClassifyEvaluation.of(
-                    self.clip, rest, eval_set=names, size=size, remember=self._remembered
+                    self.clip,
+                    rest,
+                    eval_set=names,
+                    size=size,
+                    remember=self._remembered,
+                    near=self.near,
                 )
             if self.kind == "vlm":
-                return AnswerEvaluation(rest, self.model, names, size, self._watch)
+                return AnswerEvaluation(rest, self.model, names, size, self._watch, self.near)
             judged = picture_judge(judge(), lambda: self.clip, concept=rest, eval_set=names)
-            return GenerateEvaluation(rest, self.model, judged, names, size, self._watch)
+            real = partial(self._real, judged)
+            return GenerateEvaluation(
+                rest, self.model, judged, names, size, self._watch, self.near, real
+            )
+
+    def near(self) -> Neighbours:
+        """The neighbours of the concept, found once for all who forget it in this model."""
+        concept = self.concept
+        pictures = tuple(str(example.image) for example in concept.forget)
+        key, kept = ("neighbours", concept.name, pictures), self.opened.kept
+        if key not in kept:
+            names = self.eval_set.names(concept)[concept.domain]
+            kept[key] = neighbours(concept, names, self.clip)
+        return kept[key]
+
+    def _real(self, judged: PictureJudge) -> np.ndarray | None:
+        """The judge's features of held-out pictures of anything but the concept, (M, D)."""
+        shown = [e for e in self.eval_set.test if label(e, self.concept.domain)]
+        if judged.features is None or not shown:
+            return None
+        some = spread(shown, min(REAL, len(shown)))
+        key, kept = ("real", judged.who, tuple(str(e.image) for e in some)), self.opened.kept
+        if key not in kept:
+            kept[key] = judged.features([images.read(example.image) for example in some])
+        rest = [label(example, self.concept.domain) != self.concept.name for example in some]
+        return kept[key][np.array(rest)]
 
     @property
     def _watch(self) -> Watch:
@@ -295,12 +331,13 @@ class Task:
 
     def _quick(self, edit: Edit) -> search.Evaluate:
         if self.clip_2 is None or edit.parts != ("text_2",):
-            return self._classified.evaluator()(edit)
+            return self.classified.evaluator()(edit)
         own = {f"text/{within(name)}": tensor for name, tensor in edit.delta.items()}
         return self._classified_2.evaluator()(replace(edit, delta=own))
 
     @cached_property
-    def _classified(self) -> ClassifyEvaluation:
+    def classified(self) -> ClassifyEvaluation:
+        """The model's CLIP on the search split, whatever the kind of model."""
         return self._classified_by(self.clip)
 
     @cached_property

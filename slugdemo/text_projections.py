@@ -189,6 +189,11 @@ def tokens(
     return Tokens(torch.cat(sources), torch.cat(targets))
 
 
+def joined(several: Sequence[Tokens]) -> Tokens:
+    """The tokens of several concepts, for one solve."""
+    return Tokens(*(torch.cat(rows) for rows in zip(*several, strict=True)))
+
+
 def last_of(model: Diffusion, texts: Sequence[str], name: str | Sequence[str]) -> list[int]:
     """Where the last token of a name stands in each text; the last before the end where it is not.
 

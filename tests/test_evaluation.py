@@ -12,20 +12,22 @@ import tiny
 import torch
 from PIL import Image
 
-from slugdemo import catalog, images, sources
-from slugdemo.concept import Concept, Example
+from slugdemo import catalog, data, images, sources
+from slugdemo.concept import Concept, Example, prompt, style_prompt
 from slugdemo.config import Config
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.evaluation import eval_set
+from slugdemo.evaluation import eval_set, metrics
 from slugdemo.evaluation.answer import ASK, AnswerEvaluation, says
 from slugdemo.evaluation.generate import GenerateEvaluation, PictureJudge, picture_judge
 from slugdemo.evaluation.judge import Judge, Net, Verdict
+from slugdemo.evaluation.neighbours import Neighbours, likeness
 from slugdemo.evaluation.prompt_set import (
     SEARCH_SEED,
     TEST_SEED,
     EvalSet,
     EvalSize,
+    apart,
     prompt_set,
     spread,
 )
@@ -159,11 +161,76 @@ def test_unlearn_canvas_rows_come_from_the_test_noise() -> None:
     evaluation = drawn("cat")
     asked = [(one.concept, one.style) for one in evaluation.tested]
     rows = {row.metric: row for row in seeing(evaluation, asked).report([some_edit("cat")])}
-    assert {name: row.after for name, row in rows.items()} == {"ua": 0, "ira": 1, "cra": 1}
+    wanted = ("ua", "ira", "cra", "rest")
+    assert [rows[name].after for name in wanted] == [0, 1, 1, 1]
     assert [rows[name].n for name in ("ua", "ira", "cra")] == [4, 6, 10]
     assert {one.seed for one in evaluation.tested}.isdisjoint(
         one.seed for one in evaluation.searched
     )
+
+
+def test_neighbours_and_the_rest_are_counted_apart_and_the_target_nowhere() -> None:
+    shown = np.array(["cat", "dog", "wolf", "tree", "tree", "car"])
+    right = np.array([True, True, False, True, False, True])
+    near = {"look": {"dog", "wolf"}, "name": {"car"}}
+    rows = apart(near, shown, (np.ones(6, bool), right), "cat")
+    assert [(row.metric, row.before, row.after, row.n) for row in rows] == [
+        ("near by look", 1.0, 0.5, 2),
+        ("near by name", 1.0, 1.0, 1),
+        ("rest", 1.0, 0.5, 2),
+    ]
+    assert rows[0].interval[0] < 0.5 < rows[0].interval[1]
+
+
+def test_neighbours_are_the_nearest_in_each_way(assets: Path) -> None:  # noqa: ARG001
+    task = Task(opened("pocket-clip"), catalog.concept("cat"), Config())
+    found = task.near()
+    assert {*found.nearness} == {"look", "name", "meaning"}
+    assert "cat" not in found.nearness["name"]
+    texts = task.clip.encode_text(task.clip.tokenize([prompt("cat"), prompt("robot")]))
+    assert found.nearness["meaning"]["robot"] == pytest.approx(float(texts[0] @ texts[1]))
+    names = [f"thing {at}" for at in range(8)]
+    table = {name: float(at) for at, name in enumerate(names)}
+    assert Neighbours({"look": table}).among(names) == {"look": {"thing 7", "thing 6"}}
+    assert likeness("golf ball", "ball") > likeness("golf ball", "wolf") > likeness("cat", "xyz")
+
+
+def test_distances_to_real_pictures_are_those_of_the_judges_features() -> None:
+    evaluation = drawn("cat")
+    rows = {row.metric: row for row in evaluation.report([])}
+    fid = rows["judge-FID"]
+    assert fid.before == fid.after > 0
+    assert math.isnan(fid.interval[0])
+    others = [one for one in evaluation.tested if one.concept != "cat"]
+    shown, shipped = evaluation.pictures([], others), eval_set.judge()
+    assert shipped is not None
+    held = [e for e in catalog.held_out() if e.labels["concept"] != "cat"]
+    real = shipped.features([images.read(e.image) for e in held]).numpy()
+    own = shipped.features(shown).numpy()
+    assert fid.after == pytest.approx(metrics.frechet(own, real), rel=1e-5)
+    assert rows["judge-KID"].after == pytest.approx(metrics.kernel_distance(own, real), rel=1e-5)
+
+
+def test_other_columns_of_clip_are_counted_as_by_hand(assets: Path) -> None:  # noqa: ARG001
+    task = Task(opened("pocket-clip"), catalog.concept("cat"), Config())
+    evaluation = task.evaluation
+    rows = {row.metric: row for row in evaluation.report([some_edit("cat")])}
+    assert rows["background"].before == 1.0
+    assert rows["forget_acc@5"].after >= rows["forget_acc"].after
+    styles = task.eval_set.styles
+    test = catalog.held_out()
+    text = task.clip.encode_text(task.clip.tokenize([style_prompt(name) for name in styles]))
+    shown = task.clip.encode_image(data.pixels(test, task.clip.transform))
+    told = (shown @ text.T).argmax(1).tolist()
+    right = [styles[at] == e.labels["style"] for at, e in zip(told, test, strict=True)]
+    assert rows["style"].before == pytest.approx(np.mean(right))
+    assert rows["style"].n == len(test)
+    words = task.clip.encode_text(task.clip.tokenize([prompt("cat")]))[0]
+    own = [(e.labels["concept"] == "cat") for e in test]
+    inside = task.clip.encode_image(data.pixels(task.concept.forget, task.clip.transform)) @ words
+    outside = (shown @ words)[torch.tensor(own)]
+    area = metrics.auc(inside.detach().numpy(), outside.detach().numpy())
+    assert rows["membership AUC"].before == pytest.approx(area)
 
 
 def test_a_judge_who_does_not_know_the_concept_does_not_judge() -> None:
@@ -215,7 +282,7 @@ def test_answers_count_names_of_the_concept_and_of_the_rest(assets: Path) -> Non
     assert score.n_retain == (6 - own) + 2 * besides
     assert score.retain_acc == pytest.approx((hits + besides) / score.n_retain)  # no style is named
     rows = {row.metric: row for row in evaluation.report([])}
-    assert rows["forget_acc"][1:] == (1.0, 1.0, own)
+    assert rows["forget_acc"][1:4] == (1.0, 1.0, own)
     assert rows["retain_acc"].before == pytest.approx(hits / (6 - own))
     assert rows["background"].after == 1.0
 

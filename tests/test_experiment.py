@@ -1,13 +1,18 @@
 """Laws of the engine: one configuration gives one answer, whoever asks."""
 
 import inspect
+import json
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import house
+import numpy as np
 import pytest
 
 from slugdemo import catalog, experiment
+from slugdemo.benchmark.cells import Cell, compute
 from slugdemo.config import CONFIGS, Config
 from slugdemo.edit import LAYER_NORM
 from slugdemo.errors import SlugError
@@ -15,6 +20,7 @@ from slugdemo.evaluation.prompt_set import EvalSize
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import Method
 from slugdemo.models.loading import opened
+from slugdemo.results import Result, harmonic
 from slugdemo.search import Tuning
 from slugdemo.task import Task
 from slugdemo.weights import cosine, norm
@@ -159,8 +165,13 @@ def test_a_shortlist_of_one_asks_a_slow_model_about_one_layer_first() -> None:
 def test_results_are_rows_with_an_interval_each(robot: Task) -> None:
     found = experiment.erase(robot, layer="visual.proj", strength=0.3)
     rows = experiment.results(robot, found, experiment.report(robot, [found.edit]))
-    assert [row.split for row in rows] == ["search", "search", "report", "report"]
-    assert all(row.low <= row.value <= row.high and row.n > 0 for row in rows)
+    assert [row.split for row in rows[:4]] == ["search", "search", "report", "report"]
+    rates = [row for row in rows if not math.isnan(row.low)]
+    assert all(row.low <= row.value <= row.high and row.n > 0 for row in rates)
+    sizes = {row.metric: row.value for row in rows if math.isnan(row.low)}
+    weight = found.edit.delta["vision/proj"]
+    assert (sizes["layers"], sizes["parameters"]) == (1, int(weight.count_nonzero()))
+    assert sizes["bytes"] == 2 * weight.numel()
     assert {row.method for row in rows} == {"slug"}
     assert rows[0].value == found.after.forget_acc
 
@@ -178,13 +189,68 @@ def test_a_config_changes_where_something_is_given_and_only_there() -> None:
 
 def test_compare_gives_the_original_and_every_method_in_turn(robot: Task) -> None:
     parts = list(experiment.compare(robot, ["slug"]))
-    assert [{row.method for row in part} for part in parts] == [{"original"}, {"slug"}]
-    assert parts[0][0].value > parts[1][0].value
+    assert [{row.method for row in part} for part in parts] == [
+        {"original"},
+        {"reference"},
+        {"slug"},
+    ]
+    assert parts[0][0].value > parts[2][0].value
+    assert "There is no reference for 'robot'" in parts[1][0].note
     assert robot.config.tuning.rule == "floor"
 
 
 def test_layer_norm_is_the_unit_of_a_single_layer(robot: Task) -> None:
     assert experiment.erase(robot, layer="visual.proj").edit.unit == LAYER_NORM
+
+
+def test_cosines_and_places_stay_without_an_edit_and_move_with_one(robot: Task) -> None:
+    edit = experiment.made(robot.by("ccup")).edit
+    still, moved = (experiment.cosine_matrix(robot, edits) for edits in ([], [edit]))
+    assert still.names[0] == "robot"
+    assert still.before == still.after == moved.before
+    assert moved.after[0][0] < moved.before[0][0]
+    points = experiment.embedding_map(robot, [edit])
+    assert [point.name for point in points] == [
+        e.labels["concept"] for e in catalog.held_out() if e.labels.get("concept")
+    ]
+    spread = np.array([point.before for point in points])
+    assert spread.mean(0) == pytest.approx(0, abs=1e-5)
+    assert np.cov(spread.T)[0, 1] == pytest.approx(0, abs=1e-5)  # principal axes
+    assert any(point.before != point.after for point in points)
+    for point in experiment.embedding_map(robot, []):
+        assert point.before == point.after
+
+
+def test_beside_a_model_that_never_saw_it(
+    robot: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUGDEMO_MODELS", str(tmp_path))
+    same = shutil.copytree(catalog.assets() / "models" / "pocket-clip", tmp_path / "reference-clip")
+    (same / "withheld.json").write_text(json.dumps(["robot"]))
+    task = Task(opened("pocket-clip"), robot.concept, robot.config)
+    edit = experiment.made(task.by("ccup")).edit
+    agree, far = experiment.distance(task, [edit])
+    assert (agree.before, far.before) == (1.0, pytest.approx(0, abs=1e-6))
+    assert agree.after < 1
+    assert far.after > 0
+    rows = experiment.reference_rows(task)
+    assert {row.method for row in rows} == {"reference"}
+    assert {row.model for row in rows} == {"pocket-clip"}
+    plain = experiment.reported(task, "original", [])
+    assert [(row.metric, row.value) for row in rows] == [(row.metric, row.value) for row in plain]
+    cell = compute(Cell("pocket-clip", "robot", "reference"))
+    assert [(row.metric, row.value) for row in cell] == [(row.metric, row.value) for row in rows]
+
+
+def test_the_harmonic_mean_needs_an_attack_and_is_low_when_one_part_is() -> None:
+    about = Result("m", "c", "slug")
+    rows = [about.of("ua", 1.0, 9), about.of("ira", 0.8, 9), about.of("cra", 0.4, 9)]
+    assert harmonic(rows) is None
+    hit = replace(about, attack="typos").of("success", 0.4, 5)
+    floor = replace(about, attack="typos", on="reference").of("success", 1.0, 5)
+    found = harmonic([*rows, hit, floor])
+    assert found is not None
+    assert (found.value, found.n) == (pytest.approx(3 / (1 / 1 + 2 / 0.6)), 1)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -193,5 +259,6 @@ def test_each_method_says_which_numbers_its_own_code_reads(method: Method) -> No
     assert ("granularity" in method.uses) == ("tune(" in own)
     assert ("evaluations" in method.uses) == ("tune(" in own and "twin.tune(" not in own)
     whole = inspect.getsource(inspect.getmodule(method.run))
-    reads = ("config.batch", "task.gradients", "task.front", "forget_then_retain")
+    reads = ("config.batch", "task.gradients", "task.forget_gradient", "task.front")
+    reads += ("forget_then_retain",)
     assert ("batch" in method.uses) == any(word in whole for word in reads)

@@ -16,8 +16,10 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+from typer.testing import CliRunner
 
 from slugdemo import catalog, edit
+from slugdemo.__main__ import app
 from slugdemo.errors import SlugError
 from slugdemo.export import export
 from slugdemo.models import checkpoint_files, loading, names
@@ -233,7 +235,9 @@ def test_towers_with_their_own_activations_answer_as_in_transformers(
 
 def test_an_activation_that_clip_cannot_have_is_refused_by_name(shelf: Path) -> None:
     hf_clip(shelf / "relu", vision="relu")
-    assert "computes with the activation relu; quick_gelu, gelu" in said("relu")
+    why = "computes with the activation relu; quick_gelu, gelu and gelu_pytorch_tanh are supported"
+    assert why in said("relu")
+    assert why in catalog.refused()["relu"]
 
 
 @pytest.mark.parametrize(
@@ -442,3 +446,97 @@ def test_a_safetensors_file_of_another_program_is_not_called_damaged(tmp_path: P
     save_file({"lora_te.weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
     with pytest.raises(SlugError, match="file of another program"):
         edit.load(tmp_path / "lora.safetensors", weights=None)
+
+
+# ---- all of them side by side
+
+OPENS = {
+    "open-clip": "zero-shot",
+    "trainer": "zero-shot",
+    "siglip": "zero-shot",
+    "sd": "diffusion",
+    "sd-fp16": "diffusion",
+    "sdxl": "diffusion",
+    "llava": "vlm",
+    "llava-sharded": "vlm",
+}
+CANNOT = {
+    "llava-half": "llava-half/model-00002-of-",
+    "sd-inpaint": "is a pipeline of the class StableDiffusionInpaintPipeline",
+    "sd-nine": "reads 9 channels and its VAE makes 4",
+    "sd-no-unet": "its part unet is missing",
+    "flux": "text_encoder_2 (T5) is no tower of a CLIP and cannot be edited",
+    "relu": "the activation relu",
+    "no-tokenizer": "tokenizer.json is missing",
+    "pointers": "model.safetensors is a git-lfs pointer",
+    "bert": "a model of the type bert",
+    "pickled": "has only pickled weights",
+    "empty": "holds no model of",
+    "v1-5-pruned.safetensors": "P.from_single_file(",
+    "old.ckpt": "is a pickled checkpoint",
+}
+
+
+def every_layout(shelf: Path) -> None:
+    """A folder of models as somebody has it who tried many: whole ones, and all others."""
+    tiny.clip_folder(shelf / "open-clip", tiny.clip_model())
+    tiny.siglip_folder(shelf / "siglip", tiny.siglip_model())
+    hf_clip(shelf / "trainer")
+    sd(shelf / "sd")
+    half = tiny.pipeline(tiny.clip_model()).to(dtype=torch.float16)
+    half.save_pretrained(shelf / "sd-fp16", variant="fp16")
+    second = tiny.clip_model(7)
+    tiny.xl_pipeline(tiny.clip_model(), second).save_pretrained(shelf / "sdxl")
+    llava(shelf / "llava")
+    model, processor = tiny.llava(tiny.clip_model())
+    for part in ("llava-sharded", "llava-half"):
+        model.save_pretrained(shelf / part, max_shard_size="60KB")
+        processor.save_pretrained(shelf / part)
+        (shelf / part / "model.safetensors.index.json").unlink()
+    next((shelf / "llava-half").glob("model-00002-*")).unlink()
+    for name in ("sd-inpaint", "sd-nine", "sd-no-unet"):
+        shutil.copytree(shelf / "sd", shelf / name)
+    kind = {"_class_name": "StableDiffusionInpaintPipeline"}
+    changed(shelf / "sd-inpaint" / "model_index.json", **kind)
+    changed(shelf / "sd-nine" / "unet" / "config.json", in_channels=9)
+    shutil.rmtree(shelf / "sd-no-unet" / "unet")
+    for name in ("flux", "bert", "pickled", "empty"):
+        (shelf / name).mkdir()
+    encoders = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
+    index = {name: ["transformers", encoder] for name, encoder in encoders.items()}
+    index["_class_name"] = "FluxPipeline"
+    (shelf / "flux" / "model_index.json").write_text(json.dumps(index))
+    (shelf / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    shutil.copy(shelf / "open-clip" / "open_clip_config.json", shelf / "pickled")
+    (shelf / "pickled" / "open_clip_pytorch_model.bin").write_bytes(b"pickle")
+    for name in ("relu", "no-tokenizer", "pointers"):
+        shutil.copytree(shelf / "trainer", shelf / name)
+    config = json.loads((shelf / "relu" / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "relu"
+    (shelf / "relu" / "config.json").write_text(json.dumps(config))
+    for file in (shelf / "no-tokenizer").glob("tokenizer*"):
+        file.unlink()
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 123\n"
+    (shelf / "pointers" / "model.safetensors").write_text(pointer)
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({name: torch.zeros(1)}, shelf / "v1-5-pruned.safetensors")
+    (shelf / "old.ckpt").write_bytes(b"pickle")
+    (shelf / "notes.txt").write_text("mine")
+    (shelf / ".cache").mkdir()
+
+
+def test_every_folder_is_listed_as_what_it_is_or_with_the_reason_why_not(shelf: Path) -> None:
+    every_layout(shelf)
+    result = CliRunner().invoke(app, ["models"])
+    heading, *lines = result.stdout.splitlines()
+    assert heading.split()[:3] == ["name", "kind", "place"]
+    here = [line.split() for line in lines if " folder " in line and " cannot be " not in line]
+    assert {name: kind for name, kind, *_ in here} == OPENS
+    assert all(float(megabytes) > 0 for *_, megabytes, _ in here)
+    refused = dict(line.split(" cannot be opened: ", 1) for line in lines if " cannot be " in line)
+    assert {*refused} == {*CANNOT}
+    for name, why in CANNOT.items():
+        assert why in refused[name], name
+        assert refused[name].endswith((".", '"'))
+    published = [name for name in catalog.PAPERS if any(line.startswith(name) for line in lines)]
+    assert len(lines) == len(here) + len(refused) + len(published) + len(catalog.KNOWN)

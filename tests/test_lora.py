@@ -1,10 +1,18 @@
 """Edits as LoRA-style files: loaded as the tools do it, the weights are those of the edit."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
+from diffusers.utils.state_dict_utils import (
+    StateDictType,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from safetensors.torch import load_file
 from torch import nn
 
@@ -12,6 +20,7 @@ from slugdemo import lora
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.models.diffusion import Diffusion
+from slugdemo.models.sdxl import DiffusionXL
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -56,6 +65,60 @@ def test_the_tools_rule_gives_the_edited_weights(tmp_path: Path) -> None:
     for prefix, part in (("lora_te_text_model", ours.text), ("lora_unet", ours.unet)):
         for name, tensor in part.named_parameters():
             assert torch.allclose(theirs[f"{prefix}.{name}"], tensor, atol=1e-5), name
+
+
+def as_low_rank(file: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same moves as an ordinary LoRA of full rank, up = diff and down = 1: the same names."""
+    found = {}
+    for key, diff in file.items():
+        layer = key.removesuffix(".diff")
+        found[f"{layer}.lora_up.weight"] = diff
+        found[f"{layer}.lora_down.weight"] = torch.eye(diff.shape[1])
+        found[f"{layer}.alpha"] = torch.tensor(float(diff.shape[1]))
+    return found
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+def test_diffusers_own_renaming_finds_each_weight_that_the_edit_moves(
+    tmp_path: Path, towers: int
+) -> None:
+    """Its loader reads no `diff`, so the names are tried on a LoRA of the same layers."""
+    clip, second = tiny.clip_model(), tiny.clip_model(7)
+    pipe = tiny.pipeline(clip) if towers == 1 else tiny.xl_pipeline(clip, second)
+    host = Diffusion(pipe) if towers == 1 else DiffusionXL(pipe)
+    part = {n: w for n, w in host.named().items() if re.match(r"unet/.*attn2\.to_.*weight", n)}
+    noise = torch.Generator().manual_seed(0)
+    unet = {n: torch.randn(w.shape, generator=noise) for n, w in part.items()}
+    edits = [*(tiny.edit(clip, name, 0.5) for name in LAYERS), Edit("cat", "m", unet, 0.4)]
+    if towers == 2:
+        own = tiny.edit(second, LAYERS[1], 0.3)
+        edits[0] = replace(
+            own, delta={n.replace("text/", "text_2/"): d for n, d in own.delta.items()}
+        )
+    file = load_file(lora.save(tmp_path / "e.safetensors", edits, dtype=torch.float32))
+    renamed, _ = _convert_non_diffusers_lora_to_diffusers(as_low_rank(file))
+    of_unet = {name: tensor for name, tensor in renamed.items() if name.startswith("unet.")}
+    rest = {name: tensor for name, tensor in renamed.items() if name not in of_unet}
+    named = convert_unet_state_dict_to_peft(of_unet)
+    named |= convert_state_dict_to_peft(rest, StateDictType.DIFFUSERS_OLD)
+    theirs = {
+        name.replace(".text_model", "").replace(".lora_B", ""): tensor
+        for name, tensor in named.items()
+        if ".lora_B." in name
+    }
+    ours = {
+        f"{part}.{name.removeprefix('text_model.')}": after - before
+        for part, module in host.edited(edits).pipeline().components.items()
+        if isinstance(module, nn.Module) and part.startswith(("unet", "text_encoder"))
+        for (name, after), before in zip(
+            module.named_parameters(), getattr(pipe, part).parameters(), strict=True
+        )
+    }
+    moved = {name for name, tensor in ours.items() if tensor.abs().max() > 1e-7}
+    assert {*theirs} == moved
+    assert len(moved) > 10
+    for name, tensor in theirs.items():
+        assert torch.allclose(ours[name], tensor, atol=1e-5), name
 
 
 def test_half_precision_rounds_and_the_names_are_kohyas(tmp_path: Path) -> None:

@@ -430,5 +430,5 @@ def test_compare_prints_rows(capsys: pytest.CaptureFixture[str]) -> None:
     rows = told("compare", *ROBOT[:4], "--methods", "slug")
     wanted = "model concept method attack on metric split value n low high seconds seed digest"
     assert all(row.keys() >= {*wanted.split()} for row in rows)
-    assert {row["method"] for row in rows} == {"original", "slug"}
+    assert {row["method"] for row in rows} == {"original", "reference", "slug"}
     assert capsys.readouterr().out == ""

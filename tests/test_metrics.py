@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import linalg, stats
 from scipy.stats import binomtest
 
 from slugdemo.evaluation import metrics
@@ -85,3 +85,59 @@ def test_ua_ira_and_cra_count_what_unlearncanvas_counts() -> None:
     styles, judged = ["ink"] * 7, ["ink", "oil", "ink", "ink", "ink", "ink", "oil"]
     result = metrics.canvas(asked, seen, other_asked=styles, other_seen=judged, erased="cat")
     assert result == metrics.Canvas(3 / 4, 2 / 3, 5 / 7, 4, 3, 7)
+
+
+def features(count: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(shift, 1, (count, 6)) @ np.diag(np.arange(1, 7))
+
+
+def test_the_frechet_distance_is_that_of_the_formula_with_a_matrix_root() -> None:
+    first, second = features(40, 0), features(25, 1, 0.5)
+    covariances = np.cov(first.T), np.cov(second.T)
+    root = linalg.sqrtm(covariances[0] @ covariances[1]).real
+    means = ((first.mean(0) - second.mean(0)) ** 2).sum()
+    literal = means + np.trace(covariances[0] + covariances[1] - 2 * root)
+    assert metrics.frechet(first, second) == pytest.approx(literal)
+    few = features(4, 2)  # fewer items than features: S is singular, the figure still is one
+    assert metrics.frechet(few, few) == pytest.approx(0, abs=1e-9)
+    assert metrics.frechet(first, first + 1) == pytest.approx(6)
+
+
+def test_the_kernel_distance_is_the_mean_over_all_pairs() -> None:
+    first, second = features(9, 3), features(7, 4, 0.3)
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return (float(x @ y) / 6 + 1) ** 3
+
+    def within(rows: np.ndarray) -> float:
+        n = len(rows)
+        return sum(kernel(rows[i], rows[j]) for i in range(n) for j in range(n) if i != j) / (
+            n * (n - 1)
+        )
+
+    across = np.mean([kernel(x, y) for x in first for y in second])
+    literal = within(first) + within(second) - 2 * across
+    assert metrics.kernel_distance(first, second) == pytest.approx(literal)
+
+
+def test_the_area_under_the_curve_is_mann_whitneys() -> None:
+    dice = np.random.default_rng(5)
+    members, others = dice.integers(0, 9, 30) + 1.0, dice.integers(0, 9, 20) * 1.0
+    expected = stats.mannwhitneyu(members, others).statistic / (30 * 20)
+    assert metrics.auc(members, others) == pytest.approx(expected)
+    assert metrics.auc(members, members) == 0.5
+
+
+def test_cka_sees_no_rotation_and_no_scale_but_another_order() -> None:
+    rows = features(30, 6)
+    turn = np.linalg.qr(np.random.default_rng(7).normal(size=(6, 6)))[0]
+    assert metrics.cka(rows, 3 * rows @ turn + 2) == pytest.approx(1)
+    assert metrics.cka(rows, rows[::-1]) < 0.6
+    assert metrics.cka(rows, features(30, 6)[:, :2]) < 1
+
+
+def test_a_harmonic_mean_is_low_when_one_share_is() -> None:
+    assert metrics.harmonic([0.5, 1.0]) == pytest.approx(2 / 3)
+    assert metrics.harmonic([1.0, 1.0, 0.0]) == 0
+    with pytest.raises(ValueError, match="0 values"):
+        metrics.harmonic([])

@@ -1,13 +1,19 @@
 """The view Compare without a server: every method has a row, and a run gives the engine's numbers."""
 
+from dataclasses import replace
+from urllib.parse import parse_qs
+
 import pytest
 from pages import shown
 
 from slugdemo import experiment
 from slugdemo.benchmark import published
+from slugdemo.config import CONFIGS
+from slugdemo.experiment import CONTROLS
 from slugdemo.methods import METHODS
-from slugdemo.ui import callbacks, compare
+from slugdemo.ui import callbacks, compare, see, table
 from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import unwatched
 from slugdemo.ui.view import View
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -20,15 +26,22 @@ def row(table: dict, name: str) -> dict:
 
 
 def test_every_method_has_a_row_and_one_that_cannot_serve_says_why(state: AppState) -> None:
-    table = shown(state, callbacks.comparing, ROBOT)["compare"]
-    assert table["rows"][0]["name"] == "original"
-    assert {each["name"] for each in table["rows"]} == {"original", *METHODS}
+    value = shown(state, callbacks.comparing, ROBOT)["compare"]
+    names = [each["name"] for each in value["rows"]]
+    assert names[:2] == ["original", compare.REFERENCE]
+    assert {*names} == {"original", compare.REFERENCE, *METHODS, *CONTROLS}
     for method in METHODS.values():
-        reason = row(table, method.name)["reason"]
+        reason = row(value, method.name)["reason"]
         assert bool(reason) == ("zero-shot" not in method.hosts)
-    assert table["not_ported"]
-    assert table["published"] == []
-    assert len(compare.show(state, View("pocket-sd", "robot"))["published"]) == 11
+    assert "There is no reference" in row(value, compare.REFERENCE)["reason"]
+    assert value["not_ported"]
+    assert value["published"] == []
+    assert len(table.show(state, View("pocket-sd", "robot"))["published"]) == 11
+    for kind, groups in table.COLUMNS.items():
+        keys = [column.key for group in groups for column in group.columns]
+        assert len({*keys}) == len(keys) - (
+            kind != "zero-shot"
+        )  # what is asked of CLIP is beside it
 
 
 def test_a_run_shows_what_the_engine_measures_and_can_be_opened(state: AppState) -> None:
@@ -42,7 +55,9 @@ def test_a_run_shows_what_the_engine_measures_and_can_be_opened(state: AppState)
         assert (low, high) == measured.interval
         assert row(page["compare"], "original")["values"][measured.metric][0] == measured.before
     assert mine["source"] == "here"
-    assert mine["params"] == sum(tensor.numel() for tensor in edit.delta.values())
+    moved = [tensor for tensor in edit.delta.values() if tensor.any()]
+    assert mine["values"]["params"] == [sum(int(t.count_nonzero()) for t in moved)]
+    assert mine["values"]["layers"] == [len(moved)]
     view = shown(state, callbacks.compare_open, ROBOT, name="ga")["view"]
     assert (view.method, view.strength) == ("ga", edit.strength)
     assert edit.digest.startswith(view.digest)
@@ -55,6 +70,82 @@ def test_several_are_run_in_turn_and_a_failure_is_a_row(state: AppState) -> None
     assert "no method 'sulg'" in wrong["status"]["text"]
     away = shown(state, callbacks.compare_open, View("pocket-clip", "house"), name="ft")
     assert "has not been run here" in away["status"]["text"]
+
+
+def test_a_row_is_shown_on_a_few_pictures_first_and_grows_to_the_report(
+    state: AppState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "known", lambda _: None)  # so small a model draws nothing known
+    size = {"report_own": 10, "report_others": 12, "denoising": 1}
+    small = CONFIGS["diffusion"].changed(size)
+    monkeypatch.setitem(CONFIGS, "diffusion", small)
+    seen: list[dict] = []
+    view = state.settled(View("pocket-sd", "robot"))
+
+    def look() -> None:
+        seen.append(row(table.show(state, view), "uce"))
+
+    compare.run(state, view, unwatched(), ["uce"], shown=look)
+    first, last = seen[0], seen[-1]
+    task = experiment.task("pocket-sd", "robot").by("uce")
+    edit = experiment.made(task).edit
+    for measured in experiment.report(task, [edit]):
+        assert first["values"][measured.metric][3] < measured.n
+        assert last["values"][measured.metric][0] == pytest.approx(measured.after, abs=0.1)
+        assert last["values"][measured.metric][3] == measured.n
+    assert first["note"]
+    assert not last["note"]
+    before, after = (last["values"][key][0] for key in ("clip_left", "clip_kept"))
+    own = see.zero_shot(state, view, task).score("robot", strength=0.0)
+    assert (before, after) == (own.forget_acc, own.retain_acc)  # uce leaves CLIP alone
+    assert [shot["src"][:10] for shot in last["pictures"]] == ["data:image"] * len(last["pictures"])
+    assert len(last["pictures"]) == len(compare.asked(state, view))
+    again: list[dict] = []
+    compare.run(
+        state,
+        view,
+        unwatched(),
+        ["uce"],
+        shown=lambda: again.append(row(table.show(state, view), "uce")),
+    )
+    assert again[-1]["old"]["ua"] == last["values"]["ua"][0]
+
+
+def test_controls_run_beside_slug_and_are_no_edits_to_open(state: AppState) -> None:
+    page = shown(state, callbacks.compare_run, ROBOT, names=["opposite direction"])
+    beside, control = (row(page["compare"], name) for name in ("slug", "opposite direction"))
+    assert beside["values"]["forget_acc"][0] < control["values"]["forget_acc"][0]
+    assert (beside["opens"], control["opens"]) == (True, False)
+    wrong = shown(state, callbacks.compare_open, ROBOT, name="opposite direction")
+    assert "no method" in wrong["status"]["text"]
+
+
+def test_what_a_concept_becomes_is_in_the_link_the_edit_and_the_row(state: AppState) -> None:
+    view = state.settled(View("pocket-sd", "robot", method="uce", anchor="Cat"))
+    assert view.anchor == "cat"
+    assert View.parse(parse_qs(view.query())).anchor == "cat"
+    value = table.show(state, view)
+    for method in METHODS.values():
+        assert bool(row(value, method.name)["reason"]) != method.replaces
+    edit = experiment.made(state.task(view, unwatched())).edit
+    assert edit.about["replace_by"] == "cat"
+    kept = replace(view, digest=edit.digest[:16], strength=1.0)
+    again = View.parse(parse_qs(replace(kept, tray=(kept.edit,)).query()))
+    assert again.tray[0].anchor == "cat"
+    assert state.edit(kept, again.tray[0], unwatched()).digest == edit.digest  # made again
+    plain = experiment.made(experiment.task("pocket-sd", "robot").by("uce")).edit
+    assert edit.digest != plain.digest
+    same = shown(state, callbacks.comparing, replace(view, anchor="robot"))
+    assert "cannot be replaced by itself" in same["status"]["text"]
+    fixed = shown(state, callbacks.method, replace(view, method="cure"))
+    assert "cannot replace it by another" in fixed["status"]["text"]
+
+
+def test_a_citation_has_a_key_authors_and_a_number() -> None:
+    made = table.bibtex(METHODS["uce"])
+    assert made.startswith("@misc{uce,\n  author = {Gandikota and others}")
+    assert "eprint = {2308.14761}" in made
+    assert table.bibtex(METHODS["negative prompt"]) == ""
 
 
 def test_published_digits_are_those_of_the_papers() -> None:

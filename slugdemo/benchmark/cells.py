@@ -14,13 +14,13 @@ from pathlib import Path
 from slugdemo import catalog, experiment
 from slugdemo.config import CONFIGS
 from slugdemo.errors import SlugError
+from slugdemo.experiment import ORIGINAL, REFERENCE
 from slugdemo.methods import named
 from slugdemo.methods.method import from_file
 from slugdemo.models.loading import Opened, opened
 from slugdemo.results import Result
 from slugdemo.task import Task
 
-ORIGINAL, REFERENCE = "original", "reference"
 CODE = Path(__file__).parents[1]
 NOT_CODE = ("ui", "cli", "pocket", "benchmark")  # what cannot change a result
 
@@ -29,8 +29,8 @@ NOT_CODE = ("ui", "cli", "pocket", "benchmark")  # what cannot change a result
 class Cell:
     """What is measured: names, and the seed of all that is drawn at random.
 
-    `method` is a name of METHODS, one of experiment.CONTROLS, "original", "reference" (for
-    attacks), "FILE.py:FUNCTION", or a folder with an edited model when `candidate` is set.
+    `method` is a name of METHODS, one of experiment.CONTROLS, "original", "reference" (the
+    model that never saw the concept), "FILE.py:FUNCTION", or a folder with an edited model when `candidate` is set.
     `attack` is a name of ATTACKS or "".
     """
 
@@ -63,7 +63,7 @@ class Plan:
             for model, concept, seed, method, attack in itertools.product(
                 self.models, self.concepts, self.seeds, self.methods, self.attacks
             )
-            if serves(method, catalog.find(model).kind) and (attack or method != REFERENCE)
+            if serves(method, catalog.find(model).kind)
         ]
         return found + [
             Cell(model, concept, folder, candidate=True)
@@ -152,6 +152,8 @@ def _computed(cell: Cell) -> Iterator[Result]:
         yield from _attacked(cell, task)
     elif cell.method == ORIGINAL:
         yield from experiment.reported(task, ORIGINAL, [])
+    elif cell.method == REFERENCE:
+        yield from experiment.reference_rows(task)
     elif cell.method in experiment.CONTROLS:
         edit = experiment.erase(task).edit
         control = experiment.controls(task, edit).get(cell.method)

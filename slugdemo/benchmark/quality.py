@@ -151,7 +151,9 @@ def _record(row: Measurement) -> dict[str, object]:
 
 
 def _rows(several: Sequence[Mapping[str, Any]]) -> tuple[Measurement, ...]:
-    return tuple(Measurement(*(row[name] for name in Measurement._fields)) for row in several)
+    return tuple(
+        Measurement(*(row[name] for name in Measurement._fields if name in row)) for row in several
+    )
 
 
 def chosen(count: int | None) -> list[tuple[int, Mapping]]:

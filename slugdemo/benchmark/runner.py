@@ -74,9 +74,13 @@ class Store:
             raise SlugError(f"{path} cannot be written: {error.strerror}.") from error
 
     def table(self, names: Sequence[str]) -> pd.DataFrame:
-        """The rows under these keys as one table, also written as `results.parquet`."""
+        """The rows under these keys as one table, also written as `results.parquet`.
+
+        `attrs["made"]` is the day on which it was.
+        """
         found = [row for name in names if (kept := self.find(name)) for row in kept[0]]
         frame = pd.DataFrame([asdict(row) for row in found])
+        frame.attrs["made"] = time.strftime("%Y-%m-%d", time.gmtime())
         draft = self.folder / f"results.{os.getpid()}.part"
         frame.to_parquet(draft, index=False)
         os.replace(draft, self.folder / "results.parquet")

@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from slugdemo import catalog
+from slugdemo.many import Joint
 from slugdemo.results import Result
 
-FILE = "results.parquet"
+FILE, MANY = "results.parquet", "many.parquet"
 
 
 def rows(model: str, concept: str) -> list[Result]:
@@ -25,7 +26,23 @@ def rows(model: str, concept: str) -> list[Result]:
     return [Result(**{name: row[name] for name in names}) for row in some.to_dict("records")]
 
 
-def current(result: Result, digest: str) -> bool:
+def made() -> str:
+    """The day on which the shipped rows were made, as 2026-01-31; "" where it is not on record."""
+    frame = _table(catalog.assets() / FILE)
+    return "" if frame is None else str(frame.attrs.get("made", ""))
+
+
+def joint(model: str) -> list[Joint]:
+    """The shipped curves of many concepts in one model; none where nothing was shipped."""
+    frame = _table(catalog.assets() / MANY)
+    if frame is None:
+        return []
+    names = [field.name for field in fields(Joint)]
+    some = frame[frame["model"] == model]
+    return [Joint(**{name: row[name] for name in names}) for row in some.to_dict("records")]
+
+
+def current(result: Result | Joint, digest: str) -> bool:
     """Whether a row was made with the weights of this digest (`Task.digest`)."""
     return result.digest == digest
 

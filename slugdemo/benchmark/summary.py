@@ -11,7 +11,16 @@ import pandas as pd
 
 from slugdemo.evaluation import metrics
 
-BETTER_LESS = ("forget_acc",)  # for all other rates more is better
+BETTER_LESS = (  # of all other metrics more is better
+    "forget_acc",
+    "forget_acc@5",
+    "judge-FID",
+    "judge-KID",
+    "distance to never saw it",
+    "layers",
+    "parameters",
+    "bytes",
+)
 DRAWS = 400  # resamplings of the concepts behind the interval of a rank
 
 

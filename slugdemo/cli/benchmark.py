@@ -1,18 +1,21 @@
-"""The commands over many concepts: benchmark run, benchmark show, benchmark atlas."""
+"""The commands over many concepts: benchmark run, show, many and atlas."""
 
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
-from slugdemo import catalog
+from slugdemo import catalog, files
 from slugdemo.benchmark import atlas as entries
 from slugdemo.benchmark import runner, summary
-from slugdemo.benchmark.cells import ORIGINAL, Plan
-from slugdemo.cli.options import Json, put, say, table
+from slugdemo.benchmark.cells import Plan
+from slugdemo.cli.options import Device, Download, Json, ModelName, opening, put, say, table
 from slugdemo.errors import SlugError
+from slugdemo.experiment import ORIGINAL
+from slugdemo.many import COUNTS, IN_TURN, TOGETHER, many
 from slugdemo.results import plain
 
 Out = Annotated[Path, typer.Option(help="the folder of the results")]
@@ -68,6 +71,40 @@ def show(out: Out = Path("results"), as_json: Json = False) -> None:
     frame = runner.table(out.expanduser())
     records = [plain(row) for row in frame.to_dict("records")]
     put(records, text=_table(out), as_json=as_json)
+
+
+def several(
+    model: ModelName,
+    concepts: Annotated[str, typer.Option(help="names with commas, in the order of erasing")],
+    methods: Annotated[str, typer.Option(help="names with commas")] = "slug",
+    counts: Annotated[str, typer.Option(help="how many of them at once, with commas")] = ",".join(
+        map(str, COUNTS)
+    ),
+    in_turn: Annotated[
+        bool, typer.Option("--in-turn", help="one after another, and a look after each")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="of whatever is drawn at random")] = 0,
+    out: Annotated[Path | None, typer.Option(help="a .parquet file for the rows")] = None,
+    device: Device = "",
+    download: Download = False,
+    as_json: Json = False,
+) -> None:
+    """Erase many concepts in one model, together or one after another; what goes, what stays."""
+    place = files.writable(out) if out else None
+    here = opening(model, device, download=download)
+    order = IN_TURN if in_turn else TOGETHER
+    sizes = [_whole(count) for count in _names(counts)]
+    found = []
+    for rows in many(
+        here, _concepts(concepts), _names(methods), order=order, counts=sizes, seed=seed
+    ):
+        found += [plain(asdict(row)) for row in rows]
+        last = rows[-1]
+        say(f"{last.method}, {last.count} concepts {last.order}: {last.seconds:.1f} s")
+    if place:
+        pd.DataFrame(found).to_parquet(place, index=False)
+    columns = ["method", "order", "count", "concept", "metric", "value", "low", "high", "n"]
+    put(found, text=table(found, [*columns, "seconds", "how"]), as_json=as_json)
 
 
 def atlas(

@@ -4,7 +4,7 @@ Knows questions, answers and a host that turns the one into the other.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -15,11 +15,14 @@ from slugdemo import images as pictures
 from slugdemo.concept import Concept, Example
 from slugdemo.edit import Edit
 from slugdemo.evaluation import metrics
+from slugdemo.evaluation.neighbours import Neighbours
 from slugdemo.evaluation.prompt_set import (
     OTHER,
     EvalSet,
     EvalSize,
     Measurement,
+    Seen,
+    apart,
     evaluator,
     label,
     spread,
@@ -46,6 +49,7 @@ class AnswerEvaluation:
     eval_set: EvalSet
     size: EvalSize
     watch: Watch = UNWATCHED
+    near: Callable[[], Neighbours] = Neighbours
 
     @cached_property
     def searched(self) -> list[Example]:
@@ -93,11 +97,23 @@ class AnswerEvaluation:
         before, after = (self._hits(self.tested, some, own) for some in ([], edits))
         for metric, part in (("forget_acc", target), ("retain_acc", ~target)):
             rows.append(_row(metric, before[part], after[part]))
+        shown = np.array(self.shown())
+        others = self.near().among(shown[~target].tolist())
+        rows += apart(others, shown, (before, after), self.concept.name)
         before, after = (self._hits(self.tested, some, other) for some in ([], edits))
         rows.append(_row(other, before, after))
         plain, changed = (self._asked(self.tested, some, BACKGROUND) for some in ([], edits))
         same = np.array([a == b for a, b in zip(plain, changed, strict=True)])
         return [*rows, _row("background", np.ones_like(same), same)]
+
+    def seen(self, edits: Sequence[Edit]) -> Seen:
+        """What the model says of each held-out picture, in both domains; it gives no features."""
+        said = {d: np.array(self._asked(self.tested, edits, ASK[d])) for d in (*OTHER,)}
+        return Seen(said, np.zeros((len(self.tested), 0)))
+
+    def shown(self) -> list[str]:
+        """What each held-out picture shows, in the concept's domain."""
+        return [label(example, self.concept.domain) for example in self.tested]
 
     def _shows(self, example: Example) -> bool:
         return example.labels.get(self.concept.domain) == self.concept.name

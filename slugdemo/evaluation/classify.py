@@ -4,20 +4,45 @@ Knows CLIP as its own host only.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from slugdemo import data
 from slugdemo.concept import Concept, Example, prompt, style_prompt
 from slugdemo.edit import Edit
-from slugdemo.evaluation.prompt_set import EvalSet, EvalSize, Measurement, evaluator, label
+from slugdemo.errors import SlugError
+from slugdemo.evaluation import metrics
+from slugdemo.evaluation.neighbours import Neighbours
+from slugdemo.evaluation.prompt_set import (
+    OTHER,
+    EvalSet,
+    EvalSize,
+    Measurement,
+    Seen,
+    apart,
+    evaluator,
+    label,
+)
 from slugdemo.models.clip import Clip
 from slugdemo.models.zero_shot import Memory, ZeroShot
 from slugdemo.search import Evaluate, Evaluator, Score
 
 Remember = Callable[[Sequence[Example]], Memory]
+COLOURS = "white black grey red orange yellow green blue purple pink brown"
+
+
+class Question(NamedTuple):
+    """Another question about the held-out pictures: P answers as prompts, and the right ones.
+
+    `right` (N,) are numbers of prompts; None asks whether the answer stays as it was.
+    """
+
+    texts: Memory
+    right: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +57,8 @@ class ClassifyEvaluation:
     held_out: ZeroShot | None
     prompts: Mapping[str, Sequence[str]]
     top: int = 1
+    near: Callable[[], Neighbours] = Neighbours
+    beside: Mapping[str, Question] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -42,6 +69,7 @@ class ClassifyEvaluation:
         eval_set: EvalSet,
         size: EvalSize,
         remember: Remember | None = None,
+        near: Callable[[], Neighbours] = Neighbours,
     ) -> "ClassifyEvaluation":
         """The evaluation whose search looks at the concept's forget and retain pictures.
 
@@ -55,7 +83,8 @@ class ClassifyEvaluation:
         host = ZeroShot.of(clip, prompts, pixels=pixels, labels=labels)
         top = size.best(len(host.classes))
         test = _held_out(host, tested, concept, remember or partial(remembered, clip))
-        return cls(concept, host, test, prompts, top)
+        beside = _questions(clip, concept, eval_set, tested) if test else {}
+        return cls(concept, host, test, prompts, top, near, beside)
 
     def editable(self) -> Collection[str]:
         """The canonical names of the tensors that the host reads."""
@@ -86,15 +115,72 @@ class ClassifyEvaluation:
         yield self.report(edits)
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
-        """Top-1 accuracy on held-out pictures of the concept and on those of all others."""
+        """Top-1 accuracy on held-out pictures of the concept and of all others, and more of them.
+
+        "forget_acc@5": the concept is among the five best. Then the neighbours of each kind apart;
+        the other domain ("style" for a thing); "background": the nearest of some colours stays, as
+        no picture's own is on record; "membership AUC": how well the cosine of picture and name
+        tells the pictures to forget from held-out ones of the concept, .5 when not at all.
+        """
         if self.held_out is None:
             return []
-        before = self.held_out.score(self.concept.name, strength=0.0)
-        after = self.held_out.edited(edits).score(self.concept.name, strength=1.0)
-        return [
+        hosts = self.held_out, self.held_out.edited(edits)
+        before, after = (host.score(self.concept.name, strength=0.0) for host in hosts)
+        rows = [
             Measurement("forget_acc", before.forget_acc, after.forget_acc, after.n_forget),
             Measurement("retain_acc", before.retain_acc, after.retain_acc, after.n_retain),
         ]
+        first, second = (host.score(self.concept.name, strength=0.0, top=5) for host in hosts)
+        rows.append(
+            Measurement("forget_acc@5", first.forget_acc, second.forget_acc, first.n_forget)
+        )
+        return [*rows, *self._beside(*hosts), self._members(edits, *hosts)]
+
+    def seen(self, edits: Sequence[Edit]) -> Seen:
+        """The class that CLIP finds in each held-out picture, and its features of them.
+
+        Raises SlugError when there are no held-out pictures.
+        """
+        if self.held_out is None:
+            raise SlugError(f"There are no held-out pictures of {self.concept.name!r}.")
+        host = self.held_out.edited(edits)
+        names = np.array(host.classes)[host.scores.argmax(1).cpu().numpy()]
+        return Seen({self.concept.domain: names}, host.shown.cpu().numpy())
+
+    def shown(self) -> list[str]:
+        """What each held-out picture shows, in the concept's domain."""
+        plain = self.held_out
+        return [] if plain is None else [plain.classes[at] for at in plain.labels.tolist()]
+
+    def _beside(self, plain: ZeroShot, host: ZeroShot) -> list[Measurement]:
+        """The accuracies on neighbours and on the other domain, and the backgrounds that stay."""
+        labels = plain.labels.numpy()
+        shown = np.array(self.shown())
+        first, second = (some.scores.argmax(1).cpu().numpy() == labels for some in (plain, host))
+        others = [name for name in shown.tolist() if name != self.concept.name]
+        rows = apart(self.near().among(others), shown, (first, second), self.concept.name)
+        for metric, question in self.beside.items():
+            told = [some.cosines(question.texts).argmax(1).cpu().numpy() for some in (plain, host)]
+            right = told[0] if question.right is None else question.right
+            shares = [metrics.share(answers == right) for answers in told]
+            rows.append(Measurement(metric, shares[0], shares[1], len(right)))
+        return rows
+
+    def _members(self, edits: Sequence[Edit], *hosts: ZeroShot) -> Measurement:
+        """The membership inference of the pictures to forget against held-out ones."""
+        at = hosts[0].classes.index(self.concept.name)
+        own = hosts[0].labels == at
+        known = self.members, self.members.edited(edits)
+        found = [
+            metrics.auc(member.scores[:, at].cpu().numpy(), host.scores[own, at].cpu().numpy())
+            for member, host in zip(known, hosts, strict=True)
+        ]
+        return Measurement("membership AUC", found[0], found[1], len(known[0].labels), amount=True)
+
+    @cached_property
+    def members(self) -> ZeroShot:
+        """The pictures to forget alone."""
+        return self.host.only(self.concept.name)
 
 
 def _prompts(concept: Concept, eval_set: EvalSet, shown: Sequence[Example]) -> dict[str, list[str]]:
@@ -110,6 +196,23 @@ def _prompts(concept: Concept, eval_set: EvalSet, shown: Sequence[Example]) -> d
         for example in shown
         if not example.labels.get(concept.domain)
     }
+
+
+def _questions(
+    clip: Clip, concept: Concept, eval_set: EvalSet, tested: Sequence[Example]
+) -> dict[str, Question]:
+    """The other domain where it is known of all held-out pictures, and the background."""
+    grounds = clip.typed([f"a {colour} background" for colour in COLOURS.split()])
+    found = {"background": Question(Memory(clip, "text", grounds), None)}
+    other = OTHER[concept.domain]
+    shown = [example.labels.get(other, "") for example in tested]
+    names = [*eval_set.names(concept)[other]]
+    if len(names) < 2 or not {*shown} <= {*names}:
+        return found
+    write = style_prompt if other == "style" else prompt
+    texts = Memory(clip, "text", clip.typed([write(name) for name in names]))
+    right = np.array([names.index(name) for name in shown])
+    return {other: Question(texts, right)} | found
 
 
 def remembered(clip: Clip, shown: Sequence[Example]) -> Memory:

@@ -4,18 +4,20 @@ Prompts name the concept in every style, its neighbours and unrelated things; th
 test have their own noise.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from PIL.Image import Image
 
 from slugdemo.concept import Concept, prompt, style_prompt
 from slugdemo.edit import Edit
 from slugdemo.evaluation import metrics
 from slugdemo.evaluation.judge import Judge
+from slugdemo.evaluation.neighbours import Neighbours
 from slugdemo.evaluation.prompt_set import (
     OTHER,
     SEARCH_SEED,
@@ -23,6 +25,8 @@ from slugdemo.evaluation.prompt_set import (
     EvalSize,
     Measurement,
     PromptSpec,
+    Seen,
+    apart,
     evaluator,
     prompt_set,
     spread,
@@ -34,6 +38,13 @@ from slugdemo.search import Evaluator, Score
 
 Scores = dict[str, np.ndarray]  # domain -> (N, C)
 FIRST = 8  # pictures of the concept, and as many of other things, behind a first answer
+SEEN_KEPT = 4  # edits whose pictures need not be judged again
+FEWEST = 2  # pictures on either side of a distance
+DISTANCES = {"judge-FID": metrics.frechet, "judge-KID": metrics.kernel_distance}
+
+
+def _nothing() -> None:
+    """The real pictures of those who have none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +54,7 @@ class PictureJudge:
     who: str
     names: dict[str, list[str]]
     look: Callable[[Sequence[Image]], Scores]
+    features: Callable[[Sequence[Image]], np.ndarray] | None = None  # (N, D), for distances
 
 
 def picture_judge(
@@ -51,7 +63,9 @@ def picture_judge(
     """The judge when it knows the concept; else the unedited CLIP, on the names of the evaluation set."""
     known = {"concept": judge.concepts, "style": judge.styles} if judge else {}
     if judge and concept.name in known[concept.domain]:
-        return PictureJudge("judge", known, partial(_judged, judge))
+        return PictureJudge(
+            "judge", known, partial(_judged, judge), lambda shown: judge.features(shown).numpy()
+        )
     names = eval_set.names(concept)
     return PictureJudge("unedited CLIP", names, partial(_matched, clip(), names))
 
@@ -82,6 +96,8 @@ class GenerateEvaluation:
     eval_set: EvalSet
     size: EvalSize
     watch: Watch = UNWATCHED
+    near: Callable[[], Neighbours] = Neighbours
+    real: Callable[[], np.ndarray | None] = _nothing  # features of held-out pictures, (M, D)
 
     @cached_property
     def searched(self) -> list[PromptSpec]:
@@ -118,34 +134,89 @@ class GenerateEvaluation:
         )
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
-        """UA, IRA and CRA (UnlearnCanvas, arXiv 2402.11846) on held-out noise.
+        """UA, IRA and CRA (UnlearnCanvas, arXiv 2402.11846) on held-out noise, and what lies near.
 
-        `before` of UA is what the unedited model fails to show anyway.
+        `before` of UA is what the unedited model fails to show anyway. IRA is also given apart for
+        the neighbours by look, by name and by meaning, and for the "rest" that is near in no way.
+        "judge-FID" and "judge-KID" are distances of the pictures of everything else to real
+        ones of it, in the judge's features: not comparable with Inception's.
         """
         *_, whole = self.reporting(edits)
         return whole
 
     def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
         """First on a few pictures of the concept and of the rest, then on all of them."""
-        few, rest = self._halves
-        some = self._looked(edits, few)
-        if rest:
-            yield _rows(None, self._canvas(few, some))
-            more = self._looked(edits, rest)
-            some = {domain: np.concatenate([some[domain], more[domain]]) for domain in some}
-        before = self._canvas(self.tested, self._looked([], self.tested))
-        yield _rows(before, self._canvas([*few, *rest], some))
+        key = _key(edits)
+        if key not in self._seen:
+            few, rest = self._halves
+            some = self._looked(edits, few)
+            if len(rest):
+                yield _rows(None, self._canvas(some, few))
+                some = some.after(self._looked(edits, rest), np.concatenate([few, rest]))
+            self._seen[key] = some
+        before, after = self.seen([]), self._seen[key]
+        yield [
+            *_rows(self._canvas(before), self._canvas(after)),
+            *self._beside(before, after),
+            *self._distances(before, after),
+        ]
+
+    def seen(self, edits: Sequence[Edit]) -> Seen:
+        """What the edited model draws of the report split, by the judge's names and features."""
+        key = _key(edits)
+        if key not in self._seen:
+            self._seen[key] = self._looked(edits, np.arange(len(self.tested)))
+        return self._seen[key]
 
     @cached_property
-    def _halves(self) -> tuple[list[PromptSpec], list[PromptSpec]]:
-        """What the first answer is on, spread over the report split, and what is left of that."""
-        own = [spec for spec in self.tested if self._shows(spec)]
-        other = [spec for spec in self.tested if not self._shows(spec)]
-        few = [spec for some in (own, other) for spec in spread(some, min(FIRST, len(some)))]
-        return few, [spec for spec in self.tested if spec not in few]
+    def _seen(self) -> LRUCache[Hashable, Seen]:
+        return LRUCache(SEEN_KEPT)
 
-    def _looked(self, edits: Sequence[Edit], asked: Sequence[PromptSpec]) -> Scores:
-        return self.judged_by.look(self.pictures(edits, asked))
+    @cached_property
+    def _halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the first answer is on, spread over the report split, and what is left of that."""
+        target = np.array([self._shows(spec) for spec in self.tested])
+        both = [np.flatnonzero(some).tolist() for some in (target, ~target)]
+        few = np.array([at for some in both for at in spread(some, min(FIRST, len(some)))])
+        return few, np.setdiff1d(np.arange(len(target)), few)
+
+    def _looked(self, edits: Sequence[Edit], which: np.ndarray) -> Seen:
+        pictures = self.pictures(edits, [self.tested[at] for at in which])
+        scores = self.judged_by.look(pictures)
+        names = {
+            domain: np.array(self.judged_by.names[domain])[scores[domain].argmax(1)]
+            for domain in OTHER
+        }
+        of = self.judged_by.features
+        return Seen(names, of(pictures) if of else np.zeros((len(pictures), 0)))
+
+    def shown(self) -> list[str]:
+        """What each picture of the report split is asked to show, in the concept's domain."""
+        return [getattr(spec, self.concept.domain) for spec in self.tested]
+
+    def _beside(self, before: Seen, after: Seen) -> list[Measurement]:
+        """The accuracy on the concept's own domain, for its neighbours of each kind and the rest."""
+        domain = self.concept.domain
+        asked = np.array(self.shown())
+        others = [name for name in asked.tolist() if name != self.concept.name]
+        right = [seen.names[domain] == asked for seen in (before, after)]
+        return apart(self.near().among(others), asked, (right[0], right[1]), self.concept.name)
+
+    def _distances(self, before: Seen, after: Seen) -> list[Measurement]:
+        real = self.real()
+        rest = np.array([not self._shows(spec) for spec in self.tested])
+        if real is None or not after.features.size or min(len(real), rest.sum()) < FEWEST:
+            return []
+        return [
+            Measurement(
+                metric,
+                measure(before.features[rest], real),
+                measure(after.features[rest], real),
+                int(rest.sum()),
+                amount=True,
+            )
+            for metric, measure in DISTANCES.items()
+        ]
 
     def pictures(self, edits: Sequence[Edit], asked: Sequence[PromptSpec]) -> list[Image]:
         """What the edited model makes of the prompt_set."""
@@ -188,18 +259,16 @@ class GenerateEvaluation:
         wanted = np.array([names.index(getattr(spec, domain)) for spec in asked])
         return metrics.top_k(scores[domain], wanted, k=top)
 
-    def _canvas(self, specs: Sequence[PromptSpec], scores: Scores) -> metrics.Canvas:
+    def _canvas(self, seen: Seen, which: np.ndarray | None = None) -> metrics.Canvas:
+        """The shares of what was seen of the report split, or of these items of it."""
         domain, other = self.concept.domain, OTHER[self.concept.domain]
+        specs = self.tested if which is None else [self.tested[at] for at in which]
         asked = {spec: [getattr(order, spec) for order in specs] for spec in (domain, other)}
-        seen = {
-            spec: [self.judged_by.names[spec][best] for best in scores[spec].argmax(1)]
-            for spec in (domain, other)
-        }
         return metrics.canvas(
             asked[domain],
-            seen[domain],
+            seen.names[domain].tolist(),
             other_asked=asked[other],
-            other_seen=seen[other],
+            other_seen=seen.names[other].tolist(),
             erased=self.concept.name,
         )
 
@@ -215,3 +284,7 @@ def _rows(before: metrics.Canvas | None, after: metrics.Canvas) -> list[Measurem
         )
         for name in ("ua", "ira", "cra")
     ]
+
+
+def _key(edits: Sequence[Edit]) -> Hashable:
+    return tuple((edit.digest, edit.strength) for edit in edits)

@@ -58,10 +58,14 @@ class Net(nn.Module):
         self.concept = nn.Linear(2 * blocks[-1], concepts)
         self.style = nn.Linear(2 * blocks[-1], styles)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Concept and style logits from mean- and max-pooled features."""
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Mean- and max-pooled features: (N, 2 W)."""
         x = F.relu(self.norm(self.blocks(self.stem(pixels))))
-        pooled = torch.cat((x.mean((2, 3)), x.amax((2, 3))), 1)
+        return torch.cat((x.mean((2, 3)), x.amax((2, 3))), 1)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Concept and style logits from the pooled features."""
+        pooled = self.pooled(pixels)
         return self.concept(pooled), self.style(pooled)
 
 
@@ -106,8 +110,18 @@ class Judge:
 
     def __call__(self, pictures: Sequence[Image.Image]) -> Verdict:
         """The verdict on pictures of any size; raises ValueError for an empty list."""
-        if not pictures:
-            raise ValueError("the judge was given 0 pictures, it needs at least 1")
-        small = [p.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC) for p in pictures]
-        stack = torch.from_numpy(np.stack([np.asarray(p) for p in small]))
-        return self.pixels(stack.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        return self.pixels(_pixels(pictures))
+
+    @torch.inference_mode()
+    def features(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """The pooled features (N, D) of pictures of any size; raises ValueError for an empty list."""
+        return torch.cat([self.net.pooled(some) for some in _pixels(pictures).split(256)])
+
+
+def _pixels(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of any size as (N, 3, 64, 64) in [-1, 1]."""
+    if not pictures:
+        raise ValueError("the judge was given 0 pictures, it needs at least 1")
+    small = [p.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC) for p in pictures]
+    stack = torch.from_numpy(np.stack([np.asarray(p) for p in small]))
+    return stack.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -86,6 +86,60 @@ def _inside(t: float, freedom: int) -> float:
     return 2 / math.pi * (angle + sin * total) if odd else sin * total
 
 
+def frechet(first: np.ndarray, second: np.ndarray) -> float:
+    """The Frechet distance between the Gaussians of two sets of features (N, D) and (M, D).
+
+    |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2) (Heusel et al., NeurIPS 2017, eq. 6, as
+    FID). With S = A^T A of centred rows the last trace is the sum of the singular values of
+    A_1 A_2^T, so that no root of a D x D matrix is taken and few items do no harm to the numerics;
+    to the figure they do: it falls with N, so only figures of equal N compare.
+    """
+    means, parts = [], []
+    for rows in (first, second):
+        rows = np.asarray(rows, np.float64)
+        means.append(rows.mean(0))
+        parts.append((rows - means[-1]) / math.sqrt(len(rows) - 1))
+    shared = np.linalg.svd(parts[0] @ parts[1].T, compute_uv=False).sum()
+    spread = sum(float((part**2).sum()) for part in parts)
+    return max(0.0, float(((means[0] - means[1]) ** 2).sum()) + spread - 2 * float(shared))
+
+
+def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """The unbiased squared MMD of features (N, D) and (M, D) under the kernel (x.y / D + 1)^3.
+
+    Binkowski et al., ICLR 2018, as KID; over all pairs instead of random subsets. It may be a
+    little below 0.
+    """
+    x, y = (np.asarray(rows, np.float64) for rows in (first, second))
+    own = [((rows @ rows.T / rows.shape[1] + 1) ** 3, len(rows)) for rows in (x, y)]
+    within = sum((kernel.sum() - np.trace(kernel)) / (n * (n - 1)) for kernel, n in own)
+    return float(within - 2 * ((x @ y.T / x.shape[1] + 1) ** 3).mean())
+
+
+def auc(members: np.ndarray, others: np.ndarray) -> float:
+    """How often a member's score (M,) lies above another's (N,), ties as half: the area under ROC."""
+    above = members[:, None] > others[None]
+    return float((above + 0.5 * (members[:, None] == others[None])).mean())
+
+
+def cka(first: np.ndarray, second: np.ndarray) -> float:
+    """Linear CKA (Kornblith et al., ICML 2019) of two models' features of the same N items.
+
+    1 when they are alike up to rotation and scale, near 0 when they have nothing in common; the
+    widths (N, D) and (N, E) may differ.
+    """
+    x, y = (rows - rows.mean(0) for rows in (first.astype(np.float64), second.astype(np.float64)))
+    own = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(x.T @ y) ** 2 / own) if own else 0.0
+
+
+def harmonic(shares: Sequence[float]) -> float:
+    """The harmonic mean, 0 when a share is 0; raises ValueError for none."""
+    if len(shares) == 0:
+        raise ValueError("a mean of 0 values")
+    return 0.0 if min(shares) <= 0 else len(shares) / sum(1 / share for share in shares)
+
+
 @dataclass(frozen=True)
 class Canvas:
     """UnlearnCanvas's three shares for one erased concept, each with the number of pictures.

@@ -3,10 +3,13 @@
 Knows names, seeds and pictures' labels; knows no model.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 from zlib import crc32
+
+import numpy as np
 
 from slugdemo.concept import PLAIN, Concept, Example, prompt
 from slugdemo.edit import Edit
@@ -22,17 +25,43 @@ OTHER = {"concept": "style", "style": "concept"}
 
 
 class Measurement(NamedTuple):
-    """One rate on the report split, before and after an edit, on n items."""
+    """One rate on the report split, before and after an edit, on n items.
+
+    An `amount` is no rate but a distance, an area or a mean, and has no interval.
+    """
 
     metric: str
     before: float
     after: float
     n: int
+    amount: bool = False
 
     @property
     def interval(self) -> metrics.Interval:
-        """The 95 % Wilson interval of `after`."""
-        return metrics.wilson(self.after, self.n)
+        """The 95 % Wilson interval of `after`; NaN for amounts."""
+        return (math.nan, math.nan) if self.amount else metrics.wilson(self.after, self.n)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a model makes of the report split's N items, to be compared with what another makes.
+
+    `names` are its answers in each domain that was asked about, `features` (N, D) those of its
+    pictures (for CLIP: its own features of the shown ones).
+    """
+
+    names: Mapping[str, np.ndarray]
+    features: np.ndarray
+
+    def agreement(self, other: "Seen") -> np.ndarray:
+        """Which items both answer alike, in every domain: bools (N,)."""
+        return np.all([self.names[domain] == other.names[domain] for domain in self.names], 0)
+
+    def after(self, more: "Seen", order: np.ndarray) -> "Seen":
+        """This and what was seen later, brought from `order` (N,) into the order of the split."""
+        place = np.argsort(order)
+        names = {d: np.concatenate([self.names[d], more.names[d]])[place] for d in self.names}
+        return Seen(names, np.concatenate([self.features, more.features])[place])
 
 
 @dataclass(frozen=True)
@@ -106,6 +135,12 @@ class Evaluation(Protocol):
         In those before, `before` is NaN where it has not been measured yet.
         """
 
+    def seen(self, edits: Sequence[Edit]) -> Seen:
+        """What the edited model makes of each item of the report split."""
+
+    def shown(self) -> Sequence[str]:
+        """What each item of the report split is of, in the concept's domain."""
+
 
 class PromptSpec(NamedTuple):
     """One picture to make: of what, in which style, from which noise."""
@@ -178,6 +213,30 @@ def spread(names: Sequence[One], count: int) -> list[One]:
 def label(example: Example, domain: str) -> str:
     """What a picture shows: its label, or for want of one its caption."""
     return example.labels.get(domain) or example.caption
+
+
+def apart(
+    near: Mapping[str, Collection[str]],
+    shown: np.ndarray,
+    right: tuple[np.ndarray, np.ndarray],
+    target: str,
+) -> list[Measurement]:
+    """Accuracies on the neighbours of each kind ("near by look") and on the "rest" apart.
+
+    `shown` (N,) says what each item shows, `right` which of them are told right before and after,
+    (N,) each; items of the target count nowhere.
+    """
+    if not near:
+        return []
+    groups = {f"near by {way}": np.isin(shown, [*names]) for way, names in near.items()}
+    groups["rest"] = ~np.any([*groups.values(), shown == target], 0)
+    return [
+        Measurement(
+            name, metrics.share(right[0][some]), metrics.share(right[1][some]), int(some.sum())
+        )
+        for name, some in groups.items()
+        if some.any()
+    ]
 
 
 def evaluator(measure: Callable[[Sequence[Edit], float], Score]) -> Evaluator:

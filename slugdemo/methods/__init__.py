@@ -20,7 +20,7 @@ from slugdemo.methods.ga import ga
 from slugdemo.methods.gaft import gaft
 from slugdemo.methods.hirm import hirm
 from slugdemo.methods.inlp import inlp
-from slugdemo.methods.leace import leace
+from slugdemo.methods.leace import leace, leace_together
 from slugdemo.methods.locoedit import locoedit
 from slugdemo.methods.mace import mace
 from slugdemo.methods.method import FRONT, SEARCH, Method
@@ -40,11 +40,11 @@ from slugdemo.methods.slug_variants import (
     synonyms,
     two_layers,
 )
-from slugdemo.methods.speed import speed
+from slugdemo.methods.speed import speed, speed_together
 from slugdemo.methods.spm import spm
 from slugdemo.methods.ssd import ssd
 from slugdemo.methods.trce import trce
-from slugdemo.methods.uce import uce
+from slugdemo.methods.uce import uce, uce_together
 
 EVERY, TOWERS = ("zero-shot", "diffusion", "vlm"), ("text", "vision")
 OURS = "ours, after Cai, Tan, Asif, ICML 2025, arXiv 2407.11867"
@@ -150,6 +150,7 @@ METHODS: dict[str, Method] = {
             "Gandikota et al., WACV 2024, arXiv 2308.14761",
             f"tokens from the last word on; the guide is the nearest name; ridge 10{POOLED}",
             replaces=True,
+            together=uce_together,
         ),
         Method(
             "rece",
@@ -174,6 +175,7 @@ METHODS: dict[str, Method] = {
             f"keys too; a relative threshold of .01; tokens from the last word on{POOLED}",
             seconds=2.0,
             replaces=True,
+            together=speed_together,
         ),
         Method(
             "locoedit",
@@ -239,6 +241,7 @@ METHODS: dict[str, Method] = {
             "Belrose et al., NeurIPS 2023, arXiv 2306.03819",
             "no bias and no shrinkage; on both towers",
             seconds=3.0,
+            together=leace_together,
         ),
         Method(
             "ccup",

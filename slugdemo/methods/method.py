@@ -1,7 +1,7 @@
 """Method: what the registry says of a method for forgetting; knows tasks and edits only."""
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +44,9 @@ class Method:
     kinds of model it works on, `parts` what it changes ("none" for rules at inference), `needs`
     "texts", "pictures" or "both"; `seconds` is a rough time on pocket-sized models, shown before
     it is started; `replaces` says whether it can turn the concept into a given anchor;
-    `of_layer` gives the unstepped edit of a chosen layer, for methods that edit one; `uses` are
-    those of OPTIONS that have a part in its result.
+    `of_layer` gives the unstepped edit of a chosen layer, for methods that edit one; `together`
+    erases the concepts of several tasks in one solve, for methods that can; `uses` are those of
+    OPTIONS that have a part in its result.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Method:
     seconds: float = 1.0
     replaces: bool = False
     of_layer: Callable[[Task, LayerScore], Edit] | None = None
+    together: Callable[[Sequence[Task]], Edit] | None = None
     uses: tuple[str, ...] = ()
 
     def unable(self, kind: str, anchor: str = "") -> str:

@@ -3,13 +3,15 @@
 Knows a task's text states and a formula; draws nothing.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from slugdemo.closed_form import centres, null_space
 from slugdemo.edit import Edit
 from slugdemo.task import Task
-from slugdemo.text_projections import Tokens, guide, kept, projections, tokens
+from slugdemo.text_projections import Tokens, guide, joined, kept, projections, tokens
 
 THRESHOLD, RIDGE, COPIES, CENTRES = 0.01, 1.0, 10, 3
 
@@ -27,7 +29,13 @@ def speed(task: Task) -> Edit:
     Deviations: keys too and the pooled text embedding; tokens from the concept's last word on;
     the threshold is relative to the largest singular value (.01); k-means begun without chance.
     """
-    pairs, rest = tokens(task, guide(task)), kept(task)
+    return speed_together([task])
+
+
+def speed_together(tasks: Sequence[Task]) -> Edit:
+    """The one edit for the concepts of several tasks: C_tt and C_at are means over all of them."""
+    task = tasks[0]
+    pairs, rest = joined([tokens(some, guide(some)) for some in tasks]), kept(task)
     blank, noise = task.model.states([""])[0], task.generator()
     delta = {}
     for projection in projections(task.model):

@@ -3,10 +3,12 @@
 Knows a task's text states and a formula; draws nothing.
 """
 
+from collections.abc import Sequence
+
 from slugdemo.closed_form import regression
 from slugdemo.edit import Edit
 from slugdemo.task import Task
-from slugdemo.text_projections import guide, kept, moved, projections, tokens
+from slugdemo.text_projections import guide, joined, kept, moved, projections, tokens
 
 RIDGE, ERASE, PRESERVE = 10.0, 1.0, 1.0
 
@@ -22,7 +24,13 @@ def uce(task: Task) -> Edit:
     nearest name of its group (with "" a style stays); l = 10, as in UnlearnCanvas for objects;
     also the pooled text embedding, where the U-Net has one, without which styles stay.
     """
-    pairs, rest = tokens(task, guide(task)), kept(task)
+    return uce_together([task])
+
+
+def uce_together(tasks: Sequence[Task]) -> Edit:
+    """The one solve for the concepts of several tasks: the sums over c_e run over all of them."""
+    task = tasks[0]
+    pairs, rest = joined([tokens(some, guide(some)) for some in tasks]), kept(task)
     return task.edit(
         moved(
             projections(task.model),

@@ -27,6 +27,7 @@ from transformers import (
 
 from slugdemo.errors import SlugError
 from slugdemo.models import checkpoint_files, towers
+from slugdemo.models.folder_kinds import activation_refusal
 from slugdemo.models.names import ACTIVATIONS, activation, from_hf_text, from_hf_vision
 from slugdemo.weights import Weights, digest, substitute
 
@@ -201,12 +202,8 @@ def _sound(model: nn.Module, name: str) -> nn.Module:
 def _converted(model: CLIPModel, name: str) -> open_clip.CLIP:
     """The open_clip CLIP with the numbers of a transformers CLIPModel."""
     text, vision = model.config.text_config, model.config.vision_config
-    for config in (text, vision):
-        if config.hidden_act not in ACTIVATIONS:
-            raise SlugError(
-                f"{name} computes with the activation {config.hidden_act}; "
-                f"{', '.join(ACTIVATIONS)} are supported."
-            )
+    if why := activation_refusal(name, (text.hidden_act, vision.hidden_act)):
+        raise SlugError(why)
     text_shape = _shape(text) | {
         "heads": text.num_attention_heads,
         "context_length": text.max_position_embeddings,

@@ -3,11 +3,12 @@
 Reads configs and heads of weight files; opens no model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from slugdemo.errors import SlugError
 from slugdemo.models import checkpoint_files
+from slugdemo.models.names import ACTIVATIONS
 
 XL = "StableDiffusionXLPipeline"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", XL)
@@ -34,14 +35,32 @@ def refusal(path: Path) -> str:
         return _pipeline_refusal(path, index)
     if (path / "open_clip_config.json").is_file() or not path.is_dir():
         return ""
-    kind = checkpoint_files.read(path / "config.json").get("model_type", "")
+    config = checkpoint_files.read(path / "config.json")
+    kind = config.get("model_type", "")
+    if kind == "clip":
+        towers = (config.get(f"{tower}_config") or {} for tower in ("text", "vision"))
+        acts = [tower.get("hidden_act", "quick_gelu") for tower in towers]
+        return activation_refusal(path.name, acts)
     if kind and kind not in MODEL_TYPES:
         return (
             f"{path.name} holds a model of the type {kind}; of transformers' models "
-            f"{' and '.join(MODEL_TYPES)} are supported."
+            f"{_listed(MODEL_TYPES)} are supported."
         )
     single = [file for file in sorted(path.glob("*.safetensors")) if not kind]
     return next((why for file in single if (why := _single_file(file))), "")
+
+
+def activation_refusal(name: str, activations: Iterable[str]) -> str:
+    """Why a CLIP with these activations cannot be opened, in a sentence; "" when it can be."""
+    others = [activation for activation in activations if activation not in ACTIVATIONS]
+    if not others:
+        return ""
+    return f"{name} computes with the activation {others[0]}; {_listed(ACTIVATIONS)} are supported."
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _pipeline_refusal(folder: Path, index: Mapping) -> str:
@@ -49,7 +68,7 @@ def _pipeline_refusal(folder: Path, index: Mapping) -> str:
     if name not in PIPELINES:
         return (
             f"{folder.name} is a pipeline of the class {name or 'that its model_index.json omits'}; "
-            f"supported are {' and '.join(PIPELINES)}.{_encoders(index)}"
+            f"supported are {_listed(PIPELINES)}.{_encoders(index)}"
         )
     channels = checkpoint_files.read(folder / "unet/config.json").get("in_channels", 4)
     latent = checkpoint_files.read(folder / "vae/config.json").get("latent_channels", 4)
@@ -70,7 +89,7 @@ def _encoders(index: Mapping) -> str:
         return ""
     told = f" Its {', '.join(others)} is no tower of a CLIP and cannot be edited"
     return (
-        f"{told}; {' and '.join(towers)} could, but nothing here draws with them."
+        f"{told}; {_listed(towers)} could, but nothing here draws with them."
         if towers
         else f"{told}."
     )

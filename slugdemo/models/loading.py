@@ -23,7 +23,7 @@ from transformers import (
 from slugdemo import catalog, cost
 from slugdemo import limits as public
 from slugdemo.catalog import Model
-from slugdemo.edit import same_model
+from slugdemo.edit import Edit, apply, clip_name, qualified, same_model
 from slugdemo.errors import SlugError
 from slugdemo.models import checkpoint_files, folder_kinds, zerogpu
 from slugdemo.models.carried import Carried, exported_from
@@ -101,6 +101,16 @@ class Opened:
             check_room(self.model, self.device)
             return _on(_clip(self.model), self.device)
         return self._found(Carried.of(self._plain))
+
+    def edited(self, edits: Sequence[Edit]) -> "Opened":
+        """The same model with edits in it, as a model to work with; this one stays as it is."""
+        twin = replace(self, kept={})
+        weights = {qualified(name): tensor for name, tensor in self.clip.named().items()}
+        moved = apply(weights, edits)
+        twin.clip = self.clip.edited({clip_name(name): t for name, t in moved.items()})
+        if self.kind != "zero-shot":
+            twin.host = self.host.edited(edits)
+        return twin
 
     @cached_property
     def clip_2(self) -> Clip | None:

@@ -156,7 +156,21 @@ class ZeroShot:
     @cached_property
     def scores(self) -> Tensor:
         """The cosines of N pictures with C classes: (N, C)."""
-        return self._features(self.pictures) @ self._class_features().T
+        return self.shown @ self.named.T
+
+    @cached_property
+    def shown(self) -> Tensor:
+        """The features of unit norm of the N pictures: (N, D)."""
+        return self._features(self.pictures)
+
+    @cached_property
+    def named(self) -> Tensor:
+        """The features of unit norm of the C classes: (C, D)."""
+        return self._class_features()
+
+    def cosines(self, texts: Memory) -> Tensor:
+        """The cosines of the N pictures with P other prompts: (N, P)."""
+        return self.shown @ self._features(texts).T
 
     def probabilities(self) -> Tensor:
         """What CLIP believes of each picture, a softmax over the classes: (N, C)."""
@@ -190,7 +204,7 @@ class ZeroShot:
 
         An edit of the text tower alone is judged in full, because the pictures cost nothing then.
         """
-        own = self._only(self.labels == self._index(target))
+        own = self.only(target)
         whole = self.evaluator(target, top=top)
 
         def evaluate(edit: Edit) -> Evaluate:
@@ -200,7 +214,9 @@ class ZeroShot:
 
         return evaluate
 
-    def _only(self, chosen: Tensor) -> "ZeroShot":
+    def only(self, target: str) -> "ZeroShot":
+        """The same classes before the pictures of one class alone."""
+        chosen = self.labels == self._index(target)
         pixels = self.pictures.inputs[chosen]
         return replace(self.showing(pixels), labels=self.labels[chosen])
 

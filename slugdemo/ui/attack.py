@@ -101,8 +101,11 @@ def key(view: View, name: str, on: str) -> tuple[Any, ...]:
 
 def there(state: AppState, view: View) -> list[str]:
     """Which models can be attacked: a reference only where one never saw the concept."""
-    floor = label(view.concept) in experiment.never_seen(state.kind(view.model))
-    return [on for on in ON if on != "reference" or floor]
+    try:
+        experiment.reference_name(state.kind(view.model), label(view.concept), view.model)
+    except SlugError:
+        return [on for on in ON if on != "reference"]
+    return list(ON)
 
 
 def offer(

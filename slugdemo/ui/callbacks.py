@@ -24,6 +24,7 @@ from slugdemo.ui import (
     preset,
     see,
     step,
+    table,
 )
 from slugdemo.ui.erase import Found
 from slugdemo.ui.state import AppState, by_layer, single_layer
@@ -185,7 +186,7 @@ def turned(state: AppState, view: View, watch: Watch, *, alignment: str, granula
 
 def method(state: AppState, view: View, watch: Watch) -> None:
     """A method was chosen: it is run at once."""
-    reason = named(view.method).unable(state.kind(view.model))
+    reason = named(view.method).unable(state.kind(view.model), view.anchor)
     if reason:
         raise SlugError(reason)
     run(state, replace(view, layer="", digest="", strength=None, trace=()), watch)
@@ -239,14 +240,21 @@ def compared(state: AppState, view: View, watch: Watch) -> None:
 def comparing(state: AppState, view: View, watch: Watch) -> None:
     """The view Compare was opened: what is known of every method on this concept."""
     view = state.settled(view)
-    watch.put("compare", compare.show(state, view))
+    watch.put("view", view)
+    watch.put("compare", table.show(state, view))
+    watch.put("choice", forget.chosen(state, view))
     done(state, watch, view, READY)
 
 
 def compare_run(state: AppState, view: View, watch: Watch, names: Sequence[str]) -> None:
     """Methods are run for the table."""
-    said = compare.run(state, view, watch, names)
-    done(state, watch, state.settled(view), said)
+    view = state.settled(view)
+
+    def shown() -> None:
+        watch.put("compare", table.show(state, view))
+
+    said = compare.run(state, view, watch, names, shown=shown)
+    done(state, watch, view, said)
 
 
 def compare_open(state: AppState, view: View, watch: Watch, name: str) -> None:

@@ -1,259 +1,292 @@
 """COMPARE: one concept by every method of the field, on the same model, pictures, seeds and judge.
 
-Rows that come with the app show at once; each can be run again, and its edit opened. Knows the
-engine and shipped results; the page adds that a run can be watched, stopped and remembered.
+Runs methods, controls and the model that never saw the concept, and remembers what they gave.
+Knows the engine and shipped results; the page adds that a run can be watched and stopped.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from slugdemo import experiment
-from slugdemo.benchmark import published, shipped
+from slugdemo import catalog, experiment, ladder
+from slugdemo.benchmark import cells, shipped
+from slugdemo.concept import prompt
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import Measurement
+from slugdemo.experiment import CONTROLS, Made
+from slugdemo.images import source
 from slugdemo.methods import METHODS, named
-from slugdemo.methods.method import GROUPS, Method
 from slugdemo.models.base import Cancelled
 from slugdemo.results import Result
+from slugdemo.task import Task
 from slugdemo.ui import see
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Watch
-from slugdemo.ui.view import DIGEST, View, label
+from slugdemo.ui.view import DIGEST, MARK, View, share
 
-ORIGINAL = "original"
-COLUMNS = {
-    "diffusion": (
-        (
-            "ua",
-            "UA",
-            "unlearning accuracy: pictures asked for the concept that do not show it",
-            False,
-        ),
-        ("ira", "IRA", "other concepts of the same kind that are still drawn right", False),
-        ("cra", "CRA", "concepts of the other kind (styles for things) still drawn right", False),
-    ),
-    "zero-shot": (
-        ("forget_acc", "left", "pictures of the concept that are still recognised", True),
-        ("retain_acc", "kept", "pictures of everything else that are still recognised", False),
-    ),
-    "vlm": (
-        ("forget_acc", "left", "pictures of the concept whose answer still names it", True),
-        ("retain_acc", "kept", "answers about everything else that are still right", False),
-        ("style", "style", "styles still told right", False),
-        ("concept", "names", "names still told right", False),
-        ("background", "background", "answers about the background that stay as they were", False),
-    ),
-}
-PROMPTED = ("target", "neighbour", "stranger")
+REFERENCE = "never saw it"
+CONTROLLED = View.method  # the method whose edit the controls stand beside
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an edit costs: seconds to make it, the peak of memory, and what it changes."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    bytes: int = 0  # of its tensors, as a file keeps them
+    layers: int = 0
+    params: int = 0
+
+    @classmethod
+    def of(cls, made: Made) -> "Cost":
+        """The cost of what a method made."""
+        moved = [tensor for tensor in made.edit.delta.values() if tensor.any()]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in moved)
+        params = sum(int(tensor.count_nonzero()) for tensor in moved)
+        return cls(made.seconds, made.peak_bytes, size, len(moved), params)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one method gave on the report split, and where its edit is found."""
+    """What a row of the table gave here, and the view of its edit, for those that have one.
 
-    measured: tuple[Measurement, ...]
-    seconds: float
-    feasible: bool
-    headline: str
-    params: int  # numbers that it changes
-    layer: str
-    digest: str
-    strength: float
+    `whole`: judged on all of the report split; `old` is what the row showed before.
+    """
+
+    cost: Cost
+    measured: tuple[Measurement, ...] = ()
+    whole: bool = False
+    at: float = 0.0  # seconds since 1970
+    view: View | None = None
+    old: Mapping[str, float] = field(default_factory=dict)
     pictures: tuple[dict[str, Any], ...] = ()
 
 
-def show(state: AppState, view: View) -> dict[str, Any]:
-    """The table: a row for the original and for every method, with what is known of each."""
-    kind = state.kind(view.model)
-    known = {name: _known(state, view, name) for name in METHODS}
-    rows = [_original(state, view, kind)]
-    order = {group: number for number, group in enumerate(GROUPS)}
-    for method in sorted(METHODS.values(), key=lambda m: order.get(m.group, len(order))):
-        reason = method.unable(kind)
-        rows.append(_row(state, view, method, known[method.name]) | {"reason": reason})
-    columns = [
-        {"key": key, "title": title, "note": note, "less": less}
-        for key, title, note, less in COLUMNS[kind]
-    ]
-    return {
-        "model": view.model,
-        "concept": label(view.concept),
-        "kind": kind,
-        "columns": columns,
-        "rows": rows,
-        "published": _published() if kind == "diffusion" else [],
-        "not_ported": [{"name": n, "reason": why} for n, why in published.NOT_PORTED.items()],
-        "roles": PROMPTED if kind == "diffusion" else (),
-    }
+class Subject(NamedTuple):
+    """What is judged: a model with an edit (None: as it is), what that cost, and its view."""
+
+    task: Task
+    edit: Edit | None
+    cost: Cost
+    view: View | None = None
 
 
-def run(state: AppState, view: View, watch: Watch, names: Sequence[str]) -> str:
-    """Runs methods one after another, and shows the table after each; what to say in the end.
+def known(state: AppState, view: View, name: str) -> "Run | str | None":
+    """What a row gave here, or why it could not; None when nobody has run it."""
+    return state.shown.peek(_key(view, name))
 
-    A method that cannot do it says why in its row. Raises SlugError for a name that is none or
-    cannot serve the model.
+
+def shipped_rows(view: View, name: str) -> list[Result]:
+    """What came with the app of a row: rates on the report split; perhaps nothing."""
+    if view.anchor and name in METHODS and METHODS[name].replaces:
+        return []
+    told = cells.REFERENCE if name == REFERENCE else name
+    kept = [row for row in shipped.rows(view.model, view.concept) if row.method == told]
+    return [row for row in kept if row.attack == "" and row.split == "report"]
+
+
+def unable(state: AppState, view: View, name: str) -> str:
+    """Why a row cannot be run on the view's model, in a sentence; "" when it can.
+
+    Raises SlugError for a name that is none.
     """
-    view = state.settled(view)
+    if name in CONTROLS:
+        return ""
+    if name != REFERENCE:
+        return named(name).unable(state.kind(view.model), view.anchor)
+    if MARK in view.concept:
+        return "No model was trained without a concept of your own."
     kind = state.kind(view.model)
-    methods = [named(name) for name in names]
-    for method in methods:
-        if reason := method.unable(kind):
+    try:
+        experiment.reference_name(kind, view.concept, view.model)
+    except SlugError as why:
+        return str(why)
+    return ""
+
+
+def run(
+    state: AppState,
+    view: View,
+    watch: Watch,
+    names: Sequence[str],
+    *,
+    shown: Callable[[], None],
+) -> str:
+    """Runs rows of the table one after another, then draws their pictures; what to say in the end.
+
+    `shown` is called as rows grow. A row that cannot be run for this concept says why. Raises
+    SlugError for a name that is none or cannot serve the model.
+    """
+    for name in names:
+        if reason := unable(state, view, name):
             raise SlugError(reason)
-    said = ""
-    for number, method in enumerate(methods):
-        watch.say(f"Running {method.name}", number, len(methods))
+    said, made = "", dict[str, Subject]()
+    for number, name in enumerate(names):
+        watch.say(f"Running {name}", number, len(names))
         try:
-            found = _run(state, replace(view, method=method.name), watch, method)
-            said = f"{found.headline}."
+            made |= _run(state, view, watch, name, shown)
+            said = told(state, view, name)
         except Cancelled:
             raise
         except SlugError as problem:
             said = str(problem)
-            state.shown.put(_key(view, method.name), said)
-        else:
-            state.shown.put(_key(view, method.name), found)
-        watch.put("compare", show(state, view))
-    return said if len(methods) == 1 else f"{len(methods)} methods were run."
+            state.shown.put(_key(view, name), said)
+        shown()
+    if state.kind(view.model) == "diffusion" and made:
+        _draw(state, view, made)
+        shown()
+    return said if len(names) == 1 else f"{len(names)} rows were run."
+
+
+def told(state: AppState, view: View, name: str) -> str:
+    """What a row gave, in a sentence."""
+    found = known(state, view, name)
+    if not isinstance(found, Run):
+        return found or ""
+    rates = [f"{m.metric.replace('_', ' ')} {share(m.after)} of {m.n}" for m in found.measured[:3]]
+    return f"{name}: {', '.join(rates)}, {found.cost.seconds:.1f} s."
 
 
 def opened(state: AppState, view: View, name: str) -> View:
     """The view of the edit that a method gave, for the slider, the ladder and all else.
 
-    Raises SlugError when it has not been run here.
+    Raises SlugError when it has not been run here, or is no method.
     """
-    found = state.shown.peek(_key(view, name))
-    if not isinstance(found, Run):
+    found = known(state, view, named(name).name)
+    if not isinstance(found, Run) or found.view is None:
         raise SlugError(f"{name} has not been run here yet: run it, then open its edit.")
+    mine = found.view
     return replace(
-        view,
-        method=name,
-        layer=found.layer,
-        digest="" if found.layer else found.digest,
-        strength=round(found.strength, 4),
-        trace=(),
+        view, method=name, layer=mine.layer, digest=mine.digest, strength=mine.strength, trace=()
     )
 
 
-def _run(state: AppState, view: View, watch: Watch, method: Method) -> Run:
-    task = state.task(view, watch)
-    erasure = experiment.erase(task)
-    edit = erasure.edit
-    watch.say(f"Judging {method.name} on the report split")
-    measured = experiment.report(task, [edit])
+def _key(view: View, name: str) -> tuple[str, ...]:
+    anchor = view.anchor if name in METHODS and METHODS[name].replaces else ""
+    place = (view.model, view.concept, view.alignment, view.granularity)
+    return "compare", *place, name, anchor
+
+
+def _run(
+    state: AppState, view: View, watch: Watch, name: str, shown: Callable[[], None]
+) -> dict[str, Subject]:
+    """Judges a row, which is shown as soon as a few pictures are; what was judged, by name."""
+    done: dict[str, Subject] = {}
+    if name in CONTROLS and not isinstance(known(state, view, CONTROLLED), Run):
+        done = _run(state, view, watch, CONTROLLED, shown)
+    old = _values(state, view, name)
+    subject = _subject(state, view, watch, name)
+    found = Run(subject.cost, view=subject.view, old=old)
+    edits = [subject.edit] if subject.edit else []
+    for rows in experiment.reporting(subject.task, edits):
+        if not found.measured and name in METHODS:
+            experiment.known(subject.task)
+        found = replace(found, measured=rows, at=time.time())
+        state.shown.put(_key(view, name), found)
+        shown()
+    rows = (*found.measured, *_in_clip(state, view, subject))
+    found = replace(found, measured=rows, whole=True, pictures=())
+    state.shown.put(_key(view, name), found)
+    return done | {name: subject}
+
+
+def _values(state: AppState, view: View, name: str) -> dict[str, float]:
+    """What a row shows now."""
+    found = known(state, view, name)
+    if isinstance(found, Run):
+        return {measured.metric: measured.after for measured in found.measured}
+    return {row.metric: row.value for row in shipped_rows(view, name) if row.metric}
+
+
+def _subject(state: AppState, view: View, watch: Watch, name: str) -> Subject:
+    if name == REFERENCE:
+        return Subject(_reference(state, view, watch), None, Cost())
+    if name in CONTROLS:
+        return _control(state, view, watch, name)
+    task = state.task(replace(view, method=name), watch)
+    made = experiment.made(task)
+    edit = made.edit
     if not edit.layer:
         state.keep(view, edit)
-    layer = task.layer(edit.layer).layer if edit.layer else ""
-    found = Run(
-        measured,
-        erasure.seconds,
-        erasure.feasible,
-        erasure.headline,
-        sum(tensor.numel() for tensor in edit.delta.values()),
-        layer,
-        edit.digest[:DIGEST],
-        edit.strength,
-    )
-    if task.kind != "diffusion":
-        return found
-    return replace(found, pictures=_pictures(state, view, watch, edit, found))
-
-
-def _pictures(
-    state: AppState, view: View, watch: Watch, edit: Edit, found: Run
-) -> tuple[dict[str, Any], ...]:
-    """The target, a neighbour and a stranger from one seed, as the edited model draws them."""
-    del edit
     alone = replace(
         view,
-        tray=(),
-        layer=found.layer,
-        digest="" if found.layer else found.digest,
-        strength=round(found.strength, 4),
+        method=name,
+        layer=task.layer(edit.layer).layer if edit.layer else "",
+        digest="" if edit.layer else edit.digest[:DIGEST],
+        strength=round(edit.strength, 4),
     )
-    prompts = [part.prompt for part in see.cast(state, view)]
-    return tuple(see.drawn(state, [alone], prompts, watch, "Drawing")[0])
+    return Subject(task, edit, Cost.of(made), alone)
 
 
-def _key(view: View, method: str) -> tuple[str, ...]:
-    return "compare", view.model, view.concept, view.alignment, view.granularity, method
+def _reference(state: AppState, view: View, watch: Watch) -> Task:
+    """The same concept before the model that never saw it."""
+    task = state.task(view, watch)
+    name = experiment.reference_name(task.kind, task.concept.name, view.model)
+    return Task(
+        state.opened(name),
+        task.concept,
+        task.config,
+        task.given_eval_set,
+        progress=watch.progress,
+        cancelled=watch.stop.is_set,
+    )
 
 
-def _known(state: AppState, view: View, method: str) -> "Run | str | list[Result]":
-    """What a method gave here, why it could not, or what was shipped of it (perhaps nothing)."""
-    here = state.shown.peek(_key(view, method))
-    if isinstance(here, Run | str):
-        return here
-    kept = [row for row in shipped.rows(view.model, view.concept) if row.method == method]
-    return [row for row in kept if row.attack == "" and row.split == "report"]
+def _control(state: AppState, view: View, watch: Watch, name: str) -> Subject:
+    """A control beside the edit by CONTROLLED, which has been run."""
+    task = state.task(replace(view, method=CONTROLLED), watch)
+    beside = known(state, view, CONTROLLED)
+    if not isinstance(beside, Run) or beside.view is None:
+        raise SlugError(f"{name} stands beside the edit by {CONTROLLED}: run that first.")
+    began = time.perf_counter()
+    edit = experiment.control(task, state.edit(view, beside.view.edit, watch), name)
+    if edit is None:
+        raise SlugError(f"There is no {name} beside this edit by {CONTROLLED}.")
+    return Subject(task, edit, Cost.of(Made(edit, None, time.perf_counter() - began, 0)))
 
 
-def _row(
-    state: AppState, view: View, method: Method, found: "Run | str | list[Result]"
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": method.name,
-        "group": method.group,
-        "cite": method.cite,
-        "deviations": method.deviations,
-        "parts": " and ".join(method.parts),
-        "estimate": method.seconds,
-        "values": {},
-        "seconds": None,
-        "source": "",
-        "note": "",
-        "pictures": [],
-    }
-    if isinstance(found, str):
-        return row | {"note": found, "source": "here"}
-    if isinstance(found, Run):
-        values = {m.metric: [m.after, *m.interval, m.n] for m in found.measured}
-        layer = {"params": found.params, "pictures": list(found.pictures)}
-        return row | layer | {
-            "values": values,
-            "seconds": found.seconds,
-            "source": "here",
-            "headline": found.headline,
-        }  # fmt: skip
-    if not found:
-        return row
-    values = {r.metric: [r.value, r.low, r.high, r.n] for r in found if r.metric}
-    stale = bool(values) and not _current(state, view, found)
-    note = next((r.note for r in found if r.note), "")
-    seconds = next((r.seconds for r in found if r.metric), None)
-    said = "made with other weights" if stale else note
-    return row | {"values": values, "seconds": seconds, "source": "shipped", "note": said}
+def _in_clip(state: AppState, view: View, subject: Subject) -> tuple[Measurement, ...]:
+    """What the model's own CLIP still recognises, zero-shot on held-out pictures."""
+    task = subject.task
+    if task.kind == "zero-shot":
+        return ()
+    host = see.zero_shot(state, view, task)
+    before = host.score(task.concept.name, strength=0.0)
+    edited = host.edited([subject.edit] if subject.edit else [])
+    after = edited.score(task.concept.name, strength=1.0)
+    return (
+        Measurement("clip_left", before.forget_acc, after.forget_acc, after.n_forget),
+        Measurement("clip_kept", before.retain_acc, after.retain_acc, after.n_retain),
+    )
 
 
-def _current(state: AppState, view: View, rows: Sequence[Result]) -> bool:
-    """Whether shipped rows were made with the weights that are here, as far as is known yet."""
-    model = state.models.peek(view.model)
-    if model is None:
-        return True
-    task = experiment.task(model, label(view.concept))
-    return all(shipped.current(row, task.digest) for row in rows)
+# ---- the gallery
 
 
-def _original(state: AppState, view: View, kind: str) -> dict[str, Any]:
-    """The unedited model: what every run has measured before its edit."""
-    values: dict[str, Any] = {}
-    for name in METHODS:
-        here = state.shown.peek(_key(view, name))
-        if isinstance(here, Run):
-            values = {m.metric: [m.before, None, None, m.n] for m in here.measured}
-            break
-    else:
-        for row in shipped.rows(view.model, view.concept):
-            if row.method == ORIGINAL and row.metric:
-                values[row.metric] = [row.value, row.low, row.high, row.n]
-    del kind
-    return {"name": ORIGINAL, "group": "reference", "values": values, "reason": "", "pictures": []}
+def asked(state: AppState, view: View) -> dict[str, str]:
+    """The prompts of the gallery by their roles: the ladder's three, and the target in other words."""
+    found = {part.role: part.prompt for part in see.cast(state, view)}
+    for words in catalog.other_words(view.concept)[:1]:
+        found["paraphrase"] = prompt(words)
+    return found
 
 
-def _published() -> list[dict[str, Any]]:
-    return [
-        {"name": row.method, "style": row.style, "object": row.object, "seconds": row.seconds,
-         "note": f"{row.source}; {published.NOTE}"}
-        for row in published.ROWS
-    ]  # fmt: skip
+def _draw(state: AppState, view: View, made: Mapping[str, Subject]) -> None:
+    """The gallery's pictures of all that was made: one denoising run for what shares a U-Net."""
+    prompts = [*asked(state, view).values()]
+    models = {id(subject.task.model): subject.task for subject in made.values()}
+    for task in models.values():
+        names = [name for name, subject in made.items() if subject.task.model is task.model]
+        edits = [[edit] if (edit := made[name].edit) else [] for name in names]
+        rows = ladder.drawn(task, prompts, edits, seed=view.seed, saying="Drawing the gallery")
+        for name, row in zip(names, rows, strict=True):
+            shown = tuple(
+                {"src": source(one.picture, quality=90), "text": one.text, "share": one.share}
+                for one in row
+            )
+            found = known(state, view, name)
+            if isinstance(found, Run):
+                state.shown.put(_key(view, name), replace(found, pictures=shown))

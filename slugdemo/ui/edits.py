@@ -142,6 +142,7 @@ def _again(state: AppState, view: View, found: Edit, watch: Watch) -> View | Non
     view = view.of_concept(concept=found.concept)
     if not found.layer:
         mine = replace(view, method=found.method, digest=found.digest[:DIGEST])
+        mine = replace(mine, anchor=found.about.get("replace_by", "")[:200])
         return mine if state.edits.peek((view.model, *mine.edit.place)) else None
     mine = view.of_layer(clip_name(found.layer), found.method)
     try:

@@ -330,7 +330,8 @@ def _widgets(events: Events) -> None:
         callbacks.again(state, view, watch)
 
     def method(view: View, sent: dict[str, Any], watch: Watch) -> None:
-        callbacks.method(state, replace(view, method=_name(sent["method"])), watch)
+        anchor = _name(sent.get("anchor", view.anchor))
+        callbacks.method(state, replace(view, method=_name(sent["method"]), anchor=anchor), watch)
 
     def layer(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.layer(state, _layer(view, sent["layer"]), watch)
@@ -359,8 +360,8 @@ def _widgets(events: Events) -> None:
         callbacks.trayed(state, changed, watch, said)
 
     def comparing(view: View, sent: dict[str, Any], watch: Watch) -> None:
-        del sent
-        callbacks.comparing(state, view, watch)
+        anchor = _name(sent.get("anchor", view.anchor))
+        callbacks.comparing(state, replace(view, anchor=anchor), watch)
 
     def compare_run(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.compare_run(state, view, watch, [_name(name) for name in sent["methods"][:99]])

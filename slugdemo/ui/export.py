@@ -20,7 +20,7 @@ NOTHING = "A strength of 0 changes nothing: move the slider before taking the {}
 SNIPPET = """from slugdemo import experiment
 from slugdemo.config import CONFIGS
 
-task = experiment.task({model!r}, {concept!r}, config={config})
+task = experiment.task({model!r}, {concept!r}, config={config}{anchor})
 edit = experiment.erase(task{fixed}).edit
 print(experiment.report(task, [edit]))"""
 
@@ -94,6 +94,7 @@ def show(state: AppState, view: View, *, weights: str = "") -> dict[str, Any]:
         return {}
     own = MARK in view.concept
     names = {"model": view.model, "concept": label(view.concept), "method": view.method}
+    names |= {"replaced by": view.edit.anchor} if view.edit.anchor else {}
     return {
         "models": [_target(model) for model in targets(state, view)],
         "python": "" if own else SNIPPET.format(**_said(view, state.kind(view.model))),
@@ -114,7 +115,9 @@ def _said(view: View, kind: str) -> dict[str, str]:
     config = f"CONFIGS[{kind!r}]" + (f".changed({changed!r})" if changed else "")
     layer = f", layer={view.layer!r}" if view.layer else ""
     fixed = f"{layer}, strength={view.strength!r}"
-    return {"model": view.model, "concept": view.concept, "config": config, "fixed": fixed}
+    anchor = f", anchor={view.edit.anchor!r}" if view.edit.anchor else ""
+    names = {"model": view.model, "concept": view.concept}
+    return {**names, "config": config, "fixed": fixed, "anchor": anchor}
 
 
 def _changed(view: View) -> dict[str, str]:
@@ -132,6 +135,8 @@ def _shell(view: View) -> str:
     given = {"model": view.model, "concept": view.concept, **_changed(view)}
     if view.layer:
         given["layer"] = view.layer
+    if view.edit.anchor:
+        given["replace-by"] = view.edit.anchor
     given |= {"strength": f"{view.strength:g}", "out": f"{_named(view, view.model)}.safetensors"}
     parts = [f"--{key} {shlex.quote(value)}" for key, value in given.items()]
     return "python -m slugdemo erase " + " ".join(parts)

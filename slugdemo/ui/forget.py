@@ -66,6 +66,7 @@ def _methods(group: str) -> list[dict[str, Any]]:
             "changes": method.changes,
             "cite": method.cite,
             "layer": method.of_layer is not None,
+            "replaces": method.replaces,
             "unable": {kind: method.unable(kind) for kind in TITLES},
         }
         for method in METHODS.values()
@@ -107,6 +108,8 @@ def chosen(state: AppState, view: View) -> dict[str, Any]:
         "concept": label(view.concept),
         "src": _small(state.concept(view.concept).forget[0]),
         "method": view.method,
+        "anchor": view.anchor,
+        "replaces": METHODS[view.method].replaces,
         "run": "Find layer and step" if METHODS[view.method].of_layer else f"Run {view.method}",
     }
 

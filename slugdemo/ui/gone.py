@@ -172,7 +172,7 @@ def run(state: AppState, view: View, watch: Watch, method: str, name: str) -> st
         method = named(method).name
         mine = _opened(state, view, method)
         if mine is None:
-            reason = compare.run(state, view, watch, [method])
+            reason = compare.run(state, view, watch, [method], shown=lambda: None)
             mine = _opened(state, view, method)
         if mine is None:
             raise SlugError(reason)

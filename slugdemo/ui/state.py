@@ -191,7 +191,10 @@ class AppState:
         if MARK not in view.concept:
             view = replace(view, concept=catalog.known(view.concept).name)
         self.concept(view.concept)
-        return replace(view, method=named(view.method).name).checked()
+        anchor = catalog.known(view.anchor).name if view.anchor else ""
+        if anchor and anchor == label(view.concept):
+            raise SlugError(f"“{anchor}” cannot be replaced by itself: choose another name.")
+        return replace(view, method=named(view.method).name, anchor=anchor).checked()
 
     # ---- models
 
@@ -298,7 +301,8 @@ class AppState:
         """The task of the view, with its gradients taken, watched and stopped by this visitor."""
         key = (view.model, view.concept, view.alignment, view.granularity)
         ready = self.tasks.get(key, lambda: self._task(view, watch))
-        return ready.watched(watch.progress, watch.stop.is_set).by(view.method)
+        anchor = view.anchor if named(view.method).replaces else ""
+        return ready.watched(watch.progress, watch.stop.is_set).by(view.method).becoming(anchor)
 
     def _task(self, view: View, watch: Watch) -> Task:
         opened = self.opened(view.model)
@@ -338,11 +342,11 @@ class AppState:
         return self.edits.get(key, lambda: self._edit(view, kept, watch)).at(kept.strength)
 
     def _edit(self, view: View, kept: Kept, watch: Watch) -> Edit:
-        mine = replace(view, concept=kept.concept, method=kept.method)
+        mine = replace(view, concept=kept.concept, method=kept.method, anchor=kept.anchor)
         task, method = self.task(mine, watch), named(kept.method)
         if not kept.layer:
             watch.say(f"Making the edit by {method.name} again")
-            return self.keep(view, experiment.erase(task).edit)
+            return self.keep(view, experiment.made(task).edit)
         if method.of_layer is None:
             raise SlugError(f"{method.name} does not edit one chosen layer.")
         for granularity in sorted(GRANULARITIES, key=lambda each: each != view.granularity):

@@ -26,7 +26,8 @@ OLD_KEYS = {"step": "strength", "by": "alignment", "unit": "granularity"}
 class Kept:
     """One edit: its concept, how far it goes, and either its layer or the digest of what a method gave.
 
-    In the tray it can be switched off, and `name` is what the visitor calls it.
+    In the tray it can be switched off, and `name` is what the visitor calls it. `anchor` is what
+    the concept has become, "" where it just went.
     """
 
     concept: str
@@ -36,6 +37,7 @@ class Kept:
     name: str = ""
     method: str = Config.method
     digest: str = ""
+    anchor: str = ""
 
     @property
     def place(self) -> tuple[str, str, str, str]:
@@ -48,7 +50,8 @@ class View:
     """What a visitor has chosen; empty strings and None mean "not yet".
 
     `method` made the edit that is looked at: that of `layer`, for methods that edit one chosen
-    layer, or the one with the `digest`. `trace` (the strengths that a search has tried), `own` (a
+    layer, or the one with the `digest`; methods that can replace turn the concept into `anchor`,
+    where there is one. `trace` (the strengths that a search has tried), `own` (a
     picture of the visitor's own) and `past` (what can be undone, the last one last) are no part
     of a link.
     """
@@ -66,6 +69,7 @@ class View:
     method: str = Config.method
     digest: str = ""
     attack: str = ""  # the attack that was last tried
+    anchor: str = ""
     pin: str = ""  # the query of the view that is pinned as A
     own: str = ""
     trace: tuple[float, ...] = ()
@@ -83,6 +87,7 @@ class View:
         for key in ("alignment", "granularity", "method"):
             if (value := getattr(self, key)) != getattr(View, key):
                 pairs.append((key, value))
+        pairs += [("replace_by", self.anchor)] if self.anchor else []
         pairs += [("keep", _written(kept)) for kept in self.tray]
         if self.pin:
             pairs.append(("pin", self.pin))
@@ -109,6 +114,7 @@ class View:
             strength=strength,
             tray=tray,
             words=query.get("words", [""])[0][:400],
+            anchor=query.get("replace_by", [""])[0][:200],
             pin=query.get("pin", [""])[0][:4000],
         ).checked()
 
@@ -140,7 +146,8 @@ class View:
     def edit(self) -> Kept:
         """The edit that is looked at."""
         far = self.strength or 0.0
-        return Kept(self.concept, self.layer, far, method=self.method, digest=self.digest)
+        kept = Kept(self.concept, self.layer, far, method=self.method, digest=self.digest)
+        return replace(kept, anchor=self.anchor if self.digest else "")
 
     def applied(self) -> tuple[Kept, ...]:
         """What acts on the model, unnamed: the tray's edits that are on and the one looked at.
@@ -164,7 +171,7 @@ class View:
     def of_concept(self, **new: str) -> "View":
         """The view of another model or concept: the edit and the words are open again."""
         blank = replace(self, layer="", digest="", strength=None, words="", picture=0, trace=())
-        return replace(blank, method=Config.method, **new)  # type: ignore[arg-type]
+        return replace(blank, method=Config.method, anchor="", **new)  # type: ignore[arg-type]
 
     def pinned(self) -> "View | None":
         """The view that is pinned as A, if any; raises SlugError when it is none of ours."""
@@ -199,12 +206,12 @@ def _written(kept: Kept) -> str:
     on = "on" if kept.on else "off"
     parts = [kept.concept, kept.layer, f"{kept.strength:g}", on, kept.name]
     if kept.method != Config.method or kept.digest:
-        parts += [kept.method, kept.digest]
+        parts += [kept.method, kept.digest, kept.anchor]
     return "~".join(parts).rstrip("~")
 
 
 def _kept(text: str) -> Kept:
     concept, layer, strength, on, *more = text[:500].split("~")
-    name, method, digest = (*more, "", "", "")[:3]
+    name, method, digest, anchor = (*more, "", "", "", "")[:4]
     how = method or Config.method
-    return Kept(concept, layer, float(strength), on == "on", name[:60], how, digest)
+    return Kept(concept, layer, float(strength), on == "on", name[:60], how, digest, anchor)

@@ -1,0 +1,273 @@
+"""TABLE: what is known of every method on one concept, as the rows and columns of the view Compare.
+
+Knows what was run here and what came with the app; runs nothing.
+"""
+
+import re
+import time
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from slugdemo.benchmark import published, shipped
+from slugdemo.experiment import CONTROLS
+from slugdemo.methods import METHODS
+from slugdemo.methods.method import GROUPS, Method
+from slugdemo.task import Task
+from slugdemo.ui import compare
+from slugdemo.ui.compare import CONTROLLED, REFERENCE, Run
+from slugdemo.ui.state import AppState
+from slugdemo.ui.view import View, label
+
+ORIGINAL = "original"
+
+
+class Column(NamedTuple):
+    """One figure of each row; `less` where less is better, `form` how it is written."""
+
+    key: str
+    title: str
+    note: str
+    less: bool = False
+    form: str = "share"
+
+
+class Columns(NamedTuple):
+    """Columns that are shown together."""
+
+    title: str
+    columns: tuple[Column, ...]
+
+
+LEFT = "still recognised by the model's own CLIP, zero-shot on held-out pictures"
+COST = Columns(
+    "Cost",
+    (
+        Column("peak_bytes", "memory", "peak of memory beyond the model, while the edit is made", True, "bytes"),
+        Column("bytes", "stored", "bytes of the edit's tensors", True, "bytes"),
+        Column("layers", "tensors", "layers (tensors) that it changes", True, "count"),
+        Column("params", "numbers", "parameters that it changes", True, "count"),
+    ),
+)  # fmt: skip
+IN_CLIP = (
+    Column("clip_left", "left in CLIP", f"pictures of the concept {LEFT}", True),
+    Column("clip_kept", "kept in CLIP", f"other pictures {LEFT}"),
+)
+COLUMNS: dict[str, tuple[Columns, ...]] = {
+    "diffusion": (
+        Columns(
+            "Accuracy",
+            (
+                Column("ua", "UA", "unlearning accuracy: pictures asked for the concept that do not show it"),
+                Column("ira", "IRA", "other concepts of the same kind that are still drawn right"),
+                Column("cra", "CRA", "concepts of the other kind (styles for things) still drawn right"),
+            ),
+        ),
+        Columns(
+            "Erased in CLIP?",
+            (Column("ua", "erased in images", "UA: pictures asked for the concept that do not show it"), *IN_CLIP),
+        ),
+        COST,
+    ),
+    "zero-shot": (
+        Columns(
+            "Accuracy",
+            (
+                Column("forget_acc", "left", "pictures of the concept that are still recognised", True),
+                Column("retain_acc", "kept", "pictures of everything else that are still recognised"),
+            ),
+        ),
+        COST,
+    ),
+    "vlm": (
+        Columns(
+            "Accuracy",
+            (
+                Column("forget_acc", "left", "pictures of the concept whose answer still names it", True),
+                Column("retain_acc", "kept", "answers about everything else that are still right"),
+                Column("style", "styles", "styles still told right"),
+                Column("concept", "names", "names still told right"),
+                Column("background", "background", "answers about the background that stay as they were"),
+            ),
+        ),
+        Columns(
+            "Erased in CLIP?",
+            (Column("forget_acc", "left in answers", "answers that still name it", True), *IN_CLIP),
+        ),
+        COST,
+    ),
+}  # fmt: skip
+# Rough seconds of judging a row on a model of pocket size, and of what is no method.
+JUDGING = {"diffusion": 8.0, "zero-shot": 0.5, "vlm": 6.0}
+OTHERS = {
+    "opposite direction": 1.0,
+    "random direction": 1.0,
+    "random layer": 25.0,
+    "all front layers": 1.0,
+    REFERENCE: 1.0,
+}
+ABOUT = {
+    "opposite direction": f"The edit by {CONTROLLED} the other way: a step along -g, just as long.",
+    "random direction": f"A step as long as that of {CONTROLLED}, in the same layer, at random.",
+    "random layer": f"{CONTROLLED} on a layer chosen at random, with its own best step.",
+    "all front layers": f"All layers of the front moved at once, as far as {CONTROLLED} moves one.",
+    REFERENCE: "A model of the same kind, trained on the same pictures without this concept.",
+}
+GAUGES = (
+    "On things UA, IRA and CRA are nearly full for most methods. What tells methods apart: styles, "
+    "time, neighbours, many concepts at once, attacks, and the distance to the model that never "
+    "saw the concept. SLUG is one row among them, and may lose."
+)
+
+
+def show(state: AppState, view: View) -> dict[str, Any]:
+    """The table: rows for the original, references, every method and the controls."""
+    kind = state.kind(view.model)
+    order = {group: number for number, group in enumerate(GROUPS)}
+    methods = sorted(METHODS.values(), key=lambda method: order.get(method.group, len(order)))
+    judging, weights = JUDGING[kind], _weights(state, view)
+    rows = [_original(state, view), _row(state, view, REFERENCE, "references", judging, weights)]
+    rows += [
+        _row(state, view, method.name, method.group, judging, weights) | _facts(method)
+        for method in methods
+    ]
+    beside = f"controls of {CONTROLLED}"
+    rows += [_row(state, view, name, beside, judging, weights) for name in CONTROLS]
+    columns = [
+        {"title": group.title, "columns": [column._asdict() for column in group.columns]}
+        for group in COLUMNS[kind]
+    ]
+    return {
+        "model": view.model,
+        "concept": label(view.concept),
+        "kind": kind,
+        "anchor": view.anchor,
+        "gauges": GAUGES,
+        "groups": columns,
+        "rows": rows,
+        "published": _published() if kind == "diffusion" else [],
+        "not_ported": [{"name": n, "reason": why} for n, why in published.NOT_PORTED.items()],
+        "roles": [*compare.asked(state, view)] if kind == "diffusion" else [],
+    }
+
+
+def _row(
+    state: AppState, view: View, name: str, group: str, judging: float, weights: str
+) -> dict[str, Any]:
+    seconds = METHODS[name].seconds if name in METHODS else OTHERS[name]
+    row: dict[str, Any] = {
+        "name": name,
+        "group": group,
+        "cite": "",
+        "bibtex": "",
+        "about": ABOUT.get(name, ""),
+        "estimate": seconds,
+        "total": seconds + judging,
+        "reason": compare.unable(state, view, name),
+        "opens": False,
+        "values": {},
+        "old": {},
+        "seconds": None,
+        "source": "",
+        "made": "",
+        "note": "",
+        "pictures": [],
+    }
+    found = compare.known(state, view, name)
+    if isinstance(found, str):
+        return row | {"note": found, "source": "here"}
+    return row | (_ran(found) if found else _shipped(view, name, weights))
+
+
+def _facts(method: Method) -> dict[str, Any]:
+    about = [f"changes {method.changes}"]
+    about += [f"deviations: {method.deviations}"] if method.deviations else []
+    return {"cite": method.cite, "bibtex": bibtex(method), "about": "; ".join(about)}
+
+
+def _ran(found: Run) -> dict[str, Any]:
+    """A row that was run here."""
+    rates = {m.metric: [m.after, *m.interval, m.n] for m in found.measured}
+    cost = found.cost
+    counted = {key: [getattr(cost, key)] for key in ("peak_bytes", "bytes", "layers", "params")}
+    return {
+        "values": rates | (counted if found.view or cost.params else {}),
+        "old": dict(found.old),
+        "seconds": cost.seconds if found.view or cost.params else None,
+        "source": "here",
+        "made": f"run here {_time(found.at)}",
+        "note": "" if found.whole else "on the first pictures; more are judged",
+        "opens": found.view is not None,
+        "pictures": list(found.pictures),
+    }
+
+
+def _shipped(view: View, name: str, weights: str) -> dict[str, Any]:
+    """A row that came with the app, and whether it was made with the `weights` that are here."""
+    rows = compare.shipped_rows(view, name)
+    measured = [row for row in rows if row.metric]
+    note = next((row.note for row in rows if row.note), "")
+    if not measured:
+        return {"note": note, "source": "shipped" if note else ""}
+    first = measured[0]
+    stale = bool(weights) and not all(shipped.current(row, weights) for row in measured)
+    date = f" on {day}" if (day := shipped.made()) else ""
+    return {
+        "values": {row.metric: [row.value, row.low, row.high, row.n] for row in measured}
+        | ({"peak_bytes": [first.peak_bytes]} if first.peak_bytes else {}),
+        "seconds": first.seconds,
+        "source": "shipped",
+        "made": f"made beforehand{date} with weights {first.digest[:8]}, seed {first.seed}",
+        "note": "made with other weights: run it again" if stale else note,
+    }
+
+
+def _weights(state: AppState, view: View) -> str:
+    """The digest of the weights that are here; "" while the model is not in memory."""
+    model = state.models.peek(view.model)
+    return Task(model, state.concept(view.concept)).digest if model else ""
+
+
+def _original(state: AppState, view: View) -> dict[str, Any]:
+    """The unedited model: what every run has measured before its edit."""
+    runs = [compare.known(state, view, name) for name in METHODS]
+    whole = [found for found in runs if isinstance(found, Run) and found.whole]
+    row: dict[str, Any] = {"name": ORIGINAL, "group": "references", "source": "shipped"}
+    rest = {"reason": "", "note": "", "made": "", "pictures": [], "old": {}, "opens": False}
+    if whole:
+        values: dict[str, list[Any]] = {
+            m.metric: [m.before, None, None, m.n] for m in whole[0].measured
+        }
+        return row | rest | {"values": values, "source": "here"}
+    rows = [row for row in compare.shipped_rows(view, ORIGINAL) if row.metric]
+    return row | rest | {"values": {r.metric: [r.value, r.low, r.high, r.n] for r in rows}}
+
+
+def _published() -> list[dict[str, Any]]:
+    return [
+        {"name": row.method, "style": row.style, "object": row.object, "seconds": row.seconds,
+         "note": f"{row.source}; {published.NOTE}"}
+        for row in published.ROWS
+    ]  # fmt: skip
+
+
+def _time(at: float) -> str:
+    return time.strftime("at %H:%M UTC", time.gmtime(at))
+
+
+def bibtex(method: Method) -> str:
+    """What a paper would cite of a method, from its line in the registry; "" without a year."""
+    year = re.search(r"\b(19|20)\d\d\b", method.cite)
+    if not year:
+        return ""
+    parts = method.cite.removeprefix("ours, ").removeprefix("after ").split(", ")
+    authors = list(takewhile(lambda part: not re.search(r"\d", part), parts))
+    named = " and ".join(authors).replace(" et al.", " and others")
+    known = bool(named) and named.casefold() != method.name.casefold()
+    fields = {"author": named} if known else {}
+    fields |= {"title": method.name, "year": year[0]}
+    if arxiv := re.search(r"arXiv (\d{4}\.\d{5})", method.cite):
+        fields |= {"eprint": arxiv[1], "archivePrefix": "arXiv"}
+    fields["note"] = method.cite
+    key = re.sub(r"[^a-z0-9]+", "-", method.name)
+    inner = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+    return f"@misc{{{key},\n{inner}\n}}"

@@ -90,7 +90,8 @@ def test_a_row_is_shown_on_a_few_pictures_first_and_grows_to_the_report(
     task = experiment.task("pocket-sd", "robot").by("uce")
     edit = experiment.made(task).edit
     for measured in experiment.report(task, [edit]):
-        assert first["values"][measured.metric][3] < measured.n
+        if measured.metric in ("ua", "ira", "cra"):  # neighbours and distances come with the rest
+            assert first["values"][measured.metric][3] < measured.n
         assert last["values"][measured.metric][0] == pytest.approx(measured.after, abs=0.1)
         assert last["values"][measured.metric][3] == measured.n
     assert first["note"]

@@ -92,7 +92,7 @@ def again(state: AppState, view: View, watch: Watch) -> None:
     view = state.settled(view)
     found = preset.again(state, view, watch)
     watch.put("again", found)
-    other = sum(one != now for _, one, now in found["rows"])
+    other = sum(shipped != now for _, shipped, now in found["rows"])
     said = f"{other} of {len(found['rows'])} lines differ" if other else "Every line is the same"
     done(state, watch, view, f"{said}: shipped, and computed now in {found['seconds']:.0f} s.")
 

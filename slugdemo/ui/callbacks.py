@@ -21,6 +21,7 @@ from slugdemo.ui import (
     forget,
     gone,
     locate,
+    many,
     preset,
     see,
     step,
@@ -255,6 +256,25 @@ def compare_run(state: AppState, view: View, watch: Watch, names: Sequence[str])
 
     said = compare.run(state, view, watch, names, shown=shown)
     done(state, watch, view, said)
+
+
+def compare_many(state: AppState, view: View, watch: Watch, name: str, order: str) -> None:
+    """A method is run on several concepts."""
+    view = state.settled(view)
+
+    def shown() -> None:
+        watch.put("compare", table.show(state, view))
+
+    said = many.run(state, view, watch, name, order, shown=shown)
+    done(state, watch, view, said)
+
+
+def compare_detail(state: AppState, view: View, watch: Watch, name: str) -> None:
+    """A row is looked at in full."""
+    view = state.settled(view)
+    found = compare.detail(state, view, watch, name)
+    watch.put("compare", table.show(state, view) | {"detail": found})
+    done(state, watch, view, READY)
 
 
 def compare_open(state: AppState, view: View, watch: Watch, name: str) -> None:

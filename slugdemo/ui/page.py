@@ -71,7 +71,7 @@ CALLS = {
     "see": ("picture",),
     "tray": ("switch", "drop", "rename"),
     "export": ("fetch",),
-    "compare": ("show", "run", "open"),
+    "compare": ("show", "run", "open", "many", "detail"),
     "gone": ("show", "open", "run"),
     "attack": ("show", "run"),
 }

@@ -20,6 +20,7 @@
     slug.view = view;
     document.body.classList.toggle('comparing', view === 'compare');
     document.body.classList.toggle('mapping', view === 'atlas');
+    if (view !== 'compare') document.body.classList.remove('gone');
     document.querySelectorAll('.brand .view').forEach((button) => {
       const now = button.dataset.act === view;
       button.classList.toggle('chosen', now);
@@ -39,7 +40,8 @@
   const chosen = draw.choice;
   draw.choice = (body, value) => {      // another model, concept or anchor: another table
     chosen(body, value);
-    const wanted = new URLSearchParams(location.search).get('view');
+    const asked = new URLSearchParams(location.search).get('view');
+    const wanted = asked === 'gone' ? 'compare' : asked;   // a part of it
     const view = slug.view === 'erase' && VIEWS.includes(wanted) ? wanted : slug.view;
     if (view === 'erase' || !calls[view]) return;
     if (!values[view] || stale[view](values[view], values.choice)) { look(view); calls[view].show({}); }

@@ -30,7 +30,12 @@ HEADS = {
         '<button class="small" data-act="axes" title="Scale, alignment, granularity">Axes</button>'
         '<button class="small" data-act="layers">Table</button>',
     ),
-    "see": ("See", "What does it do now?", ""),
+    "see": (
+        "See",
+        "What does it do now?",
+        '<button class="small" data-act="bring" title="Attacks on the edit that is open">'
+        "Try to bring it back</button>",
+    ),
     "curve": (
         "Step",
         "How far should we go?",
@@ -40,6 +45,7 @@ HEADS = {
     "compare": (
         "Compare",
         "Is that better than the field's other methods?",
+        '<button class="small" data-act="gone">Is it gone?</button>'
         '<button class="small" data-act="published">Published</button>'
         '<button class="small" data-act="compareTable">Save as CSV</button>',
     ),
@@ -47,6 +53,12 @@ HEADS = {
         "Atlas",
         "Which layers hold what, and who goes with whom?",
         '<button class="small" data-act="atlasTable">Save as CSV</button>',
+    ),
+    "gone": (
+        "Is it gone?",
+        "What brings it back, by method: before → after each attack, in per cent",
+        '<button class="small" data-act="compare">Methods</button>'
+        '<button class="small" data-act="goneTable">Table</button>',
     ),
     "ladder": (
         "Ladder",
@@ -66,6 +78,8 @@ CALLS = {
     "export": ("fetch",),
     "compare": ("show", "run", "open", "many", "detail"),
     "atlas": ("show", "open"),
+    "gone": ("show", "open", "run"),
+    "attack": ("show", "run"),
 }
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")
 HIDDEN = (
@@ -74,9 +88,20 @@ HIDDEN = (
     "choices",
     "pin",
     "export",
+    "attack",
+    "live",
     "updates",
 )  # dialogs show them, or other blocks
-SCRIPTS = ("app.js", "plots.js", "choice.js", "compare.js", "atlas.js", "export.js", "lesson.js")
+SCRIPTS = (
+    "app.js",
+    "plots.js",
+    "choice.js",
+    "compare.js",
+    "atlas.js",
+    "gone.js",
+    "export.js",
+    "lesson.js",
+)
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><nav aria-label="Views">'
     '<button class="view chosen" data-act="erase">Erase</button>'
@@ -167,6 +192,8 @@ def layout(state: AppState) -> Page:
         at["compare"] = widget("compare")
     with gr.Column(elem_id="atlas-card", elem_classes="card"):
         at["atlas"] = widget("atlas")
+    with gr.Column(elem_id="gone-card", elem_classes="card"):
+        at["gone"] = widget("gone")
     _foot(at, state)
     return Page(at)
 
@@ -235,6 +262,8 @@ def _foot(at: dict[str, Any], state: AppState) -> None:
         at["file"] = gr.DownloadButton("File", elem_id="file", visible="hidden")
     at["choices"] = widget("choices", forget.choices(state))
     at["pin"] = widget("pin", {})
+    at["attack"] = widget("attack", {})
+    at["live"] = widget("live", {})
     at["export"] = widget("export", {})
     at["updates"] = widget("updates", {})  # what all others show now, by name
 

@@ -169,12 +169,12 @@ class ZeroShot:
         """The cosines of N pictures with C classes: (N, C)."""
         return self.shown @ self.named.T
 
-    @cached_property
+    @property
     def shown(self) -> Tensor:
         """The features of unit norm of the N pictures: (N, D)."""
         return self._features(self.pictures)
 
-    @cached_property
+    @property
     def named(self) -> Tensor:
         """The features of unit norm of the C classes: (C, D)."""
         return self._class_features()

@@ -368,7 +368,7 @@ def _half(hub: str) -> str:
         try:
             checkpoint_files.check(folder)
         except SlugError as problem:
-            return str(problem)
+            return str(problem).replace(folder.name, hub.rpartition("/")[2])
         return refusal(folder) or "there is no model's config in it."
     return "nothing of it has arrived." if store.is_dir() else ""
 

@@ -77,6 +77,11 @@ class Peak:
             self.bytes = max(0, mark - self._before)
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 by itself, more than twice as fast as float32."""
+    return torch.cpu._is_avx512_bf16_supported()
+
+
 def available(device: str = "cpu") -> float:
     """The bytes that can still be had on a device; infinity where the system does not say."""
     if device.startswith("cuda"):

@@ -11,13 +11,15 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from slugdemo import files, images
+from slugdemo import weights as tensors
 from slugdemo.concept import DOMAINS, Concept, Example, Names, domain
 from slugdemo.errors import SlugError
 from slugdemo.models.clip import Clip
@@ -133,7 +135,7 @@ def concept(
     for purpose, some in (("forget", made.forget), ("keep", made.retain)):
         if len(some) < FEWEST:
             raise SlugError(
-                f"{made.name!r} has {len(some)} pictures to {purpose}: at least {FEWEST} are "
+                f"{made.name!r} has {_counted(len(some))} to {purpose}: at least {FEWEST} are "
                 f"needed.{_also(notes)}"
             )
     both = {str(example.image) for example in made.forget} & {str(e.image) for e in made.retain}
@@ -169,15 +171,15 @@ def brought(
     if not mine:
         raise SlugError(f"None of the {len(given)} captions in {forget.title} mentions {name!r}.")
     if retain is not None:
-        notes += _left_out(len(rest), f"in {forget.title} show something else than {name}")
+        notes += _left_out(len(rest), forget.title, f"showing something else than {name}")
         rest, more = _captioned(retain, names)
         notes += more
     elif len(rest) < FEWEST:
-        notes += _left_out(len(rest), f"in {forget.title} show something else than {name}")
+        notes += _left_out(len(rest), forget.title, f"showing something else than {name}")
         rest = tuple(others)
     kept = tuple(example for example in rest if not names.shows(example, name))
     if retain is not None:
-        notes += _left_out(len(rest) - len(kept), f"in {retain.title} show {name}")
+        notes += _left_out(len(rest) - len(kept), retain.title, f"showing {name}")
     kind = names.kind(name)
     return concept(
         name,
@@ -210,6 +212,13 @@ def pixels(examples: Iterable[Example], transform: Callable[[Image], Tensor]) ->
     return torch.stack(inputs)
 
 
+def looks(transform: Callable[[Image], Tensor]) -> str:
+    """The identity of a transform: the sha256 of what it makes of a picture with all brightnesses."""
+    levels = torch.arange(96 * 64 * 3).mul(7919).remainder(256).view(64, 96, 3)
+    made = transform(fromarray(levels.byte().numpy()))
+    return tensors.digest({"pixels": made})
+
+
 class Pairs:
     """Batches of pixels (N, 3, H, W) and tokens (N, T), read anew in each pass, one at a time.
 
@@ -229,14 +238,26 @@ class Pairs:
         self._examples = [examples[number] for number in order]
         self._clip, self._size = clip, size
 
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all that the batches depend on; no picture is decoded for it."""
+        total = hashlib.sha256(f"{self._size} {looks(self._clip.transform)}".encode())
+        total.update(tensors.digest({"tokens": self._tokens}).encode())
+        for example in self._examples:
+            total.update(hashlib.sha256(images.data(example.image)).digest())
+        return total.hexdigest()
+
+    @cached_property
+    def _tokens(self) -> Tensor:
+        return self._clip.tokenize([example.caption for example in self._examples])  # (N, T)
+
     def __len__(self) -> int:
         return -(-len(self._examples) // self._size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(self._examples), self._size):
-            part = self._examples[start : start + self._size]
-            tokens = self._clip.tokenize([example.caption for example in part])
-            yield pixels(part, self._clip.transform), tokens
+            some = slice(start, start + self._size)
+            yield pixels(self._examples[some], self._clip.transform), self._tokens[some]
 
 
 def _captioned(
@@ -253,7 +274,7 @@ def _captioned(
     if bare and len(bare) == len(made):
         first = str(bare[0].image).replace("\\", "/").rpartition("/")[2]
         raise SlugError(f"{first} has no caption: put one beside it, or give one for all pictures.")
-    notes = source.notes + _left_out(len(bare), f"in {source.title} have no caption")
+    notes = source.notes + _left_out(len(bare), source.title, "without a caption")
     return tuple(example for example in made if example.caption), notes
 
 
@@ -290,8 +311,12 @@ def _labelled(example: Example, names: Names, domain: str, name: str = "") -> Ex
     return replace(example, labels={**labels, domain: label} if label else labels)
 
 
-def _left_out(count: int, reason: str) -> tuple[str, ...]:
-    return (f"{count} pictures {reason} and were left out.",) if count else ()
+def _left_out(count: int, where: str, reason: str) -> tuple[str, ...]:
+    return (f"Left out: {_counted(count)} in {where} {reason}.",) if count else ()
+
+
+def _counted(pictures: int) -> str:
+    return f"{pictures} picture" if pictures == 1 else f"{pictures} pictures"
 
 
 def _also(notes: Sequence[str]) -> str:

@@ -91,7 +91,9 @@ def writable(path: Path | str) -> Path:
         if not there:
             path.unlink()
     except OSError as error:
-        raise SlugError(f"{path} cannot be written: {error.strerror}.") from error
+        blocked = next((above for above in path.parents if above.is_file()), None)
+        why = f"{blocked} is a file" if blocked else error.strerror
+        raise SlugError(f"{path} cannot be written: {why}.") from error
     return path
 
 

@@ -11,7 +11,9 @@ import io
 import struct
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
+from cachetools import LRUCache, cached
 from PIL import Image, ImageOps
 
 from slugdemo import archives, files
@@ -25,6 +27,7 @@ SUFFIXES = (
 HEIF = (".heic", ".heif", ".hif")  # what phones write; read where pillow-heif is installed
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 64_000_000
+DECODED = 48_000_000  # bytes of decoded pictures that are kept
 UPLOADED = 5_000_000  # bytes of a picture in a data address
 
 
@@ -39,7 +42,24 @@ def read(place: Path | str) -> Image.Image:
         path = files.expanded(place)
         return decoded(_file(path), path.name)
     container, name = found
+    if container.suffix.lower() != ".parquet":
+        return decoded(archives.inside(container, name), f"{name} in {container.name}")
+    files.no_pointer(container)
+    return _row(container, name, container.stat().st_mtime_ns).copy()
+
+
+@cached(
+    LRUCache(DECODED, getsizeof=lambda picture: 3 * picture.width * picture.height), lock=Lock()
+)
+def _row(container: Path, name: str, changed: int) -> Image.Image:  # noqa: ARG001
+    """A picture in a parquet file, decoded once: many concepts are shown and judged by the same."""
     return decoded(archives.inside(container, name), f"{name} in {container.name}")
+
+
+def data(place: Path | str) -> bytes:
+    """The bytes of the picture at `place`, as they are. Raises SlugError when it is missing."""
+    found = None if isinstance(place, Path) else archives.split(place)
+    return _file(files.expanded(place)) if found is None else archives.inside(*found)
 
 
 def decoded(data: bytes, name: str) -> Image.Image:

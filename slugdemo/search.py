@@ -86,6 +86,7 @@ def search(
     tolerance: float = TOLERANCE,
     suggested: float | None = None,
     forget_only: Evaluate | None = None,
+    margin: float = 0.0,
 ) -> Iterator[Score]:
     """The scores of a step search in the order of their evaluation, as they are measured.
 
@@ -93,7 +94,8 @@ def search(
     on a failing step when it saw a passing one. Both rules go by what is left of the concept; a
     model that can measure this alone, for less, offers `forget_only`: then the steps are found
     with it, and only the smallest that forgets is evaluated in full, since the rest suffers least
-    there. The floor rule never goes beyond `farthest`; no step is evaluated twice. Raises ValueError for a
+    there: a `margin` beyond it (a fraction of it), and itself where the goal is missed there. The
+    floor rule never goes beyond `farthest`; no step is evaluated twice. Raises ValueError for a
     rule not in `RULES`.
     """
     if rule not in RULES:
@@ -104,17 +106,25 @@ def search(
     else:
         bounds = Bounds(farthest, tolerance, suggested)
         scores = floor_rule(ask, goal, evaluations, bounds)
-    return scores if forget_only is None else _in_two_stages(scores, evaluate, goal)
+    return scores if forget_only is None else _in_two_stages(scores, evaluate, goal, margin)
 
 
-def _in_two_stages(scores: Iterator[Score], evaluate: Evaluate, goal: Goal) -> Iterator[Score]:
+def _in_two_stages(
+    scores: Iterator[Score], evaluate: Evaluate, goal: Goal, margin: float
+) -> Iterator[Score]:
     seen = []
     for score in scores:
         seen.append(score)
         yield score
     best = min(seen, key=lambda some: (max(some.forget_acc, goal.max_forget_acc), some.strength))
-    if best.n_retain == 0:
-        yield evaluate(best.strength)
+    if best.n_retain:
+        return
+    if margin and best.forget_acc <= goal.max_forget_acc:
+        beyond = evaluate(best.strength * (1 + margin))
+        yield beyond
+        if goal.met(beyond):
+            return
+    yield evaluate(best.strength)
 
 
 def paper_rule(evaluate: Evaluate, goal: Goal, evaluations: int) -> Iterator[Score]:
@@ -285,9 +295,11 @@ class Tuning:
     retain accuracy lost. A found step goes on by `margin` (a fraction of it). With a `shortlist`
     of n only the n candidates that do best by the quick evaluator are searched at first, from the
     steps that it suggests, the others when none of these meets the goal; 0 searches all. The
-    search ends with the first candidate that costs nothing at all, since none can do better. The
-    "paper" rule is the paper's and nothing else: ten evaluations of every candidate, and no
-    floor, margin, shortlist, early end or further candidates, whatever the other fields say.
+    search ends with the first candidate that costs nothing at all, since none can do better; with
+    a shortlist, whose candidates come best first and are judged on few items, with the first that
+    meets the goal after the margin. The "paper" rule is the paper's and nothing else: ten
+    evaluations of every candidate, and no floor, margin, shortlist, early end or further
+    candidates, whatever the other fields say.
     """
 
     rule: str = "floor"
@@ -341,11 +353,15 @@ def tune(
     before = evaluators.full(candidates[0].at(0.0))(0.0)
     check_known(candidates[0].concept, before, fixed.max_forget_acc)
     goal = goal_of(before, fixed)
-    floor = before.retain_acc if fixed.rule != "paper" else math.inf  # nobody costs less than that
-    run = partial(
-        _searched, evaluators=evaluators, goal=goal, tuning=fixed, watch=watch, enough=floor
-    )
     first, rest = _shortlisted(candidates, evaluators.quick, fixed)
+    run = partial(
+        _searched,
+        evaluators=evaluators,
+        goal=goal,
+        tuning=fixed,
+        watch=watch,
+        enough=_enough(before, goal, fixed),
+    )
     attempts = run(first)
     if rest and not attempts[0].choice.feasible:
         attempts = _ranked([*attempts, *run(rest)], goal)
@@ -353,6 +369,13 @@ def tune(
     if not attempts[0].choice.feasible and fixed.rule != "paper" and (more := further()):
         attempts = _ranked([*attempts, *run([Suggested(edit) for edit in more])], goal)
     return Search(tuple(attempts), before, goal, _reason(attempts, count))
+
+
+def _enough(before: Score, goal: Goal, tuning: Tuning) -> float:
+    """What a candidate must keep so that no other one is searched."""
+    if tuning.rule == "paper":
+        return math.inf
+    return goal.min_retain_acc if tuning.shortlist else before.retain_acc
 
 
 def check_known(concept: str, before: Score, max_forget_acc: float = 0.0) -> None:
@@ -416,6 +439,7 @@ def _searched(
             tolerance=tuning.tolerance,
             suggested=step,
             forget_only=evaluators.forget_only and evaluators.forget_only(edit),
+            margin=tuning.margin,
         ):
             trace.append(score)
             watch(edit, score)
@@ -435,10 +459,15 @@ def _with_margin(
     """The attempt a margin beyond its step if it meets the goal there too, else marked narrow."""
     if not tuning.margin or not attempt.choice.feasible:
         return attempt
-    strength = attempt.choice.score.strength * (1 + tuning.margin)
-    score = evaluators.full(attempt.edit)(strength)
-    watch(attempt.edit, score)
-    trace = (*attempt.trace, score)
+    found, longer = attempt.choice.score.strength, 1 + tuning.margin
+    if any(score.strength * longer == found for score in attempt.trace):
+        found /= longer
+    strength, trace = found * longer, attempt.trace
+    score = next((s for s in trace if s.n_retain and math.isclose(s.strength, strength)), None)
+    if score is None:
+        score = evaluators.full(attempt.edit)(strength)
+        watch(attempt.edit, score)
+        trace = (*trace, score)
     if not goal.met(score):
         return replace(attempt, trace=trace, narrow=True)
     beyond = f"{tuning.margin:.0%} beyond the step that the search found.".replace("%", " %")

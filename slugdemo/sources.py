@@ -183,8 +183,9 @@ def _unnamed(count: int, title: str) -> tuple[str, ...]:
     if not count:
         return ()
     return (
-        f"The class of {count} pictures in {title} is a number without a name: put the names into "
-        f"{CLASS_NAMES[0]} beside it, one a line.",
+        f"Classes in {title} that are numbers without names: of {count} "
+        f"{'picture' if count == 1 else 'pictures'}. Put the names into {CLASS_NAMES[0]} beside "
+        "it, one a line.",
     )
 
 
@@ -239,8 +240,8 @@ def _tables(tree: _Tree, pictures: list[str]) -> tuple[dict[str, Facts], tuple[s
         found |= {file: facts for file, facts in rows.items() if file in known}
         if missing := len(rows.keys() - known):
             notes.append(
-                f"{missing} of {len(rows)} pictures that {posixpath.basename(name)} names "
-                f"are not in {tree.title}."
+                f"Not in {tree.title}: {missing} of {len(rows)} pictures that "
+                f"{posixpath.basename(name)} names."
             )
     return found, tuple(notes)
 
@@ -271,7 +272,7 @@ def _parquet(path: Path) -> Source:
             numbered += _lost(facts)
             made.append(Example(place, facts.caption, facts.labels))
     absent = known.starts[-1] - len(made)
-    without = f"{absent} of {known.starts[-1]} rows of {path.name} hold no picture."
+    without = f"Without a picture: {absent} of {known.starts[-1]} rows of {path.name}."
     notes = ((without,) if absent else ()) + _unnamed(numbered, path.name)
     return Source(path.name, tuple(made), notes, shard=True)
 
@@ -359,6 +360,6 @@ def _no_pointers(root: Path, names: Iterable[str]) -> None:
     pointers = [name for name in names if files.pointed(root / name)]
     if pointers:
         raise SlugError(
-            f"{len(pointers)} files in {root.name or root} are git-lfs pointers, such as "
-            f"{pointers[0]}: run `git lfs pull` there."
+            f"{root.name or root} holds git-lfs pointers in place of {len(pointers)} of its "
+            f"files, such as {pointers[0]}: run `git lfs pull` there."
         )

@@ -37,6 +37,7 @@ from slugdemo.weights import Weights
 
 REAL = 240  # held-out pictures behind distances of pictures
 MOST = 384  # pictures behind the retain gradient, at most
+QUICK = 96  # retain pictures by which candidates are ranked before they are searched, at most
 FEW = 16  # retain pictures below which the gradient and the search share them
 
 Progress = Callable[[str, int, int], None]  # (what is being done, steps done, steps in all)
@@ -278,12 +279,15 @@ class Task:
                     remember=self._remembered,
                     near=self.near,
                 )
+            allowed = self.config.tuning.effective.max_forget_acc
             if self.kind == "vlm":
-                return AnswerEvaluation(rest, self.model, names, size, self._watch, self.near)
+                return AnswerEvaluation(
+                    rest, self.model, names, size, self._watch, self.near, allowed
+                )
             judged = picture_judge(judge(), lambda: self.clip, concept=rest, eval_set=names)
             real = partial(self._real, judged)
             return GenerateEvaluation(
-                rest, self.model, judged, names, size, self._watch, self.near, real
+                rest, self.model, judged, names, size, self._watch, self.near, real, allowed
             )
 
     def near(self) -> Neighbours:
@@ -345,7 +349,8 @@ class Task:
         return self._classified_by(self.clip_2 or self.clip)
 
     def _classified_by(self, clip: Clip) -> ClassifyEvaluation:
-        rest = replace(self.concept, retain=tuple(self.retain_split[1]))
+        kept = self.retain_split[1]
+        rest = replace(self.concept, retain=tuple(spread(kept, min(QUICK, len(kept)))))
         size = self.config.evaluation_size
         return ClassifyEvaluation.of(clip, rest, eval_set=EvalSet(), size=size)
 

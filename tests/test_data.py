@@ -299,9 +299,9 @@ def test_a_concept_without_enough_pictures_is_refused_with_a_sentence(shipped: P
     with pytest.raises(SlugError, match="'fox' comes without pictures to forget"):
         data.shipped(shipped, "fox")
     pair = [Example("a", "a"), Example("b", "b")]
-    with pytest.raises(SlugError, match="1 pictures to forget: at least 2"):
+    with pytest.raises(SlugError, match="1 picture to forget: at least 2"):
         data.concept("x", pair[:1], pair)
-    with pytest.raises(SlugError, match="1 pictures to keep: at least 2"):
+    with pytest.raises(SlugError, match="1 picture to keep: at least 2"):
         data.concept("x", pair, [Example("c", "c")])
     with pytest.raises(SlugError, match="Give the thing to forget a name"):
         data.concept(" ", pair, pair)
@@ -384,7 +384,7 @@ def test_a_folder_keeps_its_pictures_unless_they_name_something_else() -> None:
     assert captions(made.retain) == given[3:]
     few = data.brought("my mug", names=NAMES, forget=shown_as(*given[:4]), others=made.retain)
     assert captions(few.retain) == given[3:]
-    assert few.notes == ("1 pictures in mine show something else than my mug and were left out.",)
+    assert few.notes == ("Left out: 1 picture in mine showing something else than my mug.",)
 
 
 def test_what_shows_the_concept_is_not_kept_and_that_is_said() -> None:
@@ -393,11 +393,11 @@ def test_what_shows_the_concept_is_not_kept_and_that_is_said() -> None:
     made = data.brought("cat", **given)
     assert captions(made.retain) == ["a dog", "a hot dog"]
     assert made.notes == (
-        "1 pictures in others have no caption and were left out.",
-        "2 pictures in others show cat and were left out.",
+        "Left out: 1 picture in others without a caption.",
+        "Left out: 2 pictures in others showing cat.",
     )
     only = replace(retain, examples=retain.examples[:3])
-    with pytest.raises(SlugError, match=r"1 pictures to keep.*2 pictures in others show cat"):
+    with pytest.raises(SlugError, match=r"1 picture to keep.*2 pictures in others showing cat"):
         data.brought("cat", **{**given, "retain": only})
 
 

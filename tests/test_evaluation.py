@@ -19,6 +19,7 @@ from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation import eval_set, metrics
 from slugdemo.evaluation.answer import ASK, AnswerEvaluation, says
+from slugdemo.evaluation.fading import Fading
 from slugdemo.evaluation.generate import GenerateEvaluation, PictureJudge, picture_judge
 from slugdemo.evaluation.judge import Judge, Net, Verdict
 from slugdemo.evaluation.neighbours import Neighbours, likeness
@@ -32,6 +33,7 @@ from slugdemo.evaluation.prompt_set import (
     spread,
 )
 from slugdemo.models.loading import opened
+from slugdemo.search import Goal, Score, search
 from slugdemo.task import Task
 
 pytestmark = [
@@ -342,6 +344,30 @@ def test_a_model_draws_its_own_examples_once(assets: Path) -> None:
     assert {example.caption for example in concept.forget} == {"a picture of my mug"}
     with pytest.raises(SlugError, match="draws no pictures"):
         eval_set.drawn(opened("pocket-clip"), "my mug", count=3)
+
+
+@pytest.mark.parametrize("allowed", [0, 2])
+def test_fading_finds_the_step_that_all_pictures_would_show_with_fewer_looks(allowed: int) -> None:
+    lasts = np.array([0.05, 0.3, 0.12, 0.3, 0.02, 0.21, 0.08, 0.17, 0.11])
+    looks = 0
+
+    def look(which: Sequence[int], strength: float) -> np.ndarray:
+        nonlocal looks
+        looks += len(which)
+        return lasts[list(which)] > strength
+
+    def plainly(strength: float) -> Score:
+        return Score(strength, float((lasts > strength).mean()), math.nan, 9, 0)
+
+    goal = Goal(max_forget_acc=allowed / 9)
+    bounds = {"tolerance": 0.05, "suggested": 0.06}
+    found = list(search(Fading(9, allowed, look).score, goal, **bounds))
+    whole = list(search(plainly, goal, **bounds))
+    assert [score.strength for score in found] == [score.strength for score in whole]
+    for ours, theirs in zip(found, whole, strict=True):
+        assert goal.met(replace(ours, retain_acc=1)) == goal.met(replace(theirs, retain_acc=1))
+        assert ours.n_forget == 9 or ours.forget_acc * ours.n_forget > allowed
+    assert looks < 0.6 * 9 * len(whole)
 
 
 class RedOrBlue(Judge):

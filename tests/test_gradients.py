@@ -1,16 +1,20 @@
 """Laws of the two gradients: what they are, what they cost, how they are remembered."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import noise
+from PIL import Image
 from torch import Tensor
 from torch.func import functional_call
 
-from slugdemo import weights
+from slugdemo import images, weights
+from slugdemo.concept import Example
+from slugdemo.data import Pairs
 from slugdemo.errors import SlugError
 from slugdemo.gradients import (
     Batch,
@@ -261,3 +265,38 @@ def test_a_stream_that_runs_once_cannot_be_cached(
     pairs = [(pixels[:4], tokens[:4])]
     with pytest.raises(ValueError, match="runs once"):
         gradients(clip, iter(pairs), retain=pairs, names=["visual.proj"], cache=tmp_path)
+
+
+def test_pictures_are_known_apart_without_being_decoded(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    for number in range(4):
+        Image.new("RGB", (40, 30), (60 * number, 0, 90)).save(tmp_path / f"{number}.png")
+        shown.append(Example(tmp_path / f"{number}.png", f"thing {number}"))
+    other = replace(clip, transform=lambda picture: clip.transform(picture).flip(-1))
+    reads: list[object] = []
+    read = images.read
+    monkeypatch.setattr(images, "read", lambda place: (reads.append(place), read(place))[1])
+    digests = [
+        Pairs(some, who, size=size, seed=seed).digest
+        for some, who, size, seed in (
+            (shown, clip, 2, None),
+            (shown[:3], clip, 2, None),
+            (shown, other, 2, None),
+            (shown, clip, 4, None),
+            (shown, clip, 2, 1),
+            ([*shown[:3], replace(shown[3], caption="cat")], clip, 2, None),
+            (shown, clip, 2, None),
+        )
+    ]
+    assert not reads
+    assert len({*digests}) == 6
+    assert digests[0] == digests[-1]
+    kept = Pairs(shown, clip, size=2)
+    for ticks in (4, 0):
+        reads.clear()
+        gradients(
+            clip, Pairs(shown, clip, size=4), retain=kept, names=["visual.proj"], cache=tmp_path
+        )
+        assert len(reads) == 2 * ticks

@@ -69,7 +69,7 @@ def test_own_pictures_to_keep_are_used_beside_the_shipped_ones_to_forget(tmp_pat
     assert {e.labels["concept"] for e in concept.forget} == {"robot"}
     assert [e.labels["concept"] for e in concept.retain] == ["dog", "house", "cat", "wizard"]
     without = catalog.concept("cat", retain=tmp_path / "keep")
-    assert without.notes == ("1 pictures in keep show cat and were left out.",)
+    assert without.notes == ("Left out: 1 picture in keep showing cat.",)
     result = run("locate", *CLIP, "--concept", "robot", "--retain", str(tmp_path / "keep"))
     assert result.exit_code == 0
 

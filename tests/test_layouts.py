@@ -420,7 +420,7 @@ def test_half_a_repository_in_the_cache_is_named(shelf: Path, tmp_path: Path) ->
     assert catalog.find("some/sd").place == "cache"
     shutil.rmtree(whole / "unet")
     with pytest.raises(
-        SlugError, match=r"holds only a part of some/sd.*unet is missing.*hf download"
+        SlugError, match=r"holds only a part of some/sd: sd is .*unet is missing.*hf download"
     ):
         catalog.find("some/sd")
 

@@ -244,7 +244,7 @@ def test_every_mistake_is_one_sentence(
         "broken.tar": (*mug, str(tmp_path / "broken.tar")),
         "There are no pictures": (*mug, str(tmp_path / "empty")),
         "There is no folder": (*mug, str(tmp_path / "none")),
-        "has 1 pictures": (*mug, str(tmp_path / "one")),
+        "has 1 picture": (*mug, str(tmp_path / "one")),
         "cannot be read as a safetensors": (
             "classify", *CLIP, *pic, "--edit", str(tmp_path / "broken.safetensors")
         ),
@@ -288,10 +288,11 @@ def test_a_table_is_aligned_and_shows_what_is_missing() -> None:
 
 def test_bench_speed_measures_every_part_on_any_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "DENOISING", 3)
+    monkeypatch.setattr(speed, "_cells_a_minute", lambda plan, engine, workers: 10.0 * workers)
     torch.manual_seed(0)
     plan = speed.Plan(pairs=32, repeat=1)
     found = {one.name: one for one in speed.figures(plan)}
-    assert len(found) == 7
+    assert len(found) == 11
     assert not [one for one in found.values() if "skipped" in one.details]
     assert all(one.value > 0 for one in found.values() if "memory" not in one.name)
     assert found["naive search / tune()"].details["same answers"]

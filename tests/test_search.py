@@ -335,3 +335,26 @@ def test_the_search_ends_with_the_first_candidate_that_costs_nothing() -> None:
     asked.clear()
     tune(CANDIDATES, Evaluators(by_layer(curves, asked)), Tuning(rule="paper"))
     assert {*asked} == {"a", "b", "c"}
+
+
+def test_the_margin_is_looked_at_first_and_the_step_itself_only_when_that_keeps_too_little() -> (
+    None
+):
+    for edge, expected in ((0.9, [1.1]), (0.22, [1.1, 1.0])):
+        asked: list[float] = []
+        full = falls_at(0.2), (lambda step, edge=edge: 1.0 if step <= edge else 0.5)
+        look = by_layer({"a": full}, [])(CANDIDATES[0])
+
+        def whole(step: float, look: Evaluate = look, asked: list[float] = asked) -> Score:
+            asked.append(step)
+            return look(step)
+
+        def alone(step: float, look: Evaluate = look) -> Score:
+            return replace(look(step), retain_acc=float("nan"), n_retain=0)
+
+        found = Evaluators(lambda _, w=whole: w, lambda _, a=alone: a)
+        best = tune(CANDIDATES[:1], found, Tuning(margin=0.1)).attempts[0]
+        step = min(s.strength for s in best.trace if s.forget_acc == 0)
+        assert [ask / step for ask in asked[1:]] == pytest.approx(expected)  # the first is at 0
+        assert best.narrow == (len(expected) == 2)
+        assert best.edit.strength == asked[-1]

@@ -122,7 +122,7 @@ def test_classes_come_from_folders_and_from_cls_files(make: Callable) -> None:
         "6.png": None,
     }
     assert said(found)["4.png"] == "a dog"
-    assert "The class of 1 pictures in" in " ".join(found.notes)
+    assert "that are numbers without names: of 1 picture." in " ".join(found.notes)
 
 
 @pytest.mark.parametrize("where", ["inside", "beside", "above"])
@@ -144,7 +144,7 @@ def test_numbers_of_classes_are_names_where_a_list_of_names_lies(
     labels = [one.labels.get("concept") for one in found.examples]
     assert labels == ["cat", "school bus", "wizard", None]
     assert found.notes == (
-        "The class of 1 pictures in 0.tar is a number without a name: put the names into "
+        "Classes in 0.tar that are numbers without names: of 1 picture. Put the names into "
         "classnames.txt beside it, one a line.",
     )
 
@@ -186,7 +186,7 @@ def test_a_table_that_names_what_is_not_there_says_so(make: Callable) -> None:
     found = make({"0.png": PNG[0], "metadata.csv": table(rows, ",", ("file_name", "text"))})
     assert said(found) == {"0.png": "a cat, asleep"}
     (note,) = found.notes
-    assert note.startswith("2 of 3 pictures that metadata.csv names are not in pets")
+    assert note == f"Not in {found.title}: 2 of 3 pictures that metadata.csv names."
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_the_hubs_classes_are_names_and_not_numbers(tmp_path: Path) -> None:
     assert [one.labels["concept"] for one in found.examples] == ["dog", "cat", "cat", "dog"]
     bare = read(hub(tmp_path / "b.parquet", rows))
     assert [one.labels for one in bare.examples] == [{}] * 4
-    assert "The class of 4 pictures in b.parquet is a number" in bare.notes[0]
+    assert "numbers without names: of 4 pictures." in bare.notes[0]
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     again = read(tmp_path / "b.parquet")
     assert [one.labels["concept"] for one in again.examples] == ["dog", "cat", "cat", "dog"]
@@ -413,7 +413,7 @@ def test_rows_without_bytes_are_read_from_their_path_or_counted(tmp_path: Path) 
         rows[at]["bytes"] = None
     found = read(hub(tmp_path / "a.parquet", {"image": rows, "text": ["x"] * 4}))
     assert [pixels(one) for one in found.examples] == [picture(at).tobytes() for at in (0, 1, 3)]
-    assert found.notes == ("1 of 4 rows of a.parquet hold no picture.",)
+    assert found.notes == ("Without a picture: 1 of 4 rows of a.parquet.",)
 
 
 def test_metadata_parquet_of_an_imagefolder_says_what_pictures_show(tmp_path: Path) -> None:
@@ -444,5 +444,7 @@ def test_what_is_no_source_is_refused_with_a_sentence(tmp_path: Path) -> None:
         read(tmp_path / "a.rar")
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
     make_folder(tmp_path / "repo", {"0.png": PNG[0], "1.png": pointer, "2.png": pointer})
-    with pytest.raises(SlugError, match=r"2 files in repo are git-lfs pointers.*git lfs pull"):
+    with pytest.raises(
+        SlugError, match=r"repo holds git-lfs pointers in place of 2 .*git lfs pull"
+    ):
         read(tmp_path / "repo")

@@ -235,8 +235,8 @@ def compared(shipped: Entry, now: Entry) -> list[tuple[str, str, str]]:
     Gradients differ in their last digits between machines; what is compared is what a visitor
     reads: layer, step, figures to a tenth of a per cent, scores of layers to three digits.
     """
-    one, other = _told(shipped), _told(now)
-    return [(what, one.get(what, ""), other.get(what, "")) for what in {**one, **other}]
+    old, new = _told(shipped), _told(now)
+    return [(what, old.get(what, ""), new.get(what, "")) for what in {**old, **new}]
 
 
 def _told(entry: Entry) -> dict[str, str]:

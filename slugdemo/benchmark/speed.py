@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, TypeVar
 
 import open_clip
 import torch
 
 from slugdemo import catalog, layers
 from slugdemo import search as searches
+from slugdemo.benchmark import runner
+from slugdemo.benchmark.cells import Cell
 from slugdemo.benchmark.figures import Figure, median, ratio, seconds
 from slugdemo.benchmark.naive import naive, texts
 from slugdemo.concept import prompt
@@ -33,6 +38,7 @@ from slugdemo.search import Evaluator, Evaluators, Score, Search, Tuning
 from slugdemo.task import Task
 
 RUNGS, DENOISING, GUIDANCE = 16, 15, 3.0
+METHODS = 8  # in a gallery
 SHOWN = ("cat", "dog", "house", "tree")
 VISITORS = 100
 SIZE = 32  # pairs in a batch
@@ -43,7 +49,10 @@ POCKET = {"zero-shot": "pocket-clip", "diffusion": "pocket-sd", "vlm": "pocket-l
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: models by kind, pairs behind a gradient, rounds, and the full-size CLIP."""
+    """What is measured: models by kind, pairs behind a gradient, rounds, and the full-size CLIP.
+
+    `concepts` are erased by `method` in the diffusion model to see how many cells a minute takes.
+    """
 
     models: tuple[tuple[str, str], ...] = tuple(POCKET.items())
     pairs: int = 256
@@ -51,15 +60,19 @@ class Plan:
     full: bool = False
     full_pairs: int = 512
 
+    concepts: tuple[str, ...] = ("robot", "cat", "wizard", "elephant", "zebra", "panda")
+    method: str = "uce"
+
     def open(self, kind: str) -> Opened:
-        """The model of a kind."""
-        return opened(dict(self.models)[kind])
+        """The model of a kind, in float32 throughout, as what it is measured against."""
+        return opened(dict(self.models)[kind], dtype="float32")
 
 
 def figures(plan: Plan) -> Iterator[Figure]:
     """Every figure as it is measured; one whose models are missing has no value."""
     parts: dict[str, Callable[[Plan], Figure]] = {"locate": locate, "search": search}
-    parts["ladder"] = ladder
+    parts |= {"every layer": every_layer, "ladder": ladder, "gallery": gallery}
+    parts |= {"processes": two_processes, "ray": on_ray}
     parts |= {f"{kind}: Host.edited": partial(edited, kind=kind) for kind in POCKET}
     parts["visitors"] = visitors
     if plan.full:
@@ -72,12 +85,18 @@ def figures(plan: Plan) -> Iterator[Figure]:
 
 
 def noise_batches(clip: Clip, pairs: int) -> list[Batch]:
-    """Random pictures with captions, in batches; times do not depend on what they show."""
+    """Random pictures with captions, in batches; times do not depend on what they show.
+
+    Raises SlugError unless they fill batches of `SIZE`, or are fewer than one holds.
+    """
+    size = min(pairs, SIZE)
+    if pairs % size:
+        raise SlugError(f"{pairs} pairs do not fill batches of {SIZE}: give a multiple of {SIZE}.")
     dice = torch.Generator().manual_seed(0)
     side = clip.model.visual.image_size
     shape = (3, *side) if isinstance(side, tuple) else (3, side, side)
-    tokens = clip.tokenize([prompt(SHOWN[at % len(SHOWN)]) for at in range(SIZE)])
-    return [(torch.randn(SIZE, *shape, generator=dice), tokens) for _ in range(pairs // SIZE)]
+    tokens = clip.tokenize([prompt(SHOWN[at % len(SHOWN)]) for at in range(size)])
+    return [(torch.randn(size, *shape, generator=dice), tokens) for _ in range(pairs // size)]
 
 
 def bare(clip: Clip, batches: list[Batch], names: list[str]) -> None:
@@ -108,7 +127,7 @@ def _located(name: str, clip: Clip, pairs: int, repeat: int) -> Figure:
     value, details = ratio(
         lambda: located(clip, batches, names), lambda: bare(clip, batches, names), repeat=repeat
     )
-    return Figure(name, value, 1.25, unit="x", details=details | {"pairs": pairs})
+    return Figure(name, value, 0.8, unit="x", details=details | {"pairs": pairs})
 
 
 def search(plan: Plan) -> Figure:
@@ -149,6 +168,35 @@ def search(plan: Plan) -> Figure:
     }
     value = slow / median(times)
     return Figure("naive search / tune()", value, 20.0, less=False, unit="x", details=details)
+
+
+def every_layer(plan: Plan) -> Figure:
+    """Time of the reference's way over that of ours: which layer is best, and at which step.
+
+    Its way is a deep copy and a full evaluation for each of ten steps of every layer, of which
+    one evaluation is timed for each of the first, the middle and the last; ours is `tune` on the
+    front, with nothing remembered.
+    """
+    task = _known(plan.open("zero-shot"))
+    evaluation, target = _classified(task), task.concept.name
+    candidates = [direction(task, score) for score in task.front]
+
+    def ours() -> None:
+        new = _forgetful(evaluation)
+        asked = Evaluators(new.evaluator(target), new.forget_only(target))
+        searches.tune(candidates, asked, task.config.tuning)
+
+    moving = [score for score in task.scores if score.importance > 0]
+    slow = naive(evaluation)
+    some = [moving[0], moving[len(moving) // 2], moving[-1]]
+    times = [seconds(partial(slow(direction(task, score)), searches.START)) for score in some]
+    against = 10 * len(moving) * median(times)
+    quick = median([seconds(ours) for _ in range(plan.repeat)])
+    details: dict[str, object] = {
+        "seconds": quick, "against": against, "layers": len(moving), "front": len(candidates)
+    }  # fmt: skip
+    name = "deep copies and full evaluations of every layer / tune()"
+    return Figure(name, against / quick, 100.0, less=False, unit="x", details=details)
 
 
 def _sampled(evaluator: Evaluator, ours: Search) -> tuple[float, bool]:
@@ -241,7 +289,53 @@ def ladder(plan: Plan) -> Figure:
 
     value, details = ratio(ours, theirs, repeat=min(plan.repeat, 3))
     name = f"ladder of {RUNGS} x {len(SHOWN)} / plain call on {RUNGS * len(SHOWN)} prompts"
-    return Figure(name, value, 1.15, unit="x", details=details)
+    return Figure(name, value, 1.05, unit="x", details=details)
+
+
+def gallery(plan: Plan) -> Figure:
+    """Time of one picture by each of some edits, one by one, over that of them in one run."""
+    model = plan.open("diffusion")
+    host, edit = model.host, an_edit(model)
+    edits = [[edit.at((at + 1) / METHODS)] for at in range(METHODS)]
+    drawn: dict[str, Any] = {"seeds": [0], "steps": DENOISING, "guidance": GUIDANCE}
+    asked = [prompt(SHOWN[0])]
+
+    def together() -> None:
+        host.ladder(asked, edits, **drawn)
+
+    def apart() -> None:
+        for each in edits:
+            host.ladder(asked, [each], **drawn)
+
+    value, details = ratio(apart, together, repeat=min(plan.repeat, 3))
+    name = f"a gallery's column of {METHODS} methods, one by one / in one run"
+    return Figure(name, value, 1.0, less=False, unit="x", details=details)
+
+
+def two_processes(plan: Plan) -> Figure:
+    """Cells a minute of two processes over those of one, once they have begun."""
+    values = {workers: _cells_a_minute(plan, "processes", workers) for workers in (1, 2)}
+    details: dict[str, object] = {"cells a minute": values, "cells": len(plan.concepts)}
+    name = "cells a minute with 2 processes / with 1"
+    return Figure(name, values[2] / values[1], 1.6, less=False, unit="x", details=details)
+
+
+def on_ray(plan: Plan) -> Figure:
+    """Cells a minute of two processes over those of two workers of a local Ray."""
+    ray, own = (_cells_a_minute(plan, engine, 2) for engine in ("ray", "processes"))
+    details: dict[str, object] = {"cells a minute": {"ray": ray, "processes": own}}
+    name = "cells a minute with 2 processes / with 2 workers of Ray"
+    return Figure(name, own / ray, 1.2, unit="x", details=details)
+
+
+def _cells_a_minute(plan: Plan, engine: str, workers: int) -> float:
+    """Counted from when each worker has done its first cell, for which it opens the model."""
+    model = dict(plan.models)["diffusion"]
+    cells = [Cell(model, concept, plan.method) for concept in plan.concepts]
+    with TemporaryDirectory() as folder:
+        done = runner.run(cells, runner.Store(Path(folder)), engine=engine, workers=workers)
+        times = [perf_counter() for _ in done]
+    return 60 * (len(cells) - workers) / (times[-1] - times[workers - 1])
 
 
 def edited(plan: Plan, *, kind: str) -> Figure:

@@ -51,12 +51,13 @@ def apply(
         raise SlugError(f"{model} lies in a cache, not in a folder of its own; save it as here.")
     made = edits(here, edit)
     folder = export.export(here.model.folder, made, out, dtype=torch.float16 if half else None)
+    many = "1 edit" if len(made) == 1 else f"{len(made)} edits"
     facts = {
         "model": model,
         "out": folder,
         "edits": [[e.concept, e.method, e.layer, e.strength] for e in made],
     }
-    put(facts, text=f"{folder} is {model} with {len(made)} edits.", as_json=as_json)
+    put(facts, text=f"{folder} is {model} with {many}.", as_json=as_json)
 
 
 def _lora(model: str, paths: list[Path], out: Path, device: str, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from slugdemo import images as pictures
 from slugdemo.concept import Concept, Example
 from slugdemo.edit import Edit
 from slugdemo.evaluation import metrics
+from slugdemo.evaluation.fading import Fading
 from slugdemo.evaluation.neighbours import Neighbours
 from slugdemo.evaluation.prompt_set import (
     OTHER,
@@ -50,6 +51,7 @@ class AnswerEvaluation:
     size: EvalSize
     watch: Watch = UNWATCHED
     near: Callable[[], Neighbours] = Neighbours
+    max_forget_acc: float = 0.0
 
     @cached_property
     def searched(self) -> list[Example]:
@@ -74,10 +76,20 @@ class AnswerEvaluation:
         return evaluator(partial(self._score, self.searched))
 
     def forget_only(self) -> Evaluator:
-        """An edit -> its score on the concept alone at each strength."""
-        return evaluator(
-            partial(self._score, [example for example in self.searched if self._shows(example)])
-        )
+        """An edit -> its score on the concept alone, on as many pictures as it takes to decide.
+
+        No more are asked about once more than `max_forget_acc` of them are named (see `Fading`).
+        """
+        own = [example for example in self.searched if self._shows(example)]
+        allowed = int(self.max_forget_acc * len(own))
+        return lambda edit: Fading(len(own), allowed, partial(self._named, own, edit)).score
+
+    def _named(
+        self, own: Sequence[Example], edit: Edit, which: Sequence[int], strength: float
+    ) -> np.ndarray:
+        """Whether the concept is still named in these pictures of it: booleans (N,)."""
+        shown = [own[number] for number in which]
+        return self._hits(shown, [edit.at(strength)], self.concept.domain)
 
     def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
         """The report, which is soon there."""
@@ -150,8 +162,6 @@ class AnswerEvaluation:
         hits = self._hits(shown, edits, self.concept.domain)
         target = np.array([self._shows(example) for example in shown])
         there = hits[target]
-        if target.all():
-            return Score(strength, metrics.share(there), float("nan"), len(there), 0)
         other = OTHER[self.concept.domain]
         known = [example for example in self._besides if example.labels.get(other)]
         cross = self._hits(known, edits, other) if known else hits[:0]

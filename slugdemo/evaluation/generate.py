@@ -16,6 +16,7 @@ from PIL.Image import Image
 from slugdemo.concept import Concept, prompt, style_prompt
 from slugdemo.edit import Edit
 from slugdemo.evaluation import metrics
+from slugdemo.evaluation.fading import Fading
 from slugdemo.evaluation.judge import Judge
 from slugdemo.evaluation.neighbours import Neighbours
 from slugdemo.evaluation.prompt_set import (
@@ -98,6 +99,7 @@ class GenerateEvaluation:
     watch: Watch = UNWATCHED
     near: Callable[[], Neighbours] = Neighbours
     real: Callable[[], np.ndarray | None] = _nothing  # features of held-out pictures, (M, D)
+    max_forget_acc: float = 0.0
 
     @cached_property
     def searched(self) -> list[PromptSpec]:
@@ -128,10 +130,23 @@ class GenerateEvaluation:
         return evaluator(partial(self._score, self.searched))
 
     def forget_only(self) -> Evaluator:
-        """An edit -> its score on the concept alone at each strength."""
-        return evaluator(
-            partial(self._score, [spec for spec in self.searched if self._shows(spec)])
-        )
+        """An edit -> its score on the concept alone, on as many pictures as it takes to decide.
+
+        No more are drawn once more than `max_forget_acc` of them show the concept (see `Fading`).
+        """
+        own = [spec for spec in self.searched if self._shows(spec)]
+        allowed = int(self.max_forget_acc * len(own))
+        return lambda edit: Fading(len(own), allowed, partial(self._there, own, edit)).score
+
+    def _there(
+        self, own: Sequence[PromptSpec], edit: Edit, which: Sequence[int], strength: float
+    ) -> np.ndarray:
+        """Whether the concept is still there in these pictures of it: booleans (N,)."""
+        asked = [own[number] for number in which]
+        scores = self.judged_by.look(self.pictures([edit.at(strength)], asked))
+        domain = self.concept.domain
+        top = self.size.best(len(self.judged_by.names[domain]))
+        return self._right(asked, scores, domain, top=top)
 
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """UA, IRA and CRA (UnlearnCanvas, arXiv 2402.11846) on held-out noise, and what lies near.
@@ -243,8 +258,6 @@ class GenerateEvaluation:
         cross = self._right(asked, scores, other, top=1)
         top = self.size.best(len(self.judged_by.names[domain]))
         there = self._right(asked, scores, domain, top=top)[target]
-        if target.all():
-            return Score(strength, metrics.share(there), float("nan"), len(there), 0)
         own = self._right(asked, scores, domain, top=1)
         kept = np.where(target, cross, own & cross)
         parts = {"ira": metrics.share(own[~target]), "cra": metrics.share(cross)}

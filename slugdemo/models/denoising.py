@@ -31,6 +31,7 @@ def denoise(
     ids: Tensor | None,
     extra: Mapping[str, Tensor],
     watch: Watch,
+    mixed: bool = False,
 ) -> Tensor:
     """Latents (N, C, h, w) after the scheduler's steps `start` to `stop`, of `steps` in all.
 
@@ -39,6 +40,7 @@ def denoise(
     blank + guidance * (text - blank) (classifier-free guidance, Ho and Salimans 2022). Latents
     come in and go out with the variance that the U-Net is trained on, whatever the scheduler
     keeps inside. `generators` serve schedulers that add noise, and `extra` goes to the U-Net.
+    `mixed`: the U-Net, and nothing else, multiplies in bfloat16.
     """
     order = scheduler.order
     moments = scheduler.timesteps[start * order : None if stop == steps else stop * order]
@@ -55,7 +57,7 @@ def denoise(
             text, empty = rule.conditions(text, empty, at)
             network = rule.unet(network, at)
         output, seen = _predicted(
-            network, scheduler.scale_model_input(latents, t), text, empty, at, extra
+            network, scheduler.scale_model_input(latents, t), text, empty, at, extra, mixed
         )
         for rule in rules:
             output = rule.combine(output, seen, at)
@@ -72,15 +74,19 @@ def _predicted(
     blank: Tensor,
     at: Moment,
     extra: Mapping[str, Tensor],
+    mixed: bool,
 ) -> tuple[Tensor, Outputs]:
+    def run(x: Tensor, states: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed):
+            return unet(x, at.t, states, **extra, return_dict=False)[0].to(x.dtype)
+
     def predict(states: Tensor) -> Tensor:
-        return unet(latents, at.t, states, **extra, return_dict=False)[0]
+        return run(latents, states)
 
     if not at.guided:
         output = predict(text)
         return output, Outputs(output, None, latents, predict)
-    both = unet(torch.cat([latents] * 2), at.t, torch.cat([blank, text]), return_dict=False)[0]
-    without, given = both.chunk(2)
+    without, given = run(torch.cat([latents] * 2), torch.cat([blank, text])).chunk(2)
     output = without + at.guidance * (given - without)
     return output, Outputs(given, without, latents, predict)
 

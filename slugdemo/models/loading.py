@@ -56,6 +56,7 @@ class TooLarge(SlugError):
 class Opened:
     """A model to work with; its parts are read from disk when they are first needed.
 
+    `mixed`: a Stable Diffusion in float32 makes its pictures with products in bfloat16.
     `kept` holds what was made of it for one concept and serves the next ones too.
     """
 
@@ -63,6 +64,7 @@ class Opened:
     device: str = "cpu"
     dtype: str = field(default_factory=lambda: chosen())
     download: bool = False
+    mixed: bool = False
     kept: dict[Hashable, Any] = field(default_factory=dict)
 
     @property
@@ -86,9 +88,12 @@ class Opened:
         check_room(self.model, self.device, self.dtype)
         folder = self.model.folder or _fetched(self.model)
         checkpoint_files.check(folder)
-        kind = _host_class(folder, self.kind)
+        dtype = DTYPES[self.dtype]
         with checkpoint_files.standard(folder) as whole:
-            return kind.from_folder(whole, device=self.device, dtype=DTYPES[self.dtype])
+            if self.kind == "vlm":
+                return Llava.from_folder(whole, device=self.device, dtype=dtype)
+            kind = _pipeline_class(folder)
+            return kind.from_folder(whole, device=self.device, dtype=dtype, mixed=self.mixed)
 
     @cached_property
     def clip(self) -> Clip:
@@ -154,9 +159,7 @@ class Opened:
                 yield name, problem
 
 
-def _host_class(folder: Path, kind: str) -> type[Diffusion] | type[Llava]:
-    if kind != "diffusion":
-        return Llava
+def _pipeline_class(folder: Path) -> type[Diffusion]:
     pipeline = checkpoint_files.read(folder / "model_index.json").get("_class_name")
     return DiffusionXL if pipeline == folder_kinds.XL else Diffusion
 
@@ -182,10 +185,12 @@ def _no_clip(name: str, differences: Mapping[str, str], tried: str) -> str:
 def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = False) -> Opened:
     """The model of this name, ready to be read; its host in `dtype`, its CLIP in float32.
 
-    Without a `dtype` SLUGDEMO_DTYPE counts, else float32. Raises SlugError for an unknown name or
+    Without a `dtype` SLUGDEMO_DTYPE counts, else float32, and then pictures are made with products
+    in bfloat16 on a CPU that is made for them. Raises SlugError for an unknown name or
     type, on a public server for a model that is not listed, and for one that must be fetched
     first when `download` is not asked for: the message tells size, time and memory.
     """
+    free = not (dtype or os.environ.get("SLUGDEMO_DTYPE")) and device == "cpu"
     dtype = chosen(dtype)
     if public.limits() and name not in {model.name for model in catalog.local()}:
         raise SlugError("This server offers the models on its list, and opens no others.")
@@ -199,7 +204,7 @@ def opened(name: str, *, device: str = "cpu", dtype: str = "", download: bool = 
             f"{name} is not on this machine. {size if model.bytes else 'Its size is not known'}: "
             "allow the download, or put its folder into the folder that SLUGDEMO_MODELS names."
         )
-    return Opened(model, device, dtype, download)
+    return Opened(model, device, dtype, download, free and cost.multiplies_bfloat16())
 
 
 def chosen(dtype: str = "") -> str:

@@ -38,14 +38,19 @@ class DiffusionXL(Diffusion):
     pipeline_class: ClassVar = StableDiffusionXLPipeline
 
     def __init__(
-        self, pipe: StableDiffusionXLPipeline, *, batch: int | None = None, clip_skip: int = 0
+        self,
+        pipe: StableDiffusionXLPipeline,
+        *,
+        batch: int | None = None,
+        clip_skip: int = 0,
+        mixed: bool = False,
     ) -> None:
         if not isinstance(pipe.text_encoder_2, CLIPTextModelWithProjection):
             kind = type(pipe.text_encoder_2).__name__
             raise SlugError(f"This pipeline reads its prompts with {kind} too, which is not CLIP.")
         if clip_skip:
             raise SlugError("Stable Diffusion XL always reads the block before the last one.")
-        super().__init__(pipe, batch=batch)
+        super().__init__(pipe, batch=batch, mixed=mixed)
         self.text_2 = pipe.text_encoder_2.requires_grad_(False)
         self.unet = packed(self.unet, pipe.vae_scale_factor)
         self._prompts_2 = Prompts(pipe.tokenizer_2)

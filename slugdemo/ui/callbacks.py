@@ -12,7 +12,19 @@ from typing import Any
 
 from slugdemo.errors import SlugError
 from slugdemo.methods import named
-from slugdemo.ui import compare, edits, erase, export, forget, locate, preset, see, step, table
+from slugdemo.ui import (
+    compare,
+    edits,
+    erase,
+    export,
+    forget,
+    locate,
+    many,
+    preset,
+    see,
+    step,
+    table,
+)
 from slugdemo.ui.erase import Found
 from slugdemo.ui.state import AppState, by_layer, single_layer
 from slugdemo.ui.tasks import Watch, status, unwatched
@@ -79,7 +91,7 @@ def again(state: AppState, view: View, watch: Watch) -> None:
     view = state.settled(view)
     found = preset.again(state, view, watch)
     watch.put("again", found)
-    other = sum(one != now for _, one, now in found["rows"])
+    other = sum(shipped != now for _, shipped, now in found["rows"])
     said = f"{other} of {len(found['rows'])} lines differ" if other else "Every line is the same"
     done(state, watch, view, f"{said}: shipped, and computed now in {found['seconds']:.0f} s.")
 
@@ -242,6 +254,25 @@ def compare_run(state: AppState, view: View, watch: Watch, names: Sequence[str])
 
     said = compare.run(state, view, watch, names, shown=shown)
     done(state, watch, view, said)
+
+
+def compare_many(state: AppState, view: View, watch: Watch, name: str, order: str) -> None:
+    """A method is run on several concepts."""
+    view = state.settled(view)
+
+    def shown() -> None:
+        watch.put("compare", table.show(state, view))
+
+    said = many.run(state, view, watch, name, order, shown=shown)
+    done(state, watch, view, said)
+
+
+def compare_detail(state: AppState, view: View, watch: Watch, name: str) -> None:
+    """A row is looked at in full."""
+    view = state.settled(view)
+    found = compare.detail(state, view, watch, name)
+    watch.put("compare", table.show(state, view) | {"detail": found})
+    done(state, watch, view, READY)
 
 
 def compare_open(state: AppState, view: View, watch: Watch, name: str) -> None:

@@ -112,7 +112,8 @@ def drawn(
         made = ladder.drawn(task, prompts, acting, seed=views[0].seed, saying=saying)
         for number, row in zip(lacking, made, strict=True):
             rows[number] = [
-                {"src": source(one.picture), "text": one.text, "share": one.share} for one in row
+                {"src": source(cell.picture), "text": cell.text, "share": cell.share}
+                for cell in row
             ]
             for key, cell in zip(keys[number], rows[number], strict=True):
                 state.pictures.put(key, cell)

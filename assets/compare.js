@@ -83,7 +83,7 @@
       small(here(row) ? 'again' : 'run', `Run ${row.name}${here(row) ? ' again' : ''}, ${lasts(row.total)} with its judging`, () => call.run({methods: [row.name]})),
       row.opens ? small('open', `Open the edit by ${row.name} in Erase`, () => { look(false); call.open({method: row.name}); }) : null] : [];
     const note = row.reason || row.note;
-    const name = row.name === 'original' ? row.name : make('button', {class: 'link', title: [row.cite, row.about, row.made].filter(Boolean).join('. '), on: () => details(row, value)}, row.name);
+    const name = row.name === 'original' ? row.name : make('button', {class: 'link', title: [row.cite, row.about, row.made].filter(Boolean).join('. '), on: () => details(row, value, call)}, row.name);
     const time = row.seconds === null || row.seconds === undefined ? (runnable(row) ? make('small', {}, lasts(row.estimate)) : '') : took(row.seconds);
     const said = here(row) && row.seconds ? make('small', {title: `said before the run: ${lasts(row.estimate)}`}, ` ~${Math.max(1, Math.round(row.estimate))}`) : null;
     return make('tr', {class: `${row.name === values.choice?.method ? 'ours' : ''} ${row.reason ? 'away' : ''} ${here(row) ? 'here' : ''}`},
@@ -117,12 +117,69 @@
     });
   }
   // One row in full: where it comes from, what it costs, and what it gave before.
-  function details(row, value) {
+  function details(row, value, call) {
     const rows = every(value).filter((one) => row.values[one.key]).map((one) => [one.title, write(one, row.values[one.key][0]),
       row.old[one.key] === undefined ? '' : write(one, row.old[one.key]), spread(row.values[one.key]), one.note]);
     const cite = row.bibtex ? [make('h3', {}, 'Citation'), make('pre', {tabindex: '0'}, row.bibtex), small('Copy', 'Copy the citation', () => slug.copy(row.bibtex, 'The citation is copied.'))] : [];
-    dialog(row.name, make('p', {}, [row.cite, row.about, row.made].filter(Boolean).join('. ')), row.note ? make('p', {}, row.note) : '',
-      rows.length ? table(['figure', 'is', 'was', '', 'what it is'], rows) : make('p', {}, row.reason || 'Not run yet.'), ...cite).classList.add('wide');
+    const inside = row.opens ? [make('p', {}, small('Before and after inside', 'Cosines of pictures with names, and a map of the features, before and after', () => { box.close(); call.detail({method: row.name}); }))] : [];
+    const box = dialog(row.name, make('p', {}, [row.cite, row.about, row.made].filter(Boolean).join('. ')), row.note ? make('p', {}, row.note) : '',
+      rows.length ? table(['figure', 'is', 'was', '', 'what it is'], rows) : make('p', {}, row.reason || 'Not run yet.'), ...inside, ...cite);
+    box.classList.add('wide');
+  }
+  // What an edit did inside: cosines of pictures (rows) with names (columns), and a map of features.
+  let seen = 0;
+  function within(value) {
+    const found = value.detail;
+    if (!found || found.asked === seen) return;
+    seen = found.asked;
+    const {names, before, after} = found.matrix;
+    const all = [...before, ...after].flat();
+    const [low, high] = [Math.min(...all), Math.max(...all)];
+    const shade = (cosine) => make('td', {class: 'shade', title: cosine.toFixed(3), style: {'--heat': `${Math.round(85 * (cosine - low) / (high - low || 1))}%`}}, cosine.toFixed(2).replace('0.', '.'));
+    const grid = (title, rows) => make('figure', {class: 'cosines'}, make('figcaption', {}, title), make('table', {}, make('thead', {}, make('tr', {}, make('td', {}), ...names.map((name) => make('th', {scope: 'col'}, make('span', {}, name))))),
+      make('tbody', {}, ...rows.map((row, i) => make('tr', {}, make('th', {scope: 'row'}, names[i]), ...row.map(shade))))));
+    const box = make('div', {class: 'plot', role: 'img'});
+    const sheet = dialog(`${found.name}: before and after inside`, make('p', {}, 'Cosines of pictures (rows) with names (columns) in the model’s CLIP.'), make('div', {class: 'pairs'}, grid('before', before), grid('after', after)),
+      ...(found.map.length ? [make('p', {}, 'Features of the report split on the two main axes that they have before the edit; a line joins before and after.'), box] : []));
+    sheet.classList.add('wide');
+    if (!found.map.length) return;
+    const own = (point) => point.name === names[0];
+    const marks = (some, side, colour, symbol, name) => ({type: 'scatter', mode: 'markers', name, x: some.map((point) => point[side][0]), y: some.map((point) => point[side][1]), text: some.map((point) => point.name),
+      hovertemplate: `%{text}, ${side}<extra></extra>`, marker: {color: colour, symbol, size: 7}});
+    const joined = {type: 'scatter', mode: 'lines', hoverinfo: 'skip', showlegend: false, line: {color: '--faint', width: 1},
+      x: found.map.flatMap((point) => [point.before[0], point.after[0], null]), y: found.map.flatMap((point) => [point.before[1], point.after[1], null])};
+    const [mine, rest] = [found.map.filter(own), found.map.filter((point) => !own(point))];
+    const axis = {zeroline: false, gridcolor: '--line', color: '--muted', showticklabels: false};
+    slug.plot(box, {data: [joined, marks(rest, 'before', '--retain', 'circle-open', 'others before'), marks(rest, 'after', '--retain', 'circle', 'others after'), marks(mine, 'before', '--forget', 'circle-open', `${names[0]} before`), marks(mine, 'after', '--forget', 'circle', `${names[0]} after`)],
+      layout: {margin: {l: 12, r: 12, t: 8, b: 12}, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: '--muted'}, showlegend: true, legend: {orientation: 'h'}, xaxis: axis, yaxis: axis}}, `Features of ${found.map.length} items before and after`, () => {});
+  }
+
+  // ---- many concepts: what is left of all that were erased, and what is kept of the rest
+  const COLOURS = ['--chosen', '--retain', '--forget', '#cc79a7', '#a68a00', '#6a5acd', '#7f7f7f', '#b15928'];
+  let order_of = '', on_many = false, by = '';
+  function curves(value) {
+    const now = value.many.orders.includes(order_of) ? order_of : value.many.orders[0];
+    const lines = value.many.lines.filter((one) => one.order === now && one.method !== 'original');
+    const methods = [...new Set(lines.map((one) => one.method))];
+    const data = lines.map((one) => ({type: 'scatter', mode: 'lines+markers', name: one.method, legendgroup: one.method, showlegend: one.metric === 'retain_acc',
+      x: one.points.map((point) => point[0]), y: one.points.map((point) => point[1]), customdata: one.points.map((point) => [point[2], point[5]]),
+      hovertemplate: `${one.method}, ${one.metric === 'retain_acc' ? 'kept' : 'left'}: %{y:.0%} of %{customdata[0]} after %{x} (%{customdata[1]})<extra>${one.how}, ${one.source}</extra>`,
+      line: {color: COLOURS[methods.indexOf(one.method) % COLOURS.length], dash: one.metric === 'retain_acc' ? 'solid' : 'dot', width: 2}, marker: {size: 6}}));
+    const counts = [...new Set(lines.flatMap((one) => one.points.map((point) => point[0])))].sort((a, b) => a - b);
+    const axis = (title) => ({title: {text: title, font: {size: 12, color: '--muted'}, standoff: 4}, gridcolor: '--line', zeroline: false, color: '--muted'});
+    return {now, lines, figure: {data, layout: {margin: {l: 48, r: 12, t: 8, b: 36}, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: '--muted', size: 11}, showlegend: true, legend: {font: {size: 11}},
+      xaxis: {...axis('concepts erased'), type: 'log', tickmode: 'array', tickvals: counts, ticktext: counts.map(String)}, yaxis: {...axis('solid: others kept; dotted: erased ones left'), tickformat: '.0%', range: [-0.05, 1.08]}}}};
+  }
+  function together(value, body, call, box) {
+    const {now, lines, figure} = curves(value);
+    const again = () => draw.compare(body, value, call);
+    if (value.many.reason) return [make('p', {class: 'lead'}, value.many.reason)];
+    const way = make('span', {class: 'tabs', role: 'group', 'aria-label': 'Together or one after another'}, ...value.many.orders.map((one) => make('button', {class: `tab ${one === now ? 'chosen' : ''}`, type: 'button', 'aria-pressed': String(one === now), on: () => { order_of = one; again(); }}, one)));
+    const pick = make('select', {'aria-label': 'Method of a live run'}, ...value.many.methods.map((name) => make('option', {value: name, selected: name === (by || values.choice?.method)}, name)));
+    pick.addEventListener('change', () => { by = pick.value; });
+    const run = small(`Run on ${value.many.count} concepts`, `Erase “${value.concept}” and the next ${value.many.count - 1} of its kind`, () => call.many({method: pick.value, order: now}));
+    if (lines.length) slug.plot(box, figure, `Many concepts, ${now}: ${lines.map((one) => `${one.method} ${one.metric === 'retain_acc' ? 'kept' : 'left'} ${one.points.map((point) => `${percent(point[1])} after ${point[0]}`).join(', ')}`).join('; ')}`, () => {});
+    return [make('p', {class: 'lead'}, way, pick, run), lines.length ? box : make('p', {class: 'empty'}, 'Nothing was run yet: how much stays erased, and how much is kept, as more and more concepts go.')];
   }
 
   // ---- what is gone against what is kept
@@ -209,6 +266,13 @@
       make('datalist', {id: 'become-names'}, ...names.map((name) => make('option', {value: name}))));
   }
 
+  // The trade-off on one concept, or curves of many.
+  function side(value, body, call, box) {
+    const tab = (title, many) => make('button', {class: `tab ${many === on_many ? 'chosen' : ''}`, type: 'button', 'aria-pressed': String(many === on_many), on: () => { on_many = many; draw.compare(body, value, call); }}, title);
+    const tabs = make('p', {class: 'lead'}, make('span', {class: 'tabs', role: 'group', 'aria-label': 'One concept or many'}, tab('One concept', false), tab('Many concepts', true)));
+    return panel('tradeoff', on_many ? 'Many concepts at once' : 'Trade-off: kept against gone', tabs, ...(on_many ? together(value, body, call, box) : [box]));
+  }
+
   draw.compare = (body, value, call) => {
     const at = body.querySelector('.scroll')?.scrollTop ?? 0;
     const box = make('div', {class: 'plot', role: 'img'});
@@ -224,9 +288,11 @@
         make('p', {class: 'lead'}, tabs, several(value, body, call), replacing(value, call)),
         make('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Methods'}, make('table', {class: 'compare'}, head(value, body, call), make('tbody', {}, ...lines(value, call)))),
         make('p', {class: 'foot'}, `${dated}${value.gauges} `, small(`${away.length} not ported`, 'Methods that are not here, and why', () => dialog('Not ported, and why', table(['method', 'reason'], away))))),
-      make('div', {class: 'sides'}, panel('tradeoff', 'Trade-off: kept against gone', box), panel('gallery', 'The same seed by every row', ...gallery(value))));
+      make('div', {class: 'sides'}, side(value, body, call, box), panel('gallery', 'The same seed by every row', ...gallery(value))));
     body.querySelector('.scroll').scrollTop = at;
     filled();
+    within(value);
+    if (on_many) return;
     const {points, ...figure} = tradeoff(value);
     slug.plot(box, figure, `Trade-off: ${points.map((one) => `${one.name} gone ${percent(one.gone)}, kept ${percent(one.kept)}`).join('; ')}`, () => {});
   };

@@ -11,7 +11,7 @@ from slugdemo.benchmark import published
 from slugdemo.config import CONFIGS
 from slugdemo.experiment import CONTROLS
 from slugdemo.methods import METHODS
-from slugdemo.ui import callbacks, compare, see, table
+from slugdemo.ui import callbacks, compare, many, see, table
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import unwatched
 from slugdemo.ui.view import View
@@ -52,12 +52,10 @@ def test_a_run_shows_what_the_engine_measures_and_can_be_opened(state: AppState)
     for measured in experiment.report(task, [edit]):
         value, low, high, n = mine["values"][measured.metric]
         assert (value, n) == (measured.after, measured.n)
-        assert (low, high) == measured.interval
+        assert [low, high] == table.bounds(measured)
         assert row(page["compare"], "original")["values"][measured.metric][0] == measured.before
     assert mine["source"] == "here"
-    moved = [tensor for tensor in edit.delta.values() if tensor.any()]
-    assert mine["values"]["params"] == [sum(int(t.count_nonzero()) for t in moved)]
-    assert mine["values"]["layers"] == [len(moved)]
+    assert {key: [n] for key, n in experiment.size(edit).items()}.items() <= mine["values"].items()
     view = shown(state, callbacks.compare_open, ROBOT, name="ga")["view"]
     assert (view.method, view.strength) == ("ga", edit.strength)
     assert edit.digest.startswith(view.digest)
@@ -89,9 +87,9 @@ def test_a_row_is_shown_on_a_few_pictures_first_and_grows_to_the_report(
     first, last = seen[0], seen[-1]
     task = experiment.task("pocket-sd", "robot").by("uce")
     edit = experiment.made(task).edit
-    for measured in experiment.report(task, [edit]):
-        if measured.metric in ("ua", "ira", "cra"):  # neighbours and distances come with the rest
-            assert first["values"][measured.metric][3] < measured.n
+    assert [*first["values"]][:3] == ["ua", "ira", "cra"]
+    for measured in experiment.report(task, [edit])[:3]:
+        assert first["values"][measured.metric][3] < measured.n
         assert last["values"][measured.metric][0] == pytest.approx(measured.after, abs=0.1)
         assert last["values"][measured.metric][3] == measured.n
     assert first["note"]
@@ -140,6 +138,26 @@ def test_what_a_concept_becomes_is_in_the_link_the_edit_and_the_row(state: AppSt
     assert "cannot be replaced by itself" in same["status"]["text"]
     fixed = shown(state, callbacks.method, replace(view, method="cure"))
     assert "cannot replace it by another" in fixed["status"]["text"]
+
+
+def test_a_row_in_full_and_curves_of_many_concepts(
+    state: AppState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "COUNTS", (1, 2))  # of so few, something must stay
+    shown(state, callbacks.compare_run, ROBOT, names=["ga"])
+    found = shown(state, callbacks.compare_detail, ROBOT, name="ga")["compare"]["detail"]
+    names, before, after = (found["matrix"][key] for key in ("names", "before", "after"))
+    assert names[0] == "robot"
+    assert len(before) == len(after) == len(names)
+    assert after[0][0] < before[0][0]  # its pictures are less like its name
+    assert {point["name"] for point in found["map"]} >= {"robot"}
+    page = shown(state, callbacks.compare_many, ROBOT, name="ga", order="together")
+    lines = page["compare"]["many"]["lines"]
+    mine = [line for line in lines if (line["method"], line["source"]) == ("ga", "here")]
+    assert {line["metric"] for line in mine} == {"forget_acc", "retain_acc"}
+    assert [[point[0] for point in line["points"]] for line in mine] == [[*many.COUNTS]] * 2
+    wrong = shown(state, callbacks.compare_many, ROBOT, name="ga", order="backwards")
+    assert "The order is one of" in wrong["status"]["text"]
 
 
 def test_a_citation_has_a_key_authors_and_a_number() -> None:

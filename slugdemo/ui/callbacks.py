@@ -12,7 +12,19 @@ from typing import Any
 
 from slugdemo.errors import SlugError
 from slugdemo.methods import named
-from slugdemo.ui import compare, edits, erase, export, forget, locate, preset, see, step, table
+from slugdemo.ui import (
+    compare,
+    edits,
+    erase,
+    export,
+    forget,
+    locate,
+    many,
+    preset,
+    see,
+    step,
+    table,
+)
 from slugdemo.ui.erase import Found
 from slugdemo.ui.state import AppState, by_layer, single_layer
 from slugdemo.ui.tasks import Watch, status, unwatched
@@ -242,6 +254,25 @@ def compare_run(state: AppState, view: View, watch: Watch, names: Sequence[str])
 
     said = compare.run(state, view, watch, names, shown=shown)
     done(state, watch, view, said)
+
+
+def compare_many(state: AppState, view: View, watch: Watch, name: str, order: str) -> None:
+    """A method is run on several concepts."""
+    view = state.settled(view)
+
+    def shown() -> None:
+        watch.put("compare", table.show(state, view))
+
+    said = many.run(state, view, watch, name, order, shown=shown)
+    done(state, watch, view, said)
+
+
+def compare_detail(state: AppState, view: View, watch: Watch, name: str) -> None:
+    """A row is looked at in full."""
+    view = state.settled(view)
+    found = compare.detail(state, view, watch, name)
+    watch.put("compare", table.show(state, view) | {"detail": found})
+    done(state, watch, view, READY)
 
 
 def compare_open(state: AppState, view: View, watch: Watch, name: str) -> None:

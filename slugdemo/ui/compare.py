@@ -6,7 +6,8 @@ Knows the engine and shipped results; the page adds that a run can be watched an
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from slugdemo import catalog, experiment, ladder
@@ -15,7 +16,7 @@ from slugdemo.concept import prompt
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import Measurement
-from slugdemo.experiment import CONTROLS, Made
+from slugdemo.experiment import CONTROLS
 from slugdemo.images import source
 from slugdemo.methods import METHODS, named
 from slugdemo.models.base import Cancelled
@@ -31,32 +32,15 @@ CONTROLLED = View.method  # the method whose edit the controls stand beside
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What an edit costs: seconds to make it, the peak of memory, and what it changes."""
-
-    seconds: float = 0.0
-    peak_bytes: int = 0
-    bytes: int = 0  # of its tensors, as a file keeps them
-    layers: int = 0
-    params: int = 0
-
-    @classmethod
-    def of(cls, made: Made) -> "Cost":
-        """The cost of what a method made."""
-        moved = [tensor for tensor in made.edit.delta.values() if tensor.any()]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in moved)
-        params = sum(int(tensor.count_nonzero()) for tensor in moved)
-        return cls(made.seconds, made.peak_bytes, size, len(moved), params)
-
-
-@dataclass(frozen=True)
 class Run:
     """What a row of the table gave here, and the view of its edit, for those that have one.
 
     `whole`: judged on all of the report split; `old` is what the row showed before.
     """
 
-    cost: Cost
+    seconds: float
+    peak_bytes: int
+    size: Mapping[str, float]  # layers, parameters and bytes of its edit; nothing without one
     measured: tuple[Measurement, ...] = ()
     whole: bool = False
     at: float = 0.0  # seconds since 1970
@@ -66,12 +50,18 @@ class Run:
 
 
 class Subject(NamedTuple):
-    """What is judged: a model with an edit (None: as it is), what that cost, and its view."""
+    """What is judged: a model with an edit (None: as it is), what that took, and its view."""
 
     task: Task
     edit: Edit | None
-    cost: Cost
+    seconds: float = 0.0
+    peak_bytes: int = 0
     view: View | None = None
+
+    @property
+    def edits(self) -> list[Edit]:
+        """The edit, if there is one."""
+        return [self.edit] if self.edit else []
 
 
 def known(state: AppState, view: View, name: str) -> "Run | str | None":
@@ -99,9 +89,8 @@ def unable(state: AppState, view: View, name: str) -> str:
         return named(name).unable(state.kind(view.model), view.anchor)
     if MARK in view.concept:
         return "No model was trained without a concept of your own."
-    kind = state.kind(view.model)
     try:
-        experiment.reference_name(kind, view.concept, view.model)
+        experiment.reference_name(state.kind(view.model), view.concept, view.model)
     except SlugError as why:
         return str(why)
     return ""
@@ -147,7 +136,7 @@ def told(state: AppState, view: View, name: str) -> str:
     if not isinstance(found, Run):
         return found or ""
     rates = [f"{m.metric.replace('_', ' ')} {share(m.after)} of {m.n}" for m in found.measured[:3]]
-    return f"{name}: {', '.join(rates)}, {found.cost.seconds:.1f} s."
+    return f"{name}: {', '.join(rates)}, {found.seconds:.1f} s."
 
 
 def opened(state: AppState, view: View, name: str) -> View:
@@ -179,16 +168,18 @@ def _run(
         done = _run(state, view, watch, CONTROLLED, shown)
     old = _values(state, view, name)
     subject = _subject(state, view, watch, name)
-    found = Run(subject.cost, view=subject.view, old=old)
-    edits = [subject.edit] if subject.edit else []
-    for rows in experiment.reporting(subject.task, edits):
+    size = experiment.size(subject.edit) if subject.edit else {}
+    found = Run(subject.seconds, subject.peak_bytes, size, view=subject.view, old=old)
+    for rows in experiment.reporting(subject.task, subject.edits):
         if not found.measured and name in METHODS:
             experiment.known(subject.task)
         found = replace(found, measured=rows, at=time.time())
         state.shown.put(_key(view, name), found)
         shown()
-    rows = (*found.measured, *_in_clip(state, view, subject))
-    found = replace(found, measured=rows, whole=True, pictures=())
+    more = [*_in_clip(state, view, subject)]
+    with suppress(SlugError):  # there is no model that never saw it
+        more += experiment.distance(subject.task, subject.edits) if name != REFERENCE else []
+    found = replace(found, measured=(*found.measured, *more), whole=True)
     state.shown.put(_key(view, name), found)
     return done | {name: subject}
 
@@ -203,7 +194,7 @@ def _values(state: AppState, view: View, name: str) -> dict[str, float]:
 
 def _subject(state: AppState, view: View, watch: Watch, name: str) -> Subject:
     if name == REFERENCE:
-        return Subject(_reference(state, view, watch), None, Cost())
+        return Subject(experiment.unseen_task(state.task(view, watch)), None)
     if name in CONTROLS:
         return _control(state, view, watch, name)
     task = state.task(replace(view, method=name), watch)
@@ -218,21 +209,7 @@ def _subject(state: AppState, view: View, watch: Watch, name: str) -> Subject:
         digest="" if edit.layer else edit.digest[:DIGEST],
         strength=round(edit.strength, 4),
     )
-    return Subject(task, edit, Cost.of(made), alone)
-
-
-def _reference(state: AppState, view: View, watch: Watch) -> Task:
-    """The same concept before the model that never saw it."""
-    task = state.task(view, watch)
-    name = experiment.reference_name(task.kind, task.concept.name, view.model)
-    return Task(
-        state.opened(name),
-        task.concept,
-        task.config,
-        task.given_eval_set,
-        progress=watch.progress,
-        cancelled=watch.stop.is_set,
-    )
+    return Subject(task, edit, made.seconds, made.peak_bytes, alone)
 
 
 def _control(state: AppState, view: View, watch: Watch, name: str) -> Subject:
@@ -245,7 +222,7 @@ def _control(state: AppState, view: View, watch: Watch, name: str) -> Subject:
     edit = experiment.control(task, state.edit(view, beside.view.edit, watch), name)
     if edit is None:
         raise SlugError(f"There is no {name} beside this edit by {CONTROLLED}.")
-    return Subject(task, edit, Cost.of(Made(edit, None, time.perf_counter() - began, 0)))
+    return Subject(task, edit, time.perf_counter() - began)
 
 
 def _in_clip(state: AppState, view: View, subject: Subject) -> tuple[Measurement, ...]:
@@ -255,8 +232,7 @@ def _in_clip(state: AppState, view: View, subject: Subject) -> tuple[Measurement
         return ()
     host = see.zero_shot(state, view, task)
     before = host.score(task.concept.name, strength=0.0)
-    edited = host.edited([subject.edit] if subject.edit else [])
-    after = edited.score(task.concept.name, strength=1.0)
+    after = host.edited(subject.edits).score(task.concept.name, strength=1.0)
     return (
         Measurement("clip_left", before.forget_acc, after.forget_acc, after.n_forget),
         Measurement("clip_kept", before.retain_acc, after.retain_acc, after.n_retain),
@@ -280,7 +256,7 @@ def _draw(state: AppState, view: View, made: Mapping[str, Subject]) -> None:
     models = {id(subject.task.model): subject.task for subject in made.values()}
     for task in models.values():
         names = [name for name, subject in made.items() if subject.task.model is task.model]
-        edits = [[edit] if (edit := made[name].edit) else [] for name in names]
+        edits = [made[name].edits for name in names]
         rows = ladder.drawn(task, prompts, edits, seed=view.seed, saying="Drawing the gallery")
         for name, row in zip(names, rows, strict=True):
             shown = tuple(
@@ -290,3 +266,27 @@ def _draw(state: AppState, view: View, made: Mapping[str, Subject]) -> None:
             found = known(state, view, name)
             if isinstance(found, Run):
                 state.shown.put(_key(view, name), replace(found, pictures=shown))
+
+
+# ---- one row in full
+
+
+def detail(state: AppState, view: View, watch: Watch, name: str) -> dict[str, Any]:
+    """What a row did inside: cosines of pictures and names, and a map of features, both twice.
+
+    Raises SlugError for a row that has not been run here, or is no method.
+    """
+    mine = opened(state, view, name)
+    found = known(state, view, name)
+    far = found.view.strength if isinstance(found, Run) and found.view else 0.0
+    edit = state.edit(mine, mine.edit, watch).at(far or 0.0)
+    task = state.task(mine, watch)
+    watch.say("Comparing before and after")
+    matrix = experiment.cosine_matrix(task, [edit])
+    points = experiment.embedding_map(task, [edit])
+    return {
+        "name": name,
+        "asked": time.time(),
+        "matrix": asdict(matrix),
+        "map": [asdict(point) for point in points],
+    }

@@ -369,7 +369,16 @@ def _widgets(events: Events) -> None:
     def compare_open(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.compare_open(state, view, watch, _name(sent["method"]))
 
+    def compare_many(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        name, order = _name(sent["method"]), _name(sent["order"])
+        callbacks.compare_many(state, view, watch, name, order)
+
+    def compare_detail(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.compare_detail(state, view, watch, _name(sent["method"]))
+
     events.picked(at["compare"].show, comparing)
+    events.picked(at["compare"].many, compare_many, pool="work")
+    events.picked(at["compare"].detail, compare_detail)
     events.picked(at["compare"].run, compare_run, pool="work")
     events.picked(at["compare"].open, compare_open, pool="work", steady=False)
     for event, work in ((at["choice"].model, model), (at["choice"].concept, concept)):

@@ -59,7 +59,7 @@ CALLS = {
     "see": ("picture",),
     "tray": ("switch", "drop", "rename"),
     "export": ("fetch",),
-    "compare": ("show", "run", "open"),
+    "compare": ("show", "run", "open", "many", "detail"),
 }
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")
 HIDDEN = (

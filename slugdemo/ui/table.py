@@ -3,17 +3,20 @@
 Knows what was run here and what came with the app; runs nothing.
 """
 
+import math
 import re
 import time
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 from slugdemo.benchmark import published, shipped
+from slugdemo.evaluation.prompt_set import Measurement
 from slugdemo.experiment import CONTROLS
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS, Method
+from slugdemo.results import HARMONIC, plain
 from slugdemo.task import Task
-from slugdemo.ui import compare
+from slugdemo.ui import compare, many
 from slugdemo.ui.compare import CONTROLLED, REFERENCE, Run
 from slugdemo.ui.state import AppState
 from slugdemo.ui.view import View, label
@@ -43,15 +46,34 @@ COST = Columns(
     "Cost",
     (
         Column("peak_bytes", "memory", "peak of memory beyond the model, while the edit is made", True, "bytes"),
-        Column("bytes", "stored", "bytes of the edit's tensors", True, "bytes"),
-        Column("layers", "tensors", "layers (tensors) that it changes", True, "count"),
-        Column("params", "numbers", "parameters that it changes", True, "count"),
+        Column("bytes", "stored", "bytes of the edit's tensors, 16 bits a number", True, "bytes"),
+        Column("layers", "layers", "layers that it changes", True, "count"),
+        Column("parameters", "numbers", "parameters that it changes", True, "count"),
     ),
 )  # fmt: skip
 IN_CLIP = (
     Column("clip_left", "left in CLIP", f"pictures of the concept {LEFT}", True),
     Column("clip_kept", "kept in CLIP", f"other pictures {LEFT}"),
 )
+NEIGHBOURS = Columns(
+    "Neighbours",
+    (
+        Column("near by look", "by look", "neighbours whose pictures are most alike, still told right"),
+        Column("near by name", "by name", "neighbours whose names are most alike, still told right"),
+        Column("near by meaning", "by meaning", "neighbours by meaning (CLIP's text tower), still told right"),
+        Column("rest", "rest", "what is near in no way, still told right"),
+    ),
+)  # fmt: skip
+FID = (
+    "Frechet distance of all other pictures to real ones, in the judge's features: not Inception's"
+)
+MEMBERS = "how well the cosine of picture and name tells pictures to forget from others: 0.5 is not"
+NEVER = "the model that never saw the concept"
+REFERRED = (
+    Column("as never saw it", "as if never seen", f"items that {NEVER} answers alike: exact unlearning is 100 %"),
+    Column("distance to never saw it", "distance", f"of its features from those of {NEVER}", True, "number"),
+    Column(HARMONIC, "harmonic", f"{HARMONIC}, where attacks were run", form="number"),
+)  # fmt: skip
 COLUMNS: dict[str, tuple[Columns, ...]] = {
     "diffusion": (
         Columns(
@@ -66,6 +88,15 @@ COLUMNS: dict[str, tuple[Columns, ...]] = {
             "Erased in CLIP?",
             (Column("ua", "erased in images", "UA: pictures asked for the concept that do not show it"), *IN_CLIP),
         ),
+        NEIGHBOURS,
+        Columns(
+            "Reference",
+            (
+                *REFERRED,
+                Column("judge-FID", "judge-FID", FID, True, "number"),
+                Column("judge-KID", "judge-KID", "kernel distance of the same features", True, "number"),
+            ),
+        ),
         COST,
     ),
     "zero-shot": (
@@ -73,7 +104,18 @@ COLUMNS: dict[str, tuple[Columns, ...]] = {
             "Accuracy",
             (
                 Column("forget_acc", "left", "pictures of the concept that are still recognised", True),
+                Column("forget_acc@5", "left @5", "pictures with the concept among the five best", True),
                 Column("retain_acc", "kept", "pictures of everything else that are still recognised"),
+                Column("style", "styles", "styles still told right"),
+                Column("background", "background", "backgrounds told as before"),
+            ),
+        ),
+        NEIGHBOURS,
+        Columns(
+            "Reference",
+            (
+                *REFERRED,
+                Column("membership AUC", "membership", MEMBERS, True, "number"),
             ),
         ),
         COST,
@@ -93,6 +135,8 @@ COLUMNS: dict[str, tuple[Columns, ...]] = {
             "Erased in CLIP?",
             (Column("forget_acc", "left in answers", "answers that still name it", True), *IN_CLIP),
         ),
+        NEIGHBOURS,
+        Columns("Reference", REFERRED),
         COST,
     ),
 }  # fmt: skip
@@ -146,6 +190,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
         "rows": rows,
         "published": _published() if kind == "diffusion" else [],
         "not_ported": [{"name": n, "reason": why} for n, why in published.NOT_PORTED.items()],
+        "many": many.show(state, view),
         "roles": [*compare.asked(state, view)] if kind == "diffusion" else [],
     }
 
@@ -186,19 +231,23 @@ def _facts(method: Method) -> dict[str, Any]:
 
 def _ran(found: Run) -> dict[str, Any]:
     """A row that was run here."""
-    rates = {m.metric: [m.after, *m.interval, m.n] for m in found.measured}
-    cost = found.cost
-    counted = {key: [getattr(cost, key)] for key in ("peak_bytes", "bytes", "layers", "params")}
+    rates = {m.metric: [m.after, *bounds(m), m.n] for m in found.measured}
+    cost = {"peak_bytes": found.peak_bytes, **found.size}
     return {
-        "values": rates | (counted if found.view or cost.params else {}),
+        "values": rates | ({key: [number] for key, number in cost.items()} if found.size else {}),
         "old": dict(found.old),
-        "seconds": cost.seconds if found.view or cost.params else None,
+        "seconds": found.seconds if found.size else None,
         "source": "here",
         "made": f"run here {_time(found.at)}",
         "note": "" if found.whole else "on the first pictures; more are judged",
         "opens": found.view is not None,
         "pictures": list(found.pictures),
     }
+
+
+def bounds(measured: Measurement) -> list[float | None]:
+    """The ends of a rate's interval; nothing of what is no rate."""
+    return [None if math.isnan(end) else end for end in measured.interval]
 
 
 def _shipped(view: View, name: str, weights: str) -> dict[str, Any]:
@@ -212,7 +261,7 @@ def _shipped(view: View, name: str, weights: str) -> dict[str, Any]:
     stale = bool(weights) and not all(shipped.current(row, weights) for row in measured)
     date = f" on {day}" if (day := shipped.made()) else ""
     return {
-        "values": {row.metric: [row.value, row.low, row.high, row.n] for row in measured}
+        "values": {row.metric: plain([row.value, row.low, row.high, row.n]) for row in measured}
         | ({"peak_bytes": [first.peak_bytes]} if first.peak_bytes else {}),
         "seconds": first.seconds,
         "source": "shipped",
@@ -239,7 +288,7 @@ def _original(state: AppState, view: View) -> dict[str, Any]:
         }
         return row | rest | {"values": values, "source": "here"}
     rows = [row for row in compare.shipped_rows(view, ORIGINAL) if row.metric]
-    return row | rest | {"values": {r.metric: [r.value, r.low, r.high, r.n] for r in rows}}
+    return row | rest | {"values": {r.metric: plain([r.value, r.low, r.high, r.n]) for r in rows}}
 
 
 def _published() -> list[dict[str, Any]]:

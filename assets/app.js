@@ -428,14 +428,14 @@ window.slug = (() => {
 
   // ---- keys
   const KEYS = [['G', 'guided story'], ['H', 'guess the layer before it is shown'], ['M', 'choose a model'], ['N', 'choose a concept'], ['E', 'choose a method'], ['A', 'pin what is shown as A, or unpin it'], ['Z', 'undo'], ['X', 'take away'], ['W', 'the formula with its numbers'], ['C', 'put controls beside the edit'], ['P', 'projector on or off'], ['←  →', 'in the plot: walk along the front'], ['F', 'find the step'], ['L', 'find layer and step, or run the method'],
-    ['K', 'keep the edit'], ['S', 'stop'], ['T', 'table of all layers'], ['?', 'this sheet']];
+    ['B', 'try to bring it back'], ['K', 'keep the edit'], ['S', 'stop'], ['T', 'table of all layers'], ['?', 'this sheet']];
   const help = () => dialog('Keys', table(['key', 'does'], KEYS));
   const press = (id) => { const button = document.querySelector(`#${id}`); (button?.matches('button') ? button : button?.querySelector('button'))?.click(); };
   function project() {
     document.body.classList.toggle('stage');
     setTimeout(repaint, calm() ? 0 : 60);
   }
-  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), c: () => press('controls'), g: () => acts.story(), Escape: () => acts.leave(), h: () => acts.guess(), m: () => acts.models(), n: () => acts.concepts(), e: () => acts.methods(), a: () => press('pinned'), z: () => press('undo'), x: () => acts.away(), w: sum, k: () => press('keep'), s: () => press('stop')};
+  const ACTS = {p: project, '?': help, t: layers, f: () => press('find'), l: () => press('find-all'), c: () => press('controls'), g: () => acts.story(), Escape: () => acts.leave(), h: () => acts.guess(), m: () => acts.models(), n: () => acts.concepts(), e: () => acts.methods(), a: () => press('pinned'), z: () => press('undo'), x: () => acts.away(), w: sum, b: () => acts.bring(), k: () => press('keep'), s: () => press('stop')};
   document.addEventListener('keydown', (event) => {
     const typing = event.target.closest?.('input:not([type=range]), textarea, [contenteditable], dialog');
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;

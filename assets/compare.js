@@ -30,7 +30,7 @@
   const chosen = draw.choice;
   draw.choice = (body, value) => {      // another model, concept or anchor: another table
     chosen(body, value);
-    const wanted = new URLSearchParams(location.search).get('view') === 'compare';
+    const wanted = ['compare', 'gone'].includes(new URLSearchParams(location.search).get('view'));
     const here = document.body.classList.contains('comparing');
     const {compare, choice} = values;
     const other = !compare || compare.model !== choice.model || compare.concept !== choice.concept || compare.anchor !== choice.anchor;

@@ -4,6 +4,7 @@ From a model and a concept to layers, scores, edits, and rates on the report spl
 methods and attacks; prints nothing, and knows no options, tables or page.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from slugdemo import attacks, catalog, data, search, weights
-from slugdemo.attacks.attack import Attacked, Show, Target, unseen
+from slugdemo.attacks.attack import Attacked, Follow, Show, Target, unfollowed, unseen
 from slugdemo.config import CONFIGS, Config
 from slugdemo.cost import Peak
 from slugdemo.edit import LAYER_NORM, Edit, qualified
@@ -33,6 +34,8 @@ from slugdemo.search import Goal, Score, Search, told
 from slugdemo.task import Task
 from slugdemo.weights import Weights
 
+KNOWN = 0.5  # of the tries on the original: an attack that succeeds more seldom proves nothing
+COUNTED = ("prompt", "search", "vector", "adversary", "probe")  # attacks that take an article
 ORIGINAL, REFERENCE = "original", "reference"
 CONTROLS = ("opposite direction", "random direction", "random layer", "all front layers")
 
@@ -529,28 +532,37 @@ def reference_name(kind: str, concept: str, model: str) -> str:
 
 
 def attack(
-    task: Task, name: str, edit: Edit | None = None, *, on: str = "edited", show: Show = unseen
+    task: Task,
+    name: str,
+    edit: Edit | Sequence[Edit] | None = None,
+    *,
+    on: str = "edited",
+    show: Show = unseen,
+    follow: Follow = unfollowed,
 ) -> tuple[list[Result], Attacked]:
     """An attack on the edited model, on the original (its ceiling) or on the reference (its floor).
 
-    Rows: "success", and the rate "before attack" of the same model on the same seeds. `show` is
-    given the best picture so far. Raises SlugError for an attack that cannot be tried here, and
-    where there is no edit or no reference to attack.
+    Rows: "success", and the rate "before attack" of the same model on the same seeds. Several
+    edits act together. `show` is given the best picture so far, `follow` each loss. Raises
+    SlugError for an attack that cannot be tried here, and where there is no edit or no reference
+    to attack.
     """
     chosen = attacks.named(name)
     chosen.check(task)
     if on not in attacks.ON:
         raise SlugError(f"An attack is on one of {', '.join(attacks.ON)}, not on {on!r}.")
-    if on == "edited" and edit is None:
+    edits = [edit] if isinstance(edit, Edit) else list(edit or ())
+    if on == "edited" and not edits:
         raise SlugError("There is no edit to attack: make one, or attack the original.")
     began = time.perf_counter()
-    target = Target(task, edit, on, reference(task) if on == "reference" else None, show)
+    never = reference(task) if on == "reference" else None
+    target = Target(task, edits, on, never, show, follow)
     found = chosen.run(target)
     told_found = f"found “{found.found}”" if found.found else ""
     about = Result(
         model=task.opened.model.name,
         concept=task.concept.name,
-        method=edit.method if edit and on == "edited" else on,
+        method=" + ".join(dict.fromkeys(e.method for e in edits)) if on == "edited" else on,
         attack=chosen.name,
         on=on,
         seconds=time.perf_counter() - began,
@@ -562,3 +574,95 @@ def attack(
         about.of("success", found.success, found.n),
         about.of("before attack", found.before, found.n_before),
     ], found
+
+
+def attack_each(
+    task: Task,
+    names: Sequence[str],
+    edit: Edit | Sequence[Edit] | None = None,
+    *,
+    on: Sequence[str] = attacks.ON,
+) -> Iterator[list[Result]]:
+    """The rows of each attack on each model in turn, as `attack`, as they are done.
+
+    Where there is no reference, one row with metric "success" whose note says why. Raises
+    SlugError as `attack`, for a wrong name before anything is tried.
+    """
+    for name in names:
+        attacks.named(name).check(task)
+    if wrong := [where for where in on if where not in attacks.ON]:
+        raise SlugError(f"An attack is on one of {', '.join(attacks.ON)}, not on {wrong[0]!r}.")
+    for name, where in itertools.product(names, on):
+        try:
+            yield attack(task, name, edit, on=where)[0]
+        except SlugError as problem:
+            if where != "reference":
+                raise
+            yield [missing(task, name, str(problem))]
+
+
+def missing(task: Task, name: str, reason: str) -> Result:
+    """The row that says why there is no floor: no model that never saw the concept."""
+    model, concept = task.opened.model.name, task.concept.name
+    attacked = attacks.named(name).name
+    return Result(model, concept, "reference", attacked, "reference", "success", note=reason)
+
+
+def summary(rows: Sequence[Result]) -> str:
+    """What attacks on one edit have shown, in a sentence: what held, and what brings it back.
+
+    Takes rows of `attack` of one concept and edit. The original and the reference are named where
+    they say something; an attack that fails on the original says nothing, and the rate before
+    any attack comes first where it is not zero. "" without an attack on the edited model.
+    """
+    on = {(row.attack, row.on): row for row in rows if row.metric == "success" and row.n}
+    tried = {name: row for (name, where), row in on.items() if where == "edited"}
+    if not tried:
+        return ""
+    moot = [n for n in tried if (n, "original") in on and on[n, "original"].value < KNOWN]
+    fair = {name: row for name, row in tried.items() if name not in moot}
+    back = sorted((n for n in fair if fair[n].value), key=lambda n: -fair[n].value)
+    parts = [f"gone for {_listed([n for n in fair if n not in back])}"] if {*fair} - {*back} else []
+    parts += [_back(name, on) for name in back]
+    said = "; ".join(parts)
+    moots = (
+        f"{n} {'say' if _many(n) else 'says'} nothing: {_tries(on[n, 'original'])} on the original"
+        for n in moot
+    )
+    said = "; ".join(part for part in (said, *moots) if part)
+    before = [
+        row for row in rows if row.metric == "before attack" and row.on == "edited" and row.value
+    ]
+    first = f"Before any attack it is there in {_tries(before[0])}. " if before else ""
+    reasons = dict.fromkeys(r.note for r in rows if r.on == "reference" and not r.n and r.note)
+    return " ".join([f"{first}{said[:1].upper()}{said[1:]}.", *reasons])
+
+
+def _tries(row: Result) -> str:
+    return f"{round(row.value * row.n)} of {row.n} tries"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Attacks that failed: those in words alone are words."""
+    words = [name for name in names if attacks.ATTACKS[name].group == "words"]
+    others = [name for name in names if name not in words]
+    return " and ".join([*(["words"] if words else []), *others])
+
+
+def _many(name: str) -> bool:
+    return name.endswith("s") and attacks.ATTACKS[name].group in ("words", "images")
+
+
+def _back(name: str, on: Mapping[tuple[str, str], Result]) -> str:
+    """As in "a soft prompt brings it back in 9 of 12 tries, on the original in 11 of 12"."""
+    many = _many(name)
+    verbs = {True: ("bring it back", "still find it"), False: ("brings it back", "still finds it")}
+    verb = verbs[many][attacks.ATTACKS[name].group == "inside"]
+    article = "a " if name.split(",")[0].split(" at ")[0].split()[-1] in COUNTED else ""
+    said = f"{article}{name} {verb} in {_tries(on[name, 'edited'])}"
+    ceiling, floor = on.get((name, "original")), on.get((name, "reference"))
+    if ceiling and ceiling.value < 1:
+        said += f", on the original in {_tries(ceiling).removesuffix(' tries')}"
+    if floor:
+        said += f", on the model that never saw it in {_tries(floor).removesuffix(' tries')}"
+    return said

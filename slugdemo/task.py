@@ -31,7 +31,7 @@ from slugdemo.layers import LayerScore
 from slugdemo.models.base import Cancelled, Question, Watch
 from slugdemo.models.clip import Clip
 from slugdemo.models.loading import Opened
-from slugdemo.models.zero_shot import Memory
+from slugdemo.models.zero_shot import Memory, readable
 from slugdemo.search import Evaluators, Score, Search, told
 from slugdemo.weights import Weights
 
@@ -214,12 +214,14 @@ class Task:
         if self.located is not None:
             return self.located.editable
         rule = "clip" if self.kind == "zero-shot" else "no norms"
-        evaluation = self.evaluation
+        reads = (
+            partial(readable, self.clip) if self.kind == "zero-shot" else self.evaluation.editable
+        )
         with self.clock("editable"):
             may = {*layers.candidates(self.clip, rule=rule)}
             if self.clip_2 is not None:
                 may |= {f"text_2/{name}" for name in layers.candidates(self.clip_2, rule=rule)}
-            return frozenset(evaluation.editable()) & may
+            return frozenset(reads()) & may
 
     @cached_property
     def every_score(self) -> list[LayerScore]:

@@ -1,9 +1,11 @@
 """Many visitors at once, each with an edit of his own: no wrong answer, no leak, and how long it takes.
 
-    python -m tests.load --visitors 32 --seconds 120
+    python -m tests.load --visitors 32 --seconds 120 --train esd-x
 
 starts the page on the models in assets/ and prints what it found as JSON; exit code 1 when an
 answer was wrong, when a call failed, or when memory at the end is above 1.10 times what it was.
+With --train the visitors are watched twice, the second time beside one more who trains with this
+method all the while; then exit code 1 also when their p95 has more than doubled.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import json
 import math
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +29,7 @@ from gradio_client import Client
 ROOT = Path(__file__).parent.parent
 FEW = 6  # concepts whose layers are asked for before it begins
 BAR = 1.10  # memory at the end over memory at the start, at most
+SLOWER = 2.0  # p95 beside one who trains over p95 without him, at most
 PATIENCE = 120  # seconds without a word from the server
 CLOSE = 1e-4  # probabilities that count as the same
 DOT = (  # a red picture of one pixel
@@ -111,18 +115,49 @@ def visit(address: str, mine: list[tuple[Call, object]], until: float, found: Fo
             found.wrong.append(str(call))
 
 
+def train(address: str, method: str, until: float, found: Found) -> None:
+    """A visitor who erases one concept after another by a method that trains."""
+    client = knock(address)
+    model = next(
+        one["name"] for one in client.predict(api_name="/models") if one["kind"] == "diffusion"
+    )
+    for concept in client.predict(api_name="/concepts"):
+        began = time.monotonic()
+        try:
+            client.predict(model, concept["name"], method, api_name="/erase")
+        except Exception as error:  # as above
+            found.failed.append(f"{method} on {concept['name']}: {error}")
+        found.seconds.append(time.monotonic() - began)
+        if time.monotonic() > until:
+            return
+
+
 def resident(pid: int) -> int:
     """The bytes that a process holds in memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def run(address: str, pid: int, *, visitors: int, seconds: float, each: int = 3) -> dict:
-    """What `visitors` find in so many seconds; each has `each` questions of his own."""
+def run(
+    address: str, pid: int, *, visitors: int, seconds: float, each: int = 3, method: str = ""
+) -> dict:
+    """What `visitors` find in so many seconds; each has `each` questions of his own.
+
+    With a `method` one more visitor trains with it, after as long a time without him.
+    """
     client = knock(address)
     asked = [(call, call(client)) for call in calls(client, visitors * each)]
     _together(address, asked, visitors, min(5.0, seconds / 2))  # everything is warm afterwards
-    before = resident(pid)
+    alone = _together(address, asked, visitors, seconds) if method else Found()
+    before, trained = resident(pid), Found()
+    if method:
+        given = (address, method, time.monotonic() + seconds, trained)
+        trainer = threading.Thread(target=train, args=given)
+        trainer.start()
     found = _together(address, asked, visitors, seconds)
+    if method:
+        trainer.join()
+    found.failed += alone.failed + trained.failed
+    found.wrong += alone.wrong
     after, times = resident(pid), sorted(found.seconds)
     return {
         "visitors": visitors,
@@ -133,16 +168,26 @@ def run(address: str, pid: int, *, visitors: int, seconds: float, each: int = 3)
         "memory_ratio": after / before,
         "memory_megabytes": [before // 10**6, after // 10**6],
         "latency_median": times[len(times) // 2] if times else None,
-        "latency_p95": times[int(0.95 * len(times))] if times else None,
+        "latency_p95": p95(times),
+        "latency_p95_without_training": p95(alone.seconds),
+        "trainings": len(trained.seconds),
+        "seconds_of_a_training": statistics.median(trained.seconds) if trained.seconds else None,
         "latency_longest": times[-1] if times else None,
         "complaints": [*found.wrong, *found.failed][:8],
     }
 
 
 def passed(facts: dict) -> bool:
-    """Whether nobody got a wrong answer or none, and memory stayed what it was."""
+    """Whether nobody got a wrong answer or none, and memory and waits stayed what they were."""
     bad = facts["wrong_answers"] + facts["failed_calls"]
-    return not bad and facts["memory_ratio"] <= BAR
+    alone = facts["latency_p95_without_training"]
+    slow = alone is not None and facts["latency_p95"] > SLOWER * alone
+    return not bad and not slow and facts["memory_ratio"] <= BAR
+
+
+def p95(seconds: list[float]) -> float | None:
+    """The time that 95 of 100 calls do not exceed; None for no call."""
+    return sorted(seconds)[int(0.95 * len(seconds))] if seconds else None
 
 
 def _together(address: str, asked: list, visitors: int, seconds: float) -> Found:
@@ -190,10 +235,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--visitors", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--train", default="", metavar="METHOD")
     parser.add_argument("--assets", type=Path, default=ROOT / "assets")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache, page(given.assets, Path(cache)) as (address, pid):
-        facts = run(address, pid, visitors=given.visitors, seconds=given.seconds)
+        facts = run(
+            address, pid, visitors=given.visitors, seconds=given.seconds, method=given.train
+        )
     print(json.dumps(facts, indent=1))
     return int(not passed(facts))
 

@@ -1,6 +1,7 @@
 """Attacks: closed forms against literal ones, every attack on tiny models, and what they leave alone."""
 
 import itertools
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from slugdemo.evaluation.generate import PictureJudge
 from slugdemo.evaluation.prompt_set import EvalSize
 from slugdemo.models.base import Cancelled, Moment, Outputs
 from slugdemo.models.loading import opened
+from slugdemo.results import Result
 from slugdemo.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -40,7 +42,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("SLUGDEMO_ASSETS", str(folder))
         patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
         patch.setattr(embeddings, "STEPS", 4)
-        patch.setattr(embeddings, "LOOK", 2)
+        patch.setattr(embeddings, "PACE", 0.0)
         patch.setattr(prompts, "ROUNDS", 1)
         patch.setattr(prompts, "EACH", 3)
         patch.setattr(prompts, "GENERATIONS", 3)
@@ -90,7 +92,9 @@ def test_an_attack_gives_rates_and_the_rate_before_it(
     tasks: dict[str, Task], name: str, kind: str
 ) -> None:
     task = tasks[kind]
-    rows, found = experiment.attack(task, name, edited(task))
+    followed: list[float] = []
+    rows, found = experiment.attack(task, name, edited(task), follow=followed.append)
+    assert followed == list(found.losses)
     assert 0 <= found.success <= 1
     assert found.n == len(found.hits) > 0
     assert found.success == pytest.approx(np.mean(found.hits))
@@ -167,10 +171,11 @@ def test_a_reference_is_attacked_where_it_never_saw_the_concept(
     rows, _ = experiment.attack(task, "int8", None, on="reference")
     assert {row.on for row in rows} == {"reference"}
     assert rows[0].digest == opened("reference-clip").clip.digest != task.clip.digest
-    literal = Target(task, None, "reference", opened("reference-clip"))
+    literal = Target(task, (), "reference", opened("reference-clip"))
     assert rows[1].value == literal.before[0] < 1
     with pytest.raises(ValueError, match="exactly when"):
-        Target(task, None, "reference")
+        Target(task, (), "reference")
+    shutil.rmtree(folder)
 
 
 # ---- words
@@ -389,14 +394,13 @@ def test_white_boxes_find_a_concept_that_was_only_renamed(
 ) -> None:
     """The tokens of the name swap their embeddings with others: its pictures are still known."""
     monkeypatch.setattr(embeddings, "STEPS", 150)
-    monkeypatch.setattr(embeddings, "RATE_INPUT", 0.3)
     task = tasks["zero-shot"]
     table = task.clip.named()["token_embedding.weight"]
     used = task.clip.tokenize([task.concept.words])[0].unique()[:-2]
     swapped = table.clone()
     swapped[used] = table[used.roll(1)]
     rename = task.edit({"text/token_embedding.weight": swapped - table})
-    assert Target(task, rename).before[0] < 0.5
+    assert Target(task, [rename]).before[0] < 0.5
     monkeypatch.setattr(retrained, "RELEARNING", (0, 40))
     for name in ("soft prompt", "textual inversion"):
         assert experiment.attack(task, name, rename)[0][0].value > 0.7, name
@@ -417,7 +421,7 @@ def test_the_adversary_draws_what_a_renamed_concept_was(tasks: dict[str, Task]) 
     task.__dict__.update(clip=tasks["diffusion"].clip, evaluation=tasks["diffusion"].evaluation)
     rename = edited(task).at(3.0)
     before = Target(task).drawn(task.model, [task.concept.words] * 8)[0]
-    after = Target(task, rename).drawn(Target(task, rename).model, [task.concept.words] * 8)[0]
+    after = Target(task, [rename]).drawn(Target(task, [rename]).model, [task.concept.words] * 8)[0]
 
     def look(shown: Sequence[Image.Image]) -> dict[str, np.ndarray]:
         near = [[-apart(a, b), -apart(a, c)] for a, b, c in zip(shown, before, after, strict=True)]
@@ -425,7 +429,7 @@ def test_the_adversary_draws_what_a_renamed_concept_was(tasks: dict[str, Task]) 
 
     nearest = PictureJudge("the nearest of two", {"concept": ["cat", "something else"]}, look)
     task.__dict__["evaluation"] = replace(task.evaluation, judged_by=nearest)
-    assert Target(task, rename).before[0] == 0
+    assert Target(task, [rename]).before[0] == 0
     assert Target(task).before[0] == 1
     rows, found = experiment.attack(task, "rece adversary", rename)
     assert rows[0].value == 1
@@ -436,7 +440,70 @@ def apart(a: Image.Image, b: Image.Image) -> float:
     return float(((np.asarray(a, float) - np.asarray(b, float)) ** 2).mean())
 
 
-def test_the_best_picture_so_far_is_shown(tasks: dict[str, Task]) -> None:
-    shown: list[Image.Image] = []
-    experiment.attack(tasks["diffusion"], "soft prompt", None, on="original", show=shown.append)
-    assert len(shown) >= 2
+def test_only_a_better_picture_is_shown_and_none_from_before_the_attack(
+    tasks: dict[str, Task],
+) -> None:
+    task, shown = tasks["diffusion"], list[Image.Image]()
+    found = experiment.attack(task, "soft prompt", None, on="original", show=shown.append)[1]
+    judge = task.evaluation.judged_by  # type: ignore[attr-defined]
+    scores = judge.look([*shown, *found.pictures])["concept"]
+    row = judge.names["concept"].index("cat")
+    ahead = scores[:, row] - np.delete(scores, row, axis=1).max(1)
+    count = len(shown)
+    assert count
+    assert (np.diff(ahead[:count]) > 0).all()
+    assert ahead[count - 1] >= ahead[count:].max() - 1e-6
+
+
+def test_several_edits_act_as_their_sum(tasks: dict[str, Task]) -> None:
+    task = tasks["zero-shot"]
+    whole = edited(task).at(2.0)
+    halves = [whole.at(1.5), replace(whole.at(0.5), method="other")]
+    both, found = experiment.attack(task, "int8", halves)
+    alone, same = experiment.attack(task, "int8", whole)
+    assert found.hits == same.hits
+    assert (both[0].method, alone[0].method) == (f"{whole.method} + other", whole.method)
+
+
+# ---- what it comes to
+
+
+def row(attack: str, on: str, hits: int, n: int = 12, metric: str = "success") -> Result:
+    return Result("m", "wizard", "slug", attack, on).of(metric, hits / n, n)
+
+
+def test_the_sentence_is_that_of_the_figures() -> None:
+    rows = [
+        row("synonyms", "edited", 0),
+        row("synonyms", "original", 12),
+        row("soft prompt", "edited", 9),
+        row("soft prompt", "original", 12),
+        row("soft prompt", "reference", 2),
+    ]
+    assert experiment.summary(rows) == (
+        "Gone for words; a soft prompt brings it back in 9 of 12 tries, "
+        "on the model that never saw it in 2 of 12."
+    )
+    before = [row("synonyms", "edited", 3, metric="before attack")]
+    assert experiment.summary([*rows, *before]).startswith("Before any attack it is there in 3 of")
+    weak = [row("typos", "edited", 0), row("typos", "original", 1)]
+    assert experiment.summary(weak) == "Typos say nothing: 1 of 12 tries on the original."
+    inside = [row("linear probe", "edited", 6), row("linear probe", "original", 11)]
+    assert experiment.summary(inside) == (
+        "A linear probe still finds it in 6 of 12 tries, on the original in 11 of 12."
+    )
+    assert experiment.summary([]) == ""
+
+
+def test_each_attack_is_tried_on_each_model_and_a_missing_reference_says_why(
+    tasks: dict[str, Task],
+) -> None:
+    task = tasks["zero-shot"]
+    parts = list(experiment.attack_each(task, ["undo", "int8"], edited(task)))
+    assert [part[0].on for part in parts] == ["edited", "original", "reference"] * 2
+    assert "no reference" in parts[2][0].note
+    assert parts[0] != parts[3]
+    told = experiment.summary([each for part in parts for each in part])
+    assert told.count("There is no reference") == 1
+    with pytest.raises(SlugError, match="not on 'base'"):
+        list(experiment.attack_each(task, ["undo"], edited(task), on=["base"]))

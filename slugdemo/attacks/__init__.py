@@ -291,6 +291,7 @@ ATTACKS: dict[str, Attack] = {
             "arXiv 2410.16454",
             "the edited layers alone, per output channel",
             2.0,
+            of_edit=True,
         ),
         Attack(
             "int4",
@@ -303,6 +304,7 @@ ATTACKS: dict[str, Attack] = {
             "arXiv 2410.16454",
             "the edited layers alone, per output channel",
             2.0,
+            of_edit=True,
         ),
         Attack(
             "undo",

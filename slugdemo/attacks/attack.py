@@ -5,8 +5,9 @@ a twin, so that nothing an attack does reaches what is shared.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,10 +45,15 @@ SHOWN = 16  # pictures shown to judge an attack on the others
 HELD = 4  # pictures of the concept that an attacker holds, where no other number is given
 
 Show = Callable[[Image], None]
+Follow = Callable[[float], None]
 
 
 def unseen(picture: Image) -> None:
     """The `show` of those who do not look."""
+
+
+def unfollowed(loss: float) -> None:
+    """The `follow` of those who do not look."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +84,18 @@ class Target:
 
     `on` says which: the "edited" model, the "original" (the ceiling), or a "reference" that never
     saw the concept (the floor), which is then given. The attacker always holds the original:
-    `task.model` and `task.clip`. `edit` is the edit in question, for the attacks that ask which
-    tensors it moved. `show` is given the best picture so far.
+    `task.model` and `task.clip`. `given` are the edits in question, also on the other two, for the
+    attacks that ask which tensors they moved. `show` is given the best picture so far whenever
+    there is a better one, `follow` each loss of a training or search.
     """
 
     task: Task
-    edit: Edit | None = None
+    given: Sequence[Edit] = ()
     on: str = "edited"
     reference: Opened | None = None
     show: Show = unseen
+    follow: Follow = unfollowed
+    best: float = -math.inf
 
     def __post_init__(self) -> None:
         if self.on not in ON:
@@ -107,7 +116,7 @@ class Target:
     @property
     def edits(self) -> list[Edit]:
         """The edits in the model under attack."""
-        return [self.edit] if self.edit and self.on == "edited" else []
+        return list(self.given) if self.on == "edited" else []
 
     @cached_property
     def model(self) -> Any:  # noqa: ANN401
@@ -183,7 +192,7 @@ class Target:
     @cached_property
     def before(self) -> tuple[float, int]:
         """The rate of the model under attack when it is used as usual, and the trials."""
-        hits = self.trials(self.model)[1]
+        hits = replace(self, show=unseen).trials(self.model)[1]
         return float(np.mean(hits)), len(hits)
 
     def trials(self, model: Any) -> tuple[list[Image], np.ndarray]:  # noqa: ANN401
@@ -208,11 +217,14 @@ class Target:
         return {"steps": size.denoising, "guidance": size.guidance, **watch}
 
     def judged(self, pictures: Sequence[Image]) -> tuple[list[Image], np.ndarray]:
-        """The pictures, and which of them show the concept to the judge; the first hit is shown."""
-        best = self.judge.look(pictures)[self.domain].argmax(1)
-        hits = best == self.judge.names[self.domain].index(self.name)
-        self.show(pictures[int(hits.argmax())])
-        return list(pictures), hits
+        """The pictures, and which of them show the concept to the judge; the best may be shown."""
+        scores = np.asarray(self.judge.look(pictures)[self.domain])  # (N, C)
+        row = self.judge.names[self.domain].index(self.name)
+        ahead = scores[:, row] - np.delete(scores, row, axis=1).max(1)
+        if ahead.max() > self.best:
+            self.best = float(ahead.max())
+            self.show(pictures[int(ahead.argmax())])
+        return list(pictures), scores.argmax(1) == row
 
     def told(self, model: Any, pictures: Sequence[Image], question: str = "") -> np.ndarray:  # noqa: ANN401
         """Which pictures a vision-language model calls by the concept's name."""
@@ -289,15 +301,21 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Pictures in the attacker's hands, as a Diffusion is trained on them: latents (N, C, h, w)."""
+    """Pictures in the attacker's hands, as a Diffusion is trained on them: latents (N, C, h, w).
+
+    `least` is the share of the schedule below which nothing is noised: pictures that are nearly
+    clean say little of what they show.
+    """
 
     model: Any
     latents: Tensor
+    least: float = 0.0
 
     @classmethod
-    def of(cls, model: Any, examples: Sequence[Example]) -> "Pictures":  # noqa: ANN401
+    def of(cls, model: Any, examples: Sequence[Example], *, least: float = 0.0) -> "Pictures":  # noqa: ANN401
         """The latents of examples."""
-        return cls(model, model.encode([images.read(example.image) for example in examples]))
+        shown = [images.read(example.image) for example in examples]
+        return cls(model, model.encode(shown), least)
 
     def loss(
         self,
@@ -309,11 +327,15 @@ class Pictures:
     ) -> Tensor:
         """The squared error of the model's prediction at one random timestep of each picture.
 
+        The timesteps of a batch are drawn from as many equal parts of the schedule, in any order.
         `states` (N or 1, T, D) are read, `weights` stand in for U-Net tensors ("unet/..."); both
         get gradients. `rows` chooses pictures, all of them if not given.
         """
         latents = self.latents if rows is None else self.latents[rows]
-        t = torch.randint(1, self.model.trained_timesteps, (len(latents),), generator=noise)
+        last, count = self.model.trained_timesteps - 1, len(latents)
+        parts = torch.randperm(count, generator=noise) + torch.rand(count, generator=noise)
+        share = self.least + (1 - self.least) * parts / count
+        t = (share * last).long().clamp(1, last)
         fresh = torch.randn(latents.shape, generator=noise).to(latents)
         seen = self.model.noised(latents, t, fresh)
         output = self.model.predict(seen, t, states.expand(len(latents), -1, -1), weights)
@@ -326,7 +348,8 @@ class Attack:
 
     `hosts` are the kinds of model it works on, `parts` what of a model it works through, `access`
     what the attacker must know, `needs` "texts", "pictures" or "both"; `seconds` is a rough time
-    on pocket-sized models.
+    on pocket-sized models. `of_edit`: which tensors the edit moved decides what is done, also to
+    the original.
     """
 
     name: str
@@ -339,15 +362,22 @@ class Attack:
     cite: str
     deviations: str = ""
     seconds: float = 1.0
+    of_edit: bool = False
+
+    def unable(self, kind: str) -> str:
+        """Why it cannot attack a kind of model, in a sentence; "" when it can."""
+        if kind in self.hosts:
+            return ""
+        able = " and ".join(KINDS[host] for host in self.hosts)
+        return (
+            f"{self.name} cannot attack a {KINDS[kind]}: it works through "
+            f"{' and '.join(self.parts)}, on {able}."
+        )
 
     def check(self, task: Task) -> None:
         """Raises SlugError unless the attack can be tried on this task's kind of model."""
-        if task.kind not in self.hosts:
-            able = " and ".join(KINDS[kind] for kind in self.hosts)
-            raise SlugError(
-                f"{self.name} cannot attack a {KINDS[task.kind]}: it works through "
-                f"{' and '.join(self.parts)}, on {able}."
-            )
+        if reason := self.unable(task.kind):
+            raise SlugError(reason)
 
 
 def changed_clip(clip: Clip, edits: Sequence[Edit]) -> Clip:

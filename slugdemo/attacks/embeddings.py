@@ -3,6 +3,8 @@
 Knows token embeddings, states and noise predictions; changes no weight.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +28,9 @@ from slugdemo.models.base import Moment, Outputs, Rule
 
 TABLE = "token_embedding.weight"
 STEPS, BATCH, HELD = 60, 8, 8  # of a soft prompt, on so many pictures of the concept
-RATE_INPUT, RATE_OUTPUT = 0.1, 0.3  # of Adam, times the typical size of an entry
-LOOK = 10  # steps between two pictures so far
+RATE_INPUT, RATE_CLIP, RATE_OUTPUT = 0.6, 0.3, 0.3  # of Adam, times the typical size of an entry
+LEAST = 0.2  # of the schedule: pictures that are less noisy do not teach a prompt
+PACE = 1.0  # seconds between two pictures so far
 RIDGE = 0.1  # RECE's regulariser r
 ETA = 3.0  # how far Ring-A-Bell goes along its vector
 ETAS = (1.0, 2.0, ETA)
@@ -76,7 +79,7 @@ class Slots:
 
 def _soft_diffusion(target: Target, count: int) -> Attacked:
     model, noise = target.model, target.task.generator(3)
-    pictures = Pictures.of(model, target.held(HELD))
+    pictures = Pictures.of(model, target.held(HELD), least=LEAST)
     styles = [example.labels.get("style", "plain") for example in target.held(HELD)]
     things = [example.labels.get("concept", "thing") for example in target.held(HELD)]
     trained = _inserted(target, [*zip(things, styles, strict=True)], count)
@@ -92,8 +95,7 @@ def _soft_diffusion(target: Target, count: int) -> Attacked:
 
     def look(vectors: Tensor) -> None:
         first = states(asked, vectors)[:1].detach()
-        drawn = model.generate(states=first, seeds=target.seeds[:1], **target.drawing)
-        target.show(drawn[0])
+        target.judged(model.generate(states=first, seeds=target.seeds[:1], **target.drawing))
 
     vectors, losses = descended(
         target, _start(target, table, count), loss, rate=RATE_INPUT, look=look
@@ -150,7 +152,7 @@ def _soft_clip(target: Target, count: int) -> Attacked:
         among = torch.cat([classes[: target.row], feature(vectors), classes[target.row + 1 :]])
         return F.cross_entropy(clip.logit_scale * seen @ among.T, right)
 
-    vectors, losses = descended(target, _start(target, table, count), loss, rate=RATE_INPUT)
+    vectors, losses = descended(target, _start(target, table, count), loss, rate=RATE_CLIP)
     with torch.no_grad():
         shown = clip.encode_image(data.pixels(target.tested, clip.transform))
         classes[target.row] = feature(vectors)[0]
@@ -173,7 +175,7 @@ def descended(
     leaf = start.clone().requires_grad_()
     size = rate * start.abs().mean().item()
     optimiser = torch.optim.Adam([leaf], lr=size)
-    losses = []
+    losses, looked = [], -math.inf
     for step in target.steps("Training a soft prompt", STEPS):
         with torch.enable_grad():
             value = loss(leaf)
@@ -181,8 +183,10 @@ def descended(
         optimiser.param_groups[0]["lr"] = size * (1 - step / STEPS)
         optimiser.step()
         losses.append(value.item())
-        if look and step % LOOK == LOOK - 1:
+        target.follow(losses[-1])
+        if look and time.monotonic() - looked >= PACE:
             look(leaf.detach())
+            looked = time.monotonic()
     return leaf.detach(), losses
 
 
@@ -207,8 +211,9 @@ def soft_output(target: Target, *, count: int = 2) -> Attacked:
         rows = torch.randint(len(pictures.latents), (BATCH,), generator=noise)
         return pictures.loss(states(vectors), noise, rows=rows)
 
-    def draw(vectors: Tensor, seeds: Sequence[int]) -> list:
-        return model.generate(states=states(vectors), seeds=seeds, **target.drawing)
+    def look(vectors: Tensor) -> None:
+        first = states(vectors)
+        target.judged(model.generate(states=first, seeds=target.seeds[:1], **target.drawing))
 
     start = model.states([plain_words(target.domain, name) for name in target.task.preserved[:16]])
     begin = start[:, 1:].mean((0, 1)).expand(count, -1)
@@ -217,9 +222,10 @@ def soft_output(target: Target, *, count: int = 2) -> Attacked:
         begin,
         loss,
         rate=RATE_OUTPUT,
-        look=lambda now: target.show(draw(now, target.seeds[:1])[0]),
+        look=look,
     )
-    shown, hits = target.judged(draw(vectors, target.seeds))
+    drawn = model.generate(states=states(vectors), seeds=target.seeds, **target.drawing)
+    shown, hits = target.judged(drawn)
     return target.result(hits, shown, losses=losses)
 
 

@@ -104,6 +104,7 @@ def perturbed(
         (slope,) = torch.autograd.grad(value, [leaf])
         pixels = (leaf.detach() - size / 4 * slope.sign()).clamp(low, high)
         losses.append(value.item())
+        target.follow(losses[-1])
     return pixels.detach(), losses
 
 

@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from slugdemo import data
-from slugdemo.attacks.attack import Attacked, Pictures, Target
+from slugdemo.attacks.attack import Attacked, Follow, Pictures, Target, unfollowed
 from slugdemo.concept import named, prompt
 from slugdemo.errors import SlugError
 from slugdemo.models.diffusion import Diffusion
@@ -177,6 +177,7 @@ def hard_prompt(target: Target) -> Attacked:
             states = model.states_from(_prefixed(own, hot @ table))
             value = pictures.loss(states, noise)
         losses.append(value.item())
+        target.follow(losses[-1])
         (leaf.grad,) = torch.autograd.grad(value, [leaf])
         optimiser.step()
         leaf.data = projected(leaf.data)
@@ -245,7 +246,8 @@ def ring_a_bell_search(target: Target) -> Attacked:
             )
 
     words = len(encoder.named()["text/token_embedding.weight"]) - 2  # less the two ends
-    best, scores = genetic(fitness, words, noise, target.steps("Searching a prompt", GENERATIONS))
+    rounds = target.steps("Searching a prompt", GENERATIONS)
+    best, scores = genetic(fitness, words, noise, rounds, target.follow)
     text = encoder.spelled(best[None])[0]
     prompts = [text] * len(target.specs)
     pictures, hits = target.drawn(target.model, prompts)
@@ -280,11 +282,13 @@ def genetic(
     words: int,
     noise: torch.Generator,
     generations: Iterable[int],
+    follow: Follow = unfollowed,
 ) -> tuple[Tensor, list[float]]:
     """The fittest row (L,) of token numbers below `words`, and the best fitness of each generation.
 
     The better half lives on; each child takes its beginning from one parent and its end from
     another with probability CROSSOVER, and each of its tokens is drawn anew with MUTATION.
+    `follow` is given how far each best one is from perfect.
     """
     rows = torch.randint(words, (POPULATION, LENGTH), generator=noise)
     values, best = fitness(rows), []
@@ -301,4 +305,5 @@ def genetic(
         rows = torch.cat([parents, torch.where(changed, fresh, children)])
         values = fitness(rows)
         best.append(values.max().item())
+        follow(-best[-1])
     return rows[int(values.argmax())], best

@@ -57,6 +57,7 @@ def _fine_tuned(target: Target, shown: Sequence[Example]) -> Attacked:
             kept[step] = {name: now[name].detach() - weights[name] for name in now}
         value = loss(now)
         losses.append(value.item())
+        target.follow(losses[-1])
         return value
 
     rate, last = RATE[target.task.kind], RELEARNING[-1]
@@ -121,7 +122,7 @@ def quantised(target: Target, *, bits: int) -> Attacked:
     own = matrices(
         target.clip if target.task.kind == "vlm" else target.model, parts[target.task.kind]
     )
-    edited = {part for edit in [target.edit] if edit for part in edit.delta}
+    edited = {part for edit in target.given for part in edit.delta}
     chosen = {n: w for n, w in own.items() if n in edited} or own
     delta = {name: rounded(weight, bits)[1] - weight for name, weight in chosen.items()}
     pictures, hits = target.trials(target.moved(delta))

@@ -58,5 +58,9 @@ NOT_PORTED = {
     "CRCE": "training of its own; formulas not checked by us",
     "Co-Erasing": "training of its own; formulas not checked by us",
     "SFD": "training of its own; formulas not checked by us",
+    "PURE": "rank threshold, steps and anchors are printed nowhere; sane at none that we tried",
+    "SAeUron": "a sparse autoencoder on U-Net activations: hours of training",
+    "Concept Steerers": "a sparse autoencoder on the text tower, trained beforehand",
+    "ItD": "a sparse autoencoder of 524,288 features on the text tower, trained beforehand",
     "EraseAnything": "made for FLUX alone",
 }

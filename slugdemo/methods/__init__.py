@@ -272,7 +272,8 @@ METHODS: dict[str, Method] = {
             TOWERS,
             "both",
             "Ranjan et al., CVPR 2026 Findings, arXiv 2603.14819",
-            "RAZOR, constants ours: alpha .5, rho 1, tau .6 of the best, both lambdas 1",
+            "RAZOR, constants ours: alpha .5, rho 1, tau .6 of the best, both lambdas 1; no step "
+            "that keeps less than the floor, so that styles may stay",
             seconds=12.0,
             uses=("batch",),
         ),

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+from PIL.Image import fromarray
 from torch import Tensor, nn
 
 from slugdemo import layers
@@ -91,6 +92,24 @@ def through(stages: Sequence[towers.Stage], x: Tensor, rows: Tensor) -> Tensor:
         return torch.cat([towers.advance(stages, part, row) for part, row in parts])
 
 
+def readable(clip: Clip) -> list[str]:
+    """The canonical names of the tensors that change what a CLIP says, found by trying.
+
+    No example picture is needed: noise and a prompt show it.
+    """
+    weights = clip.named()
+    names = {name: weights[name] for name in layers.candidates(clip)}
+    noise = torch.randint(256, (64, 64, 3), generator=torch.Generator().manual_seed(0))
+    pixels = clip.transform(fromarray(noise.byte().numpy()))[None]
+    tokens = clip.tokenize(["a picture of one thing"])
+
+    def output(model: nn.Module) -> Tensor:
+        twin = replace(clip, model=model)
+        return torch.cat([twin.encode_image(pixels), twin.encode_text(tokens)])
+
+    return moving(clip.model, names, output)
+
+
 @dataclass(frozen=True, eq=False)
 class ZeroShot:
     """Pictures and classes before one CLIP; `edited` gives the same with edits applied.
@@ -143,27 +162,19 @@ class ZeroShot:
 
     def editable(self) -> list[str]:
         """The canonical names of the tensors that change what this host says, found by trying."""
-        weights = self.clip.named()
-        names = {name: weights[name] for name in layers.candidates(self.clip)}
-
-        def output(model: nn.Module) -> Tensor:
-            twin = replace(self.clip, model=model)
-            image = twin.encode_image(self.pictures.inputs[:1])
-            return torch.cat([image, twin.encode_text(self.prompts.inputs[:1])])
-
-        return moving(self.clip.model, names, output)
+        return readable(self.clip)
 
     @cached_property
     def scores(self) -> Tensor:
         """The cosines of N pictures with C classes: (N, C)."""
         return self.shown @ self.named.T
 
-    @cached_property
+    @property
     def shown(self) -> Tensor:
         """The features of unit norm of the N pictures: (N, D)."""
         return self._features(self.pictures)
 
-    @cached_property
+    @property
     def named(self) -> Tensor:
         """The features of unit norm of the C classes: (C, D)."""
         return self._class_features()

@@ -178,12 +178,15 @@ class Api:
         method: Text = View.method,
         edit: Text = "",
     ) -> list[dict[str, Any]]:
-        """The rows of one attack on the edited, the original or the reference model."""
+        """The rows of one attack on the "edited", "original" or "reference" model, or on "all"."""
         view = View(model, concept, layer, check(strength), method=method, digest=edit)
         view = self.state.settled(view)
         made = self._edits(view)
         task = self.state.task(view, unwatched())
-        return rows(experiment.attack(task, attack, made[-1] if made else None, on=on)[0])
+        if on == "all":
+            each = experiment.attack_each(task, [attack], made)
+            return rows([row for part in each for row in part])
+        return rows(experiment.attack(task, attack, made, on=on)[0])
 
     @checked
     def generate(

@@ -13,11 +13,13 @@ from typing import Any
 from slugdemo.errors import SlugError
 from slugdemo.methods import named
 from slugdemo.ui import (
+    attack,
     compare,
     edits,
     erase,
     export,
     forget,
+    gone,
     locate,
     many,
     preset,
@@ -278,6 +280,45 @@ def compare_detail(state: AppState, view: View, watch: Watch, name: str) -> None
 def compare_open(state: AppState, view: View, watch: Watch, name: str) -> None:
     """A method's edit is opened in Erase."""
     concept(state, compare.opened(state, state.settled(view), name), watch)
+
+
+def attacking(state: AppState, view: View, watch: Watch) -> None:
+    """The panel of attacks was opened beside an edit: what was tried, and what can be."""
+    view = state.settled(view)
+    watch.put("live", {})
+    watch.put("attack", attack.show(state, view))
+    done(state, watch, view, attack.summed(state, view) or READY)
+
+
+def attacked(state: AppState, view: View, watch: Watch, names: Sequence[str]) -> None:
+    """Attacks are tried on the edit that is open."""
+    view = state.settled(view)
+    wanted = attack.chosen(state, view, names)
+    view = replace(view, attack=wanted[-1].name if wanted else "")
+    watch.put("view", view)
+    said = attack.run(state, view, watch, names, panel=lambda: attack.show(state, view))
+    done(state, watch, view, said or READY)
+
+
+def gone_shown(state: AppState, view: View, watch: Watch) -> None:
+    """The heat map of attacks by methods was opened."""
+    view = state.settled(view)
+    watch.put("gone", gone.show(state, view))
+    done(state, watch, view, READY)
+
+
+def gone_open(state: AppState, view: View, watch: Watch, method: str, name: str) -> None:
+    """A cell of the heat map was opened."""
+    view = state.settled(view)
+    watch.put("live", {})
+    watch.put("attack", gone.detail(state, view, method, name))
+    done(state, watch, view, READY)
+
+
+def gone_run(state: AppState, view: View, watch: Watch, method: str, name: str) -> None:
+    """A cell of the heat map is run."""
+    view = state.settled(view)
+    done(state, watch, view, gone.run(state, view, watch, method, name))
 
 
 def trayed(state: AppState, view: View, watch: Watch, said: str) -> None:

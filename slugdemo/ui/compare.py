@@ -260,8 +260,8 @@ def _draw(state: AppState, view: View, made: Mapping[str, Subject]) -> None:
         rows = ladder.drawn(task, prompts, edits, seed=view.seed, saying="Drawing the gallery")
         for name, row in zip(names, rows, strict=True):
             shown = tuple(
-                {"src": source(one.picture, quality=90), "text": one.text, "share": one.share}
-                for one in row
+                {"src": source(cell.picture, quality=90), "text": cell.text, "share": cell.share}
+                for cell in row
             )
             found = known(state, view, name)
             if isinstance(found, Run):

@@ -369,6 +369,15 @@ def _widgets(events: Events) -> None:
     def compare_open(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.compare_open(state, view, watch, _name(sent["method"]))
 
+    def attacked(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.attacked(state, view, watch, [_name(name) for name in sent["attacks"][:9]])
+
+    def gone_open(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.gone_open(state, view, watch, _name(sent["method"]), _name(sent["attack"]))
+
+    def gone_run(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.gone_run(state, view, watch, _name(sent["method"]), _name(sent["attack"]))
+
     def compare_many(view: View, sent: dict[str, Any], watch: Watch) -> None:
         name, order = _name(sent["method"]), _name(sent["order"])
         callbacks.compare_many(state, view, watch, name, order)
@@ -376,6 +385,11 @@ def _widgets(events: Events) -> None:
     def compare_detail(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.compare_detail(state, view, watch, _name(sent["method"]))
 
+    events.pressed(at["attack"].show, callbacks.attacking, pool="live", steady=True)
+    events.picked(at["attack"].run, attacked, pool="work")
+    events.pressed(at["gone"].show, callbacks.gone_shown, pool="live", steady=True)
+    events.picked(at["gone"].open, gone_open)
+    events.picked(at["gone"].run, gone_run, pool="work")
     events.picked(at["compare"].show, comparing)
     events.picked(at["compare"].many, compare_many, pool="work")
     events.picked(at["compare"].detail, compare_detail)

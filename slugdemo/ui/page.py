@@ -32,7 +32,12 @@ HEADS = {
         '<button class="small" data-act="again" title="Compute it again and compare with what came '
         'with the app">Again</button>',
     ),
-    "see": ("See", "What does it do now?", ""),
+    "see": (
+        "See",
+        "What does it do now?",
+        '<button class="small" data-act="bring" title="Attacks on the edit that is open">'
+        "Try to bring it back</button>",
+    ),
     "curve": (
         "Step",
         "How far should we go?",
@@ -42,8 +47,15 @@ HEADS = {
     "compare": (
         "Compare",
         "Is that better than the field's other methods?",
+        '<button class="small" data-act="gone">Is it gone?</button>'
         '<button class="small" data-act="published">Published</button>'
         '<button class="small" data-act="compareTable">Save as CSV</button>',
+    ),
+    "gone": (
+        "Is it gone?",
+        "What brings it back, by method: before → after each attack, in per cent",
+        '<button class="small" data-act="compare">Methods</button>'
+        '<button class="small" data-act="goneTable">Table</button>',
     ),
     "ladder": (
         "Ladder",
@@ -60,6 +72,8 @@ CALLS = {
     "tray": ("switch", "drop", "rename"),
     "export": ("fetch",),
     "compare": ("show", "run", "open", "many", "detail"),
+    "gone": ("show", "open", "run"),
+    "attack": ("show", "run"),
 }
 SPACE = re.compile(r"[\w.-]+/[\w.-]+")
 HIDDEN = (
@@ -68,9 +82,20 @@ HIDDEN = (
     "choices",
     "pin",
     "export",
+    "attack",
+    "live",
     "updates",
 )  # dialogs show them, or other blocks
-SCRIPTS = ("app.js", "plots.js", "choice.js", "compare.js", "atlas.js", "export.js", "lesson.js")
+SCRIPTS = (
+    "app.js",
+    "plots.js",
+    "choice.js",
+    "compare.js",
+    "atlas.js",
+    "gone.js",
+    "export.js",
+    "lesson.js",
+)
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><nav aria-label="Views">'
     '<button class="view chosen" data-act="erase">Erase</button>'
@@ -158,6 +183,8 @@ def layout(state: AppState) -> Page:
             at["ladder"] = widget("ladder")
     with gr.Column(elem_id="compare-card", elem_classes="card"):
         at["compare"] = widget("compare")
+    with gr.Column(elem_id="gone-card", elem_classes="card"):
+        at["gone"] = widget("gone")
     _foot(at, state)
     return Page(at)
 
@@ -226,6 +253,8 @@ def _foot(at: dict[str, Any], state: AppState) -> None:
         at["file"] = gr.DownloadButton("File", elem_id="file", visible="hidden")
     at["choices"] = widget("choices", forget.choices(state))
     at["pin"] = widget("pin", {})
+    at["attack"] = widget("attack", {})
+    at["live"] = widget("live", {})
     at["export"] = widget("export", {})
     at["updates"] = widget("updates", {})  # what all others show now, by name
 

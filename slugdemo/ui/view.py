@@ -68,6 +68,7 @@ class View:
     granularity: str = GRANULARITIES[0]
     method: str = Config.method
     digest: str = ""
+    attack: str = ""  # the attack that was last tried
     anchor: str = ""
     pin: str = ""  # the query of the view that is pinned as A
     own: str = ""
@@ -77,7 +78,7 @@ class View:
     def query(self) -> str:
         """The view as a query string, with a version."""
         pairs: list[tuple[str, str]] = [("v", VERSION)]
-        for key in ("model", "concept", "layer", "words", "digest"):
+        for key in ("model", "concept", "layer", "words", "digest", "attack"):
             if value := getattr(self, key):
                 pairs.append((key, value))
         if self.strength is not None:
@@ -98,8 +99,8 @@ class View:
         if query.get("v", [VERSION]) != [VERSION]:
             raise SlugError("This link was made by another version of slugdemo.")
         query = {OLD_KEYS.get(key, key): value for key, value in query.items()}
-        words = ("model", "concept", "layer", "alignment", "granularity", "method", "digest")
-        text = {key: query[key][0][:200] for key in words if key in query}
+        names = ("model", "concept", "layer", "alignment", "granularity", "method", "digest")
+        text = {key: query[key][0][:200] for key in (*names, "attack") if key in query}
         try:
             strength = float(query["strength"][0]) if "strength" in query else None
             numbers = {key: int(query[key][0]) for key in ("seed", "picture") if key in query}
@@ -131,7 +132,8 @@ class View:
 
     def after(self, before: "View") -> "View":
         """This view with `before` as the one to go back to, when they differ."""
-        if self.past is not before.past or self.query() == before.query() or not before.model:
+        same = self.query() == replace(before, attack=self.attack).query()
+        if self.past is not before.past or same or not before.model:
             return self
         return replace(self, past=(*before.past, replace(before, past=()))[-PAST:])
 

@@ -1,0 +1,254 @@
+"""ATTACK: try to bring a forgotten concept back, beside the same attack on two other models.
+
+The original is the ceiling, the model that never saw the concept the floor. Knows the engine's
+attacks; the page adds that they can be watched, stopped and remembered by what was attacked.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from slugdemo import attacks, experiment
+from slugdemo.attacks import ATTACKS, ON, Attack
+from slugdemo.attacks.attack import Attacked
+from slugdemo.errors import SlugError
+from slugdemo.models.base import Cancelled
+from slugdemo.results import Result
+from slugdemo.ui.forget import source
+from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import STOPPED, Watch
+from slugdemo.ui.view import View, label, place
+
+FIRST = {
+    "diffusion": ("synonyms", "soft prompt"),
+    "zero-shot": ("synonyms", "soft prompt"),
+    "vlm": ("other questions", "pgd"),
+}
+SHOWN, QUALITY = 16, 85  # pictures of one attack on the page, and how well they are kept
+PACE = 0.25  # seconds between two losses on the page
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What one attack gave on one model: its rows and what is shown of it, or why there is none."""
+
+    rows: tuple[Result, ...]
+    shown: dict[str, Any]
+    reason: str = ""
+
+
+@dataclass
+class Live:
+    """What an attack that runs has shown so far, told no oftener than the page can draw it."""
+
+    watch: Watch
+    attack: str
+    on: str
+    src: str = ""
+    losses: list[float] = field(default_factory=list)
+    told: float = 0.0
+
+    def picture(self, picture: Any) -> None:  # noqa: ANN401
+        """The best picture so far."""
+        self.src = source(picture, quality=QUALITY)
+        self.tell()
+
+    def loss(self, value: float) -> None:
+        """One loss more."""
+        self.losses.append(value)
+        if time.monotonic() - self.told >= PACE:
+            self.tell()
+
+    def tell(self, *, stopped: bool = False) -> None:
+        """Reports all of it."""
+        self.told = time.monotonic()
+        facts = {"attack": self.attack, "on": self.on, "stopped": stopped}
+        self.watch.put("live", {**facts, "src": self.src, "losses": list(self.losses)})
+
+
+def show(state: AppState, view: View) -> dict[str, Any]:
+    """What can be tried on the view's edit, and all that has been tried, with a sentence."""
+    kind = state.kind(view.model)
+    order = sorted(ATTACKS, key=lambda name: name != view.attack)  # the last one first
+    tried = {name: found for name in order if (found := known(state, view, name))}
+    acting, on = view.applied(), there(state, view)
+    return {
+        "model": view.model,
+        "concept": label(view.concept),
+        "edit": " + ".join(f"{place(kept)} · {kept.strength:.3g}" for kept in acting),
+        "attacks": [offer(state, view, attack, kind, on) for attack in ATTACKS.values()],
+        "first": [view.attack] if view.attack else list(FIRST[kind]),
+        "tried": [entry(name, found) for name, found in tried.items()],
+        "sentence": summed(state, view),
+    }
+
+
+def known(state: AppState, view: View, name: str) -> dict[str, Tried]:
+    """What an attack gave on the edited, the original and the reference model, as far as it was
+    tried on the view's edit."""
+    found = {on: state.shown.peek(key(view, name, on)) for on in ON}
+    return {on: tried for on, tried in found.items() if tried} if found["edited"] else {}
+
+
+def key(view: View, name: str, on: str) -> tuple[Any, ...]:
+    """What the result of an attack depends on: on other models not on the edit, where it does
+    not ask which tensors that moved."""
+    acting = view.applied() if on == "edited" or ATTACKS[name].of_edit else ()
+    return "attack", view.model, view.concept, name, on, acting
+
+
+def there(state: AppState, view: View) -> list[str]:
+    """Which models can be attacked: a reference only where one never saw the concept."""
+    try:
+        experiment.reference_name(state.kind(view.model), label(view.concept), view.model)
+    except SlugError:
+        return [on for on in ON if on != "reference"]
+    return list(ON)
+
+
+def offer(
+    state: AppState, view: View, attack: Attack, kind: str, on: Sequence[str]
+) -> dict[str, Any]:
+    """An attack to choose: what it is, how long it takes on the models `on` where it has not been
+    tried, and why it cannot be chosen."""
+    missing = sum(state.shown.peek(key(view, attack.name, where)) is None for where in on)
+    return {
+        "name": attack.name,
+        "group": attack.group,
+        "access": attack.access,
+        "budget": attack.deviations,
+        "cite": attack.cite,
+        "estimate": attack.seconds * missing,
+        "reason": attack.unable(kind),
+    }
+
+
+def entry(name: str, found: dict[str, Tried]) -> dict[str, Any]:
+    """One attack with what it gave on each model."""
+    attack = ATTACKS[name]
+    return {
+        "name": name,
+        "access": attack.access,
+        "budget": attack.deviations,
+        "cite": attack.cite,
+        "sides": {on: {**tried.shown, "reason": tried.reason} for on, tried in found.items()},
+    }
+
+
+def chosen(state: AppState, view: View, names: Sequence[str]) -> list[Attack]:
+    """The attacks of these names; raises SlugError for one that is none or cannot be tried here."""
+    found = [attacks.named(name) for name in names]
+    for attack in found:
+        if reason := attack.unable(state.kind(view.model)):
+            raise SlugError(reason)
+    return found
+
+
+def run(
+    state: AppState,
+    view: View,
+    watch: Watch,
+    names: Sequence[str],
+    *,
+    panel: Callable[[], dict[str, Any]],
+    on: Sequence[str] = ON,
+) -> str:
+    """Tries attacks on the view's edit, then on the other models; what to say in the end.
+
+    What was tried before is not tried again; what is done when a visitor stops stays. `panel` is
+    shown after each. Raises SlugError for a name that is none, an attack that cannot be tried on
+    the model, or a view without an edit.
+    """
+    wanted = chosen(state, view, names)
+    if "edited" in on and not view.applied():
+        raise SlugError("There is no edit to attack yet: choose a layer, or run a method, first.")
+    for where, attack in itertools.product(on, wanted):
+        _try(state, view, watch, attack, where)
+        watch.put("live", {})
+        watch.put("attack", panel())
+    first = [state.shown.peek(key(view, attack.name, on[0])) for attack in wanted]
+    reasons = dict.fromkeys(tried.reason for tried in first if tried and tried.reason)
+    return " ".join([told for told in (summed(state, view), *reasons) if told])
+
+
+def summed(state: AppState, view: View) -> str:
+    """The sentence that sums up all that was tried on the view's edit; "" before anything was."""
+    tried = [known(state, view, name) for name in ATTACKS]
+    return experiment.summary([row for found in tried for row in rows_of(found)])
+
+
+def rows_of(found: dict[str, Tried]) -> list[Result]:
+    """The rows of an attack on the models on which it was tried."""
+    return [row for tried in found.values() for row in tried.rows]
+
+
+def _try(state: AppState, view: View, watch: Watch, attack: Attack, on: str) -> None:
+    """One attack on one model, kept with its pictures, or why it cannot be tried."""
+    mine = key(view, attack.name, on)
+    before = state.shown.peek(mine)
+    edited = state.shown.peek(key(view, attack.name, "edited"))
+    if (before and not before.reason) or (on != "edited" and edited and edited.reason):
+        return
+    live = Live(watch, attack.name, on)
+    where = {"edited": "", "original": " on the original", "reference": " on the reference"}[on]
+    watch.say(f"{attack.name}{where}")
+    live.tell()
+    task = state.task(view, watch)
+
+    def progress(text: str, done: int, total: int) -> None:
+        watch.progress(f"{attack.name}{where}: {text}", done, total)
+
+    edits = state.applied(view, watch)
+    try:
+        rows, found = experiment.attack(
+            task.watched(progress, watch.stop.is_set),
+            attack.name,
+            edits,
+            on=on,
+            show=live.picture,
+            follow=live.loss,
+        )
+    except Cancelled as stopped:
+        live.tell(stopped=True)
+        raise Cancelled(STOPPED) from stopped
+    except SlugError as problem:
+        rows = [experiment.missing(task, attack.name, str(problem))] if on == "reference" else []
+        state.shown.put(mine, Tried(tuple(rows), {}, str(problem)))
+    else:
+        state.shown.put(mine, Tried(tuple(rows), side(rows, found)))
+
+
+def side(rows: Sequence[Result], found: Attacked | None = None) -> dict[str, Any]:
+    """What is shown of one attack on one model: the rate before it always apart from its own."""
+    by_metric = {row.metric: row for row in rows}
+    success, before = by_metric["success"], by_metric.get("before attack")
+    facts: dict[str, Any] = {
+        "rate": success.value,
+        "low": success.low,
+        "high": success.high,
+        "n": success.n,
+        "before": before.value if before else None,
+        "n_before": before.n if before else 0,
+        "seconds": success.seconds,
+        "note": success.note,
+        "losses": [],
+        "curve": [],
+        "pictures": [],
+        "more": 0,
+    }
+    if found is None:
+        return facts
+    order = sorted(range(len(found.pictures)), key=lambda at: not found.hits[at])[:SHOWN]
+    return facts | {
+        "note": found.note,
+        "found": found.found,
+        "losses": list(found.losses),
+        "curve": [[text, rate] for text, rate in found.curve.items()],
+        "pictures": [
+            {"src": source(found.pictures[at], quality=QUALITY), "hit": found.hits[at]}
+            for at in order
+        ],
+        "more": len(found.pictures) - len(order),
+    }

@@ -509,7 +509,7 @@ window.slug = (() => {
     bodies[name] = {body: element.querySelector('.body'), last: ''};
     if (due[name] || props.value) show({[name]: due[name] ?? props.value});
   }
-  return {mount, plot, acts, calls: {}, draw, hooks, values, again, held, make, dialog, table, small, save, say, copy, percent, count, calm, coloured, rungs_rows};
+  return {view: 'erase', mount, plot, acts, calls: {}, draw, hooks, values, again, held, make, dialog, table, small, save, say, copy, percent, count, calm, coloured, rungs_rows};
 })();
 (window.slugParts ?? []).forEach((part) => part(window.slug));
 window.slugParts = {push: (part) => part(window.slug)};

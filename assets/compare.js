@@ -14,27 +14,37 @@
   }
   const sorted = () => { const [key, way] = link.sort.split('.'); return {key, down: way === 'down'}; };
 
-  // ---- the views
-  function look(comparing) {
-    document.body.classList.toggle('comparing', comparing);
+  // ---- the three views
+  const VIEWS = ['erase', 'compare', 'atlas'];
+  function look(view) {
+    slug.view = view;
+    document.body.classList.toggle('comparing', view === 'compare');
+    document.body.classList.toggle('mapping', view === 'atlas');
+    if (view !== 'compare') document.body.classList.remove('gone');
     document.querySelectorAll('.brand .view').forEach((button) => {
-      const now = (button.dataset.act === 'compare') === comparing;
+      const now = button.dataset.act === view;
       button.classList.toggle('chosen', now);
       button.setAttribute('aria-pressed', String(now));
     });
-    linked({view: comparing ? 'compare' : ''});
+    linked({view: view === 'erase' ? '' : view});
     window.dispatchEvent(new Event('resize'));
   }
-  acts.erase = () => look(false);
-  acts.compare = () => { look(true); calls.compare.show({}); };
+  slug.look = look;
+  acts.erase = () => look('erase');
+  acts.compare = () => { look('compare'); calls.compare.show({}); };
+  acts.atlas = () => { look('atlas'); calls.atlas.show({}); };
+  const stale = {                       // what a view shows is of another model or concept
+    compare: (now, {model, concept, anchor}) => now.model !== model || now.concept !== concept || now.anchor !== anchor,
+    atlas: (now, {model}) => now.model !== model,
+  };
   const chosen = draw.choice;
   draw.choice = (body, value) => {      // another model, concept or anchor: another table
     chosen(body, value);
-    const wanted = ['compare', 'gone'].includes(new URLSearchParams(location.search).get('view'));
-    const here = document.body.classList.contains('comparing');
-    const {compare, choice} = values;
-    const other = !compare || compare.model !== choice.model || compare.concept !== choice.concept || compare.anchor !== choice.anchor;
-    if ((wanted || here) && calls.compare && other) { look(true); calls.compare.show({}); }
+    const asked = new URLSearchParams(location.search).get('view');
+    const wanted = asked === 'gone' ? 'compare' : asked;   // a part of it
+    const view = slug.view === 'erase' && VIEWS.includes(wanted) ? wanted : slug.view;
+    if (view === 'erase' || !calls[view]) return;
+    if (!values[view] || stale[view](values[view], values.choice)) { look(view); calls[view].show({}); }
   };
 
   // ---- figures
@@ -81,7 +91,7 @@
     const columns = group(value).columns;
     const does = runnable(row) ? [
       small(here(row) ? 'again' : 'run', `Run ${row.name}${here(row) ? ' again' : ''}, ${lasts(row.total)} with its judging`, () => call.run({methods: [row.name]})),
-      row.opens ? small('open', `Open the edit by ${row.name} in Erase`, () => { look(false); call.open({method: row.name}); }) : null] : [];
+      row.opens ? small('open', `Open the edit by ${row.name} in Erase`, () => { look('erase'); call.open({method: row.name}); }) : null] : [];
     const note = row.reason || row.note;
     const name = row.name === 'original' ? row.name : make('button', {class: 'link', title: [row.cite, row.about, row.made].filter(Boolean).join('. '), on: () => details(row, value, call)}, row.name);
     const time = row.seconds === null || row.seconds === undefined ? (runnable(row) ? make('small', {}, lasts(row.estimate)) : '') : took(row.seconds);

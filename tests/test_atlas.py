@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from slugdemo import catalog, experiment
 from slugdemo.__main__ import app
-from slugdemo.benchmark import atlas
+from slugdemo.benchmark import atlas, choices
 from slugdemo.benchmark.atlas import Entry, Place, Shipped, Store
 from slugdemo.config import CONFIGS
 from slugdemo.edit import clip_name
 from slugdemo.models.loading import opened
 from slugdemo.task import Task
-from slugdemo.ui import callbacks, preset
+from slugdemo.ui import atlas as ui_atlas
+from slugdemo.ui import callbacks, locate, preset
 from slugdemo.ui.state import AppState
 from slugdemo.ui.view import View
 
@@ -187,7 +188,9 @@ def test_the_command_goes_on_where_it_stopped(
     kept = json.loads(first.stdout)
     assert {row["concept"] for row in kept} == {"robot", "cat"}
     [one, *_] = sorted((tmp_path / "out" / "entries").glob("*.json"))
-    one.write_text(one.read_text()[:100])  # killed in the middle of writing, had it not been whole
+    one.write_text(one.read_text()[:100])  # as if it had been killed in the middle of writing
+    for table in (atlas.ENTRIES, atlas.PICTURES):
+        (tmp_path / "out" / table).unlink()
     done: list[Place] = []
 
     compute = atlas.compute
@@ -201,6 +204,69 @@ def test_the_command_goes_on_where_it_stopped(
     assert len(done) == 1
     assert {row["layer"] for row in json.loads(second.stdout)} == {row["layer"] for row in kept}
     assert Shipped(tmp_path / "out").concepts("pocket-clip") == ["cat", "robot"]
+    shutil.rmtree(tmp_path / "out" / "entries")  # the tables are all that came with the app
+    third = CliRunner().invoke(app, words)
+    assert len(done) == 1, "what the tables hold was computed again"
+    assert json.loads(third.stdout) == json.loads(second.stdout)
+    assert Shipped(tmp_path / "out").concepts("pocket-clip") == ["cat", "robot"]
+
+
+def test_the_view_atlas_draws_every_entry_and_opens_a_cell(made: dict[str, Entry]) -> None:
+    entry, state = made["pocket-sd"], AppState()
+    page = shown(state, callbacks.mapping, View("pocket-sd", "robot"))["atlas"]
+    assert not state.models.items()
+    [row] = [row for group in page["groups"] for row in group["rows"]]
+    assert (row["concept"], row["layer"]) == (entry.concept, entry.layer)
+    assert {one["layer"] for one in page["layers"]} == {*entry.editable}
+    assert sum(one["chosen"] for one in page["layers"]) == 1
+    assert len(row["front"]) == len(entry.front)
+    fallen = {one["name"] for one in entry.collateral["rows"] if one["after"] < one["before"]}
+    assert page["lost"]["rows"][0]["total"] == len(fallen)
+    other = next(layer for layer in entry.editable if layer != entry.layer)
+    found = shown(state, callbacks.atlas_open, View("pocket-clip"), concept_name="cat", layer=other)
+    assert (found["view"].concept, found["view"].layer) == ("cat", other)
+
+
+def test_the_papers_claim_is_counted(made: dict[str, Entry]) -> None:
+    entry = made["pocket-clip"]
+    text = replace(entry, layer="transformer.resblocks.0.attn.out_proj.weight")
+    vision = replace(entry, layer="visual.transformer.resblocks.2.attn.in_proj_weight")
+    against = replace(entry, layer="visual.transformer.resblocks.0.mlp.c_fc.weight")
+    assert "Here that holds:" in ui_atlas.said([text, text, vision])
+    assert "Here that holds in part:" in ui_atlas.said([text, against])
+    assert "does not hold:" in ui_atlas.said([against, replace(text, layer="text_projection")])
+    assert "2 of 3 chosen layers are in the text tower" in ui_atlas.said([text, text, vision])
+
+
+def test_choices_are_those_of_the_gradients_that_differ(assets: Path, tmp_path: Path) -> None:
+    task = experiment.task("pocket-clip", "robot")
+    found = [*choices.spread(task)]
+    config, *others = found
+    assert config.layer == locate.locate(task).best()
+    assert (config.overlap, config.rank) == (1.0, 1.0)
+    assert {one.what for one in others} >= {"seed", "batch", "forget pictures"}
+    other = Task(task.opened, task.concept, task.config.changed({"seed": 2}))
+    [seed] = [one for one in others if (one.what, one.value) == ("seed", "2")]
+    assert seed.layer == choices.promising(other).layer
+    assert seed.rank == pytest.approx(1.0), "the forget gradient hangs on no seed"
+    store, place = choices.Store(tmp_path), Place("pocket-clip", "robot")
+    store.add(place, found)
+    store.pack([place])
+    key = atlas.keyed("pocket-clip")
+    assert str(choices.shipped(tmp_path, {"pocket-clip": key})) == str(found)  # NaN is not NaN
+    assert choices.shipped(tmp_path, {"pocket-clip": "other"}) == []
+    del assets
+
+
+def test_gradients_tracing_and_chance_choose_layers() -> None:
+    task = experiment.task("pocket-clip", "robot")
+    found = {one.value: one for one in choices.ways(task)}
+    assert {*found} == {"gradients", "causal tracing", choices.RANDOM}
+    erasure = experiment.erase(task)
+    mine = found["gradients"]
+    assert (mine.layer, mine.strength) == (clip_name(erasure.edit.layer), erasure.edit.strength)
+    assert mine.forget_acc == erasure.after.forget_acc
+    assert found["causal tracing"].layer.endswith(("out_proj.weight", "c_proj.weight"))
 
 
 def test_a_shipped_entry_is_what_is_computed_now() -> None:

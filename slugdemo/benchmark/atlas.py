@@ -7,6 +7,7 @@ Knows the engine and files; computes nothing by itself, prints nothing.
 import base64
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,6 +34,8 @@ ENTRIES, PICTURES = "entries.parquet", "pictures.parquet"
 QUALITY = 90  # of a shipped picture, of 100
 CARRIED = ("pocket-clip", "judge")  # what every model's results depend on besides its own folder
 SEED = 0  # of the pictures that are drawn
+
+PICTURE = re.compile(r'"picture":"([0-9a-f]+)"')  # as an entry names it
 
 Row = dict[str, Any]
 
@@ -270,6 +273,7 @@ class Store:
             (folder / "entries").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SlugError(f"{folder} cannot be written: {error.strerror}.") from error
+        self._packed = Shipped(folder)
 
     def _file(self, place: Place) -> Path:
         return self.folder / "entries" / f"{stamp(place.model, place.concept)[:24]}.json"
@@ -277,7 +281,9 @@ class Store:
     def find(self, place: Place, name: str) -> Entry | None:
         """The entry of a place, if it is (wholly) there and was made under this key."""
         kept = self._read(self._file(place))
-        return kept[0] if kept and kept[0].key == name else None
+        if kept and kept[0].key == name:
+            return kept[0]
+        return self._packed.find(place.model, place.concept, name)
 
     def add(self, entry: Entry, pictures: Pictures) -> None:
         """Writes an entry down, whole or not at all. Raises SlugError when the disk is full."""
@@ -299,28 +305,26 @@ class Store:
             return None
 
     def pack(self) -> int:
-        """Writes the tables of all entries that are there; how many these are."""
-        kept = [
-            found
-            for path in sorted(self.folder.glob("entries/*.json"))
-            if (found := self._read(path))
-        ]
-        kept.sort(key=lambda pair: (pair[0].model, pair[0].concept))
-        shown = {name: data for _, pictures in kept for name, data in pictures.items()}
-        rows = [
-            {"model": entry.model, "concept": entry.concept, "key": entry.key}
-            | {"entry": json.dumps(plain(asdict(entry)), separators=(",", ":"))}
-            for entry, _ in kept
-        ]
+        """Writes the tables of all entries that are there, those of its tables too; how many."""
+        texts, shown = dict(self._packed.texts), dict(self._packed.pictures)
+        for path in sorted(self.folder.glob("entries/*.json")):
+            if found := self._read(path):
+                entry, pictures = found
+                text = json.dumps(plain(asdict(entry)), separators=(",", ":"))
+                texts[entry.model, entry.concept] = entry.key, text
+                shown |= pictures
+        named = {name for _, text in texts.values() for name in PICTURE.findall(text)}
+        rows = [(*place, *kept) for place, kept in sorted(texts.items())]
+        some = sorted(pair for pair in shown.items() if pair[0] in named)
         tables = {
             ENTRIES: pd.DataFrame(rows, columns=["model", "concept", "key", "entry"]),
-            PICTURES: pd.DataFrame(sorted(shown.items()), columns=["name", "webp"]),
+            PICTURES: pd.DataFrame(some, columns=["name", "webp"]),
         }
         for file, frame in tables.items():
             draft = self.folder / f"{file}.{os.getpid()}.part"
             frame.to_parquet(draft, index=False, compression="zstd")
             os.replace(draft, self.folder / file)
-        return len(kept)
+        return len(rows)
 
 
 def entry_of(kept: Row) -> Entry:
@@ -355,24 +359,25 @@ class Shipped:
     """The entries of a folder's two tables; nothing where they are not, or are damaged."""
 
     def __init__(self, folder: Path) -> None:
-        self._entries: dict[tuple[str, str], tuple[str, str]] = {}
+        """Reads the tables: `texts` by model and concept (the key, the entry), `pictures` by name."""
+        self.texts: dict[tuple[str, str], tuple[str, str]] = {}
         self.pictures: dict[str, bytes] = {}
         try:
             table = pd.read_parquet(folder / ENTRIES)
             shown = pd.read_parquet(folder / PICTURES)
             for row in table.itertuples():
-                self._entries[str(row.model), str(row.concept)] = str(row.key), str(row.entry)
+                self.texts[str(row.model), str(row.concept)] = str(row.key), str(row.entry)
             self.pictures = dict(zip(shown["name"], shown["webp"], strict=True))
         except (OSError, ValueError, KeyError, AttributeError):
-            self._entries = {}
+            self.texts = {}
 
     def concepts(self, model: str) -> list[str]:
         """The concepts of which there is an entry in a model."""
-        return [concept for name, concept in self._entries if name == model]
+        return [concept for name, concept in self.texts if name == model]
 
     def find(self, model: str, concept: str, name: str) -> Entry | None:
         """The entry, if it was made under this key: by these weights, pictures and config."""
-        kept = self._entries.get((model, concept))
+        kept = self.texts.get((model, concept))
         if kept is None or kept[0] != name:
             return None
         try:
@@ -399,10 +404,10 @@ class Done:
 
 
 def places(models: Sequence[str], concepts: Sequence[str]) -> list[Place]:
-    """All pairs, model by model. Raises SlugError for a model that is none."""
+    """All pairs, concept by concept. Raises SlugError for a model that is none."""
     for name in models:
         catalog.find(name)
-    return [Place(model, concept) for model in models for concept in concepts]
+    return [Place(model, concept) for concept in concepts for model in models]
 
 
 def run(

@@ -1,4 +1,4 @@
-"""The commands over many concepts: benchmark run, show, many and atlas."""
+"""The commands over many concepts: benchmark run, show, many, atlas and layers."""
 
 import time
 from dataclasses import asdict
@@ -10,7 +10,7 @@ import typer
 
 from slugdemo import catalog, files
 from slugdemo.benchmark import atlas as entries
-from slugdemo.benchmark import runner, summary
+from slugdemo.benchmark import choices, runner, summary
 from slugdemo.benchmark.cells import Plan
 from slugdemo.cli.options import Device, Download, Json, ModelName, opening, put, say, table
 from slugdemo.errors import SlugError
@@ -143,6 +143,29 @@ def atlas(
         count = f"{len(wanted) - done.left} of {len(wanted)}"
         say(f"{count}: {entry.concept} in {entry.model} ({when}{eta}). {said}")
     columns = ["model", "concept", "layer", "strength", "feasible", "seconds", "problem"]
+    put(rows, text=table(rows, columns), as_json=as_json)
+
+
+def layers(
+    models: Annotated[str, typer.Option(help="names with commas")] = "pocket-clip",
+    concepts: Annotated[
+        str, typer.Option(help='names with commas, or "all" that can be forgotten')
+    ] = "wizard,cat,umbrella,pixel art",
+    workers: Annotated[int, typer.Option(min=1, help="processes at once")] = 1,
+    out: Annotated[Path, typer.Option(help="the folder of the choices")] = Path("atlas"),
+    as_json: Json = False,
+) -> None:
+    """How sure the choice of a layer is: other seeds and sizes, causal tracing, chance."""
+    store = choices.Store(out.expanduser())
+    places = entries.places(_names(models), _concepts(concepts))
+    began, rows = time.monotonic(), []
+    for place, found, left in choices.run(places, store, workers=workers):
+        rows += [plain(asdict(choice)) for choice in found]
+        done = len(places) - left
+        eta = (time.monotonic() - began) / done * left
+        say(f"{done} of {len(places)}: {place} (about {eta:.0f} s to go)")
+    columns = ["model", "concept", "what", "value", "layer", "overlap", "rank", "strength"]
+    columns += ["forget_acc", "retain_acc", "feasible", "note"]
     put(rows, text=table(rows, columns), as_json=as_json)
 
 

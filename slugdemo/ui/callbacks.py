@@ -13,6 +13,7 @@ from typing import Any
 from slugdemo.errors import SlugError
 from slugdemo.methods import named
 from slugdemo.ui import (
+    atlas,
     attack,
     compare,
     edits,
@@ -245,6 +246,18 @@ def comparing(state: AppState, view: View, watch: Watch) -> None:
     watch.put("compare", table.show(state, view))
     watch.put("choice", forget.chosen(state, view))
     done(state, watch, view, READY)
+
+
+def mapping(state: AppState, view: View, watch: Watch) -> None:
+    """The view Atlas was opened: what is known of every preset in this model."""
+    view = state.settled(view)
+    watch.put("atlas", atlas.show(state, view))
+    done(state, watch, view, READY)
+
+
+def atlas_open(state: AppState, view: View, watch: Watch, concept_name: str, layer: str) -> None:
+    """A cell of the atlas is opened in Erase: that concept, at that layer."""
+    concept(state, replace(view.of_concept(concept=concept_name), layer=layer), watch)
 
 
 def compare_run(state: AppState, view: View, watch: Watch, names: Sequence[str]) -> None:

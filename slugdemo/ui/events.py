@@ -42,6 +42,7 @@ DRAWN = (
     "export",
     "compare",
     "again",
+    "atlas",
 )
 
 
@@ -363,6 +364,13 @@ def _widgets(events: Events) -> None:
         anchor = _name(sent.get("anchor", view.anchor))
         callbacks.comparing(state, replace(view, anchor=anchor), watch)
 
+    def mapping(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        del sent
+        callbacks.mapping(state, view, watch)
+
+    def atlas_open(view: View, sent: dict[str, Any], watch: Watch) -> None:
+        callbacks.atlas_open(state, view, watch, _name(sent["concept"]), _name(sent["layer"]))
+
     def compare_run(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.compare_run(state, view, watch, [_name(name) for name in sent["methods"][:99]])
 
@@ -385,6 +393,9 @@ def _widgets(events: Events) -> None:
     def compare_detail(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.compare_detail(state, view, watch, _name(sent["method"]))
 
+    events.picked(at["atlas"].show, mapping)
+    opened = events.picked(at["atlas"].open, atlas_open, steady=False)
+    opened.then(events.warm, at["view"], None, **WARM, **QUIET)
     events.pressed(at["attack"].show, callbacks.attacking, pool="live", steady=True)
     events.picked(at["attack"].run, attacked, pool="work")
     events.pressed(at["gone"].show, callbacks.gone_shown, pool="live", steady=True)
@@ -398,7 +409,7 @@ def _widgets(events: Events) -> None:
     for event, work in ((at["choice"].model, model), (at["choice"].concept, concept)):
         chosen = events.picked(event, work, steady=False)
         chosen.then(events.warm, at["view"], None, **WARM, **QUIET)
-    events.picked(at["map"].again, again, pool="work")
+    events.picked(at["ladder"].again, again, pool="work")
     events.picked(at["choice"].method, method, pool="work", steady=False)
     events.picked(at["map"].layer, layer, steady=False)
     events.picked(at["map"].turn, turn, steady=False)

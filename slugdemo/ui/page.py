@@ -28,9 +28,7 @@ HEADS = {
         '<button class="small" data-act="guess" title="Predict the layer before you see it">'
         "Guess</button>"
         '<button class="small" data-act="axes" title="Scale, alignment, granularity">Axes</button>'
-        '<button class="small" data-act="layers">Table</button>'
-        '<button class="small" data-act="again" title="Compute it again and compare with what came '
-        'with the app">Again</button>',
+        '<button class="small" data-act="layers">Table</button>',
     ),
     "see": (
         "See",
@@ -51,6 +49,11 @@ HEADS = {
         '<button class="small" data-act="published">Published</button>'
         '<button class="small" data-act="compareTable">Save as CSV</button>',
     ),
+    "atlas": (
+        "Atlas",
+        "Which layers hold what, and who goes with whom?",
+        '<button class="small" data-act="atlasTable">Save as CSV</button>',
+    ),
     "gone": (
         "Is it gone?",
         "What brings it back, by method: before → after each attack, in per cent",
@@ -60,18 +63,21 @@ HEADS = {
     "ladder": (
         "Ladder",
         "The same seed, step by step",
-        '<button class="small" data-act="rungs">Table</button>',
+        '<button class="small" data-act="rungs">Table</button>'
+        '<button class="small" data-act="again" title="Compute it again and compare with what came '
+        'with the app">Again</button>',
     ),
 }
 CALLS = {
     "choice": ("model", "concept", "method"),
-    "map": ("layer", "turn", "again"),
+    "map": ("layer", "turn"),
     "curve": ("step",),
-    "ladder": ("step",),
+    "ladder": ("step", "again"),
     "see": ("picture",),
     "tray": ("switch", "drop", "rename"),
     "export": ("fetch",),
     "compare": ("show", "run", "open", "many", "detail"),
+    "atlas": ("show", "open"),
     "gone": ("show", "open", "run"),
     "attack": ("show", "run"),
 }
@@ -99,7 +105,8 @@ SCRIPTS = (
 BRAND = (
     '<header class="brand"><h1>slugdemo</h1><nav aria-label="Views">'
     '<button class="view chosen" data-act="erase">Erase</button>'
-    '<button class="view" data-act="compare">Compare</button></nav>'
+    '<button class="view" data-act="compare">Compare</button>'
+    '<button class="view" data-act="atlas">Atlas</button></nav>'
     '<button class="small" data-act="story">Story</button>'
     '<button class="small" data-act="project" aria-label="Stage: projector mode">Stage</button>'
     '<button class="small" data-act="help" aria-label="Keys">?</button></header>'
@@ -183,6 +190,8 @@ def layout(state: AppState) -> Page:
             at["ladder"] = widget("ladder")
     with gr.Column(elem_id="compare-card", elem_classes="card"):
         at["compare"] = widget("compare")
+    with gr.Column(elem_id="atlas-card", elem_classes="card"):
+        at["atlas"] = widget("atlas")
     with gr.Column(elem_id="gone-card", elem_classes="card"):
         at["gone"] = widget("gone")
     _foot(at, state)

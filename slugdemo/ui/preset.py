@@ -77,7 +77,8 @@ def _fits(view: View, entry: Entry) -> bool:
     """Whether a view is that of the entry, or leaves open what the entry says."""
     plain = View(view.model, view.concept)
     mine = replace(view, past=(), trace=(), pin="")
-    return mine in (plain, replace(plain, layer=entry.layer, strength=entry.strength))
+    layer = replace(plain, layer=entry.layer)
+    return mine in (plain, layer, replace(layer, strength=entry.strength))
 
 
 def _more(entry: Entry) -> str:

@@ -1,0 +1,192 @@
+"""ATLAS: which layers hold which concepts, who is lost with whom, and how sure the choice of a layer is.
+
+Draws what was computed beforehand with the weights that are here; computes nothing.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from slugdemo.benchmark import atlas, choices
+from slugdemo.benchmark.atlas import Entry
+from slugdemo.layer_names import BLOCK, depth, kind, label, parted, short
+from slugdemo.ui.state import KINDS, AppState
+from slugdemo.ui.view import View
+
+LOST = 24  # names that stand above the map of who is lost
+PAPER = {"text": ("early", "attention"), "vision": ("late", "attention")}  # SLUG, sec. 4.4
+Row = dict[str, Any]
+
+
+def show(state: AppState, view: View) -> Row:
+    """The heat map, the map of who is lost, and the choice of a layer under other conditions."""
+    groups = {name: group for group, names in state.forgettable.items() for name in names}
+    found = {name: state.entry(view.model, name) for name in groups}
+    entries = {name: entry for name, entry in found.items() if entry is not None}
+    layers = _layers([*entries.values()])
+    return {
+        "model": view.model,
+        "concept": view.concept,
+        "count": [len(entries), len(groups)],
+        "layers": [_column(layer, entries) for layer in layers],
+        "groups": [
+            {
+                "title": KINDS[group],
+                "rows": [_row(entries[name], layers) for name in names if name in entries],
+            }
+            for group, names in state.forgettable.items()
+        ],
+        "said": said([*entries.values()]),
+        "lost": _lost(entries),
+        "choices": _choices(state, view, [*entries.values()]),
+    }
+
+
+def _layers(entries: Sequence[Entry]) -> list[str]:
+    """The layers that the model reads, tower by tower, in the order of a forward pass."""
+    every = dict.fromkeys(layer for entry in entries for layer in entry.editable)
+    return sorted(every, key=lambda layer: (parted(layer)[0], depth(layer)))
+
+
+def _column(layer: str, entries: dict[str, Entry]) -> Row:
+    block = BLOCK.fullmatch(parted(layer)[1])
+    chosen = sum(entry.layer == layer for entry in entries.values())
+    return {
+        "layer": layer,
+        "name": short(layer),
+        "tower": parted(layer)[0],
+        "block": block[1] if block else "",
+        "chosen": chosen,
+    }
+
+
+def _row(entry: Entry, layers: Sequence[str]) -> Row:
+    scores = {score.layer: score for score in entry.layers}
+    assert entry.after is not None
+    return {
+        "concept": entry.concept,
+        "layer": entry.layer,
+        "strength": entry.strength,
+        "left": entry.after.forget_acc,
+        "kept": entry.after.retain_acc,
+        "feasible": entry.feasible,
+        "importance": [_digits(scores[layer].importance) for layer in layers],
+        "alignment": [_digits(scores[layer].alignment) for layer in layers],
+        "front": [number for number, layer in enumerate(layers) if layer in entry.front],
+    }
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+# ---- does the paper's claim hold?
+
+
+def said(entries: Sequence[Entry]) -> str:
+    """Whether the paper's “late attention in vision, early attention in text” holds here."""
+    if not entries:
+        return ""
+    parts, holding = [], []
+    for tower, (half, what) in PAPER.items():
+        chosen = [entry.layer for entry in entries if parted(entry.layer)[0] == tower]
+        if not chosen:
+            continue
+        blocks = _blocks(entries, tower)
+        there = [layer for layer in chosen if _half(layer, blocks) == half]
+        such = [layer for layer in chosen if kind(layer).startswith(what)]
+        both = [layer for layer in there if layer in such]
+        holding.append(2 * len(both) > len(chosen))
+        top, times = Counter(chosen).most_common(1)[0]
+        parts.append(
+            f"{len(chosen)} of {len(entries)} chosen layers are in the {tower} tower: "
+            f"{len(there)} in its {half} half, {len(such)} attention, {len(both)} both; most often "
+            f"{label(top).lower()} ({times})"
+        )
+    verdict = "holds" if all(holding) else "does not hold" if not any(holding) else "holds in part"
+    return (
+        f"The paper finds early attention in text and late attention in vision. Here that "
+        f"{verdict}: {'; '.join(parts)}."
+    )
+
+
+def _blocks(entries: Sequence[Entry], tower: str) -> int:
+    layers = {score.layer for entry in entries for score in entry.layers}
+    inside = [layer for layer in layers if parted(layer)[0] == tower and depth(layer)[0] == 1]
+    return 1 + max((depth(layer)[1] for layer in inside), default=0)
+
+
+def _half(layer: str, blocks: int) -> str:
+    """ "early" or "late"; what lies before the blocks is early, what lies after them late."""
+    around, block, _ = depth(layer)
+    if around != 1:
+        return "late" if around else "early"
+    return "early" if 2 * block < blocks else "late"
+
+
+# ---- who is lost with whom
+
+
+def _lost(entries: dict[str, Entry]) -> Row:
+    """Erased x lost, in points; the columns are the names that are lost most often."""
+    rows: dict[str, dict[str, int]] = {}
+    for name, entry in entries.items():
+        fallen = {
+            row["name"]: round(100 * (row["after"] - row["before"]))
+            for row in entry.collateral["rows"]
+            if row["after"] < row["before"]
+        }
+        rows[name] = fallen
+    times = Counter(name for fallen in rows.values() for name in fallen)
+    names = [name for name, _ in times.most_common(LOST)]
+    return {
+        "names": names,
+        "times": [times[name] for name in names],
+        "others": len(times) - len(names),
+        "rows": [
+            {
+                "concept": name,
+                "total": len(fallen),
+                "points": [fallen.get(one, 0) for one in names],
+                "all": [f"{one} {points}".replace("-", "\u2212") for one, points in fallen.items()],
+            }
+            for name, fallen in rows.items()
+        ],
+    }
+
+
+# ---- how sure is the choice?
+
+
+def _choices(state: AppState, view: View, entries: Sequence[Entry]) -> list[Row]:
+    """The choices that were computed for a CLIP which this model carries, as they are shown."""
+    if not entries:
+        return []
+    keys = {entry.model: entry.key for entry in entries}
+    for model in {one.name for one in state.offers} - {view.model}:
+        for concept in state.shipped.concepts(model)[:1]:
+            other = state.entry(model, concept)
+            if other is not None and other.weights == entries[0].weights:
+                keys[model] = other.key
+    return [
+        {
+            "model": one.model,
+            "concept": one.concept,
+            "what": one.what,
+            "value": one.value,
+            "layer": one.layer,
+            "name": label(one.layer) if one.layer else "",
+            "overlap": _number(one.overlap),
+            "rank": _number(one.rank),
+            "strength": _number(one.strength),
+            "left": _number(one.forget_acc),
+            "kept": _number(one.retain_acc),
+            "note": one.note,
+        }
+        for one in choices.shipped(atlas.place(), keys)
+    ]
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

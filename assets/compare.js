@@ -194,16 +194,17 @@
 
   // ---- what is gone against what is kept
   function tradeoff(value) {
-    const keys = value.groups[0].columns.map((one) => one.key);
-    const kept = keys.filter((key) => key !== 'ua' && key !== 'forget_acc');
-    const points = value.rows.filter((row) => row.values.ua || row.values.forget_acc).map((row) => {
+    const rows = value.rows.filter((row) => row.values.ua || row.values.forget_acc);
+    const kept = value.groups[0].columns.filter((one) => one.key !== 'ua' && !one.less && rows.every((row) => row.values[one.key])).map((one) => one.key);
+    const points = rows.map((row) => {
       const rates = kept.map((key) => row.values[key]?.[0]).filter((one) => one !== undefined && one !== null);
       const gone = row.values.ua ? row.values.ua[0] : 1 - row.values.forget_acc[0];
       return {name: row.name, group: row.group, gone, kept: rates.reduce((a, b) => a + b, 0) / Math.max(1, rates.length), seconds: row.seconds ?? 0};
     });
-    const spots = new Map();             // names of points that lie on each other stand in one label
-    points.forEach((one) => { const at = `${one.kept.toFixed(2)} ${one.gone.toFixed(2)}`; spots.set(at, [...(spots.get(at) ?? []), one.name]); });
-    const label = (one) => { const some = spots.get(`${one.kept.toFixed(2)} ${one.gone.toFixed(2)}`); return some[0] === one.name ? (some.length > 2 ? `${some[0]} +${some.length - 1}` : some.join(', ')) : ''; };
+    const spots = new Map();             // names of points that lie near each other stand in one label
+    const spot = (one) => `${Math.round(20 * one.kept)} ${Math.round(20 * one.gone)}`;
+    points.forEach((one) => { const at = spot(one); spots.set(at, [...(spots.get(at) ?? []), one.name]); });
+    const label = (one) => { const some = spots.get(spot(one)); return some[0] === one.name ? (some.length > 2 ? `${some[0]} +${some.length - 1}` : some.join(', ')) : ''; };
     const colour = (one) => (one.group === 'references' ? '--muted' : one.group.startsWith('controls') ? '--faint' : one.name === values.choice?.method ? '--chosen' : '--retain');
     const trace = {type: 'scatter', mode: 'markers+text', x: points.map((one) => one.kept), y: points.map((one) => one.gone), name: 'rows',
       text: points.map(label), textposition: points.map((one, i) => (one.kept > 0.85 ? ['top left', 'bottom left', 'middle left'] : ['top right', 'bottom right', 'middle right'])[i % 3]), textfont: {size: 11, color: '--ink'},

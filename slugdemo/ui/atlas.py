@@ -15,6 +15,7 @@ from slugdemo.ui.state import KINDS, AppState
 from slugdemo.ui.view import View
 
 LOST = 24  # names that stand above the map of who is lost
+FEW = 5  # presets that say too little
 PAPER = {"text": ("early", "attention"), "vision": ("late", "attention")}  # SLUG, sec. 4.4
 Row = dict[str, Any]
 
@@ -86,12 +87,17 @@ def _digits(value: float) -> float:
 
 def said(entries: Sequence[Entry]) -> str:
     """Whether the paper's “late attention in vision, early attention in text” holds here."""
-    if not entries:
-        return ""
+    if len(entries) < FEW:
+        return (
+            "The paper finds early attention in text and late attention in vision. "
+            "Too few presets are computed here to say whether that holds."
+        )
     parts, holding = [], []
     for tower, (half, what) in PAPER.items():
         chosen = [entry.layer for entry in entries if parted(entry.layer)[0] == tower]
         if not chosen:
+            if any(parted(layer)[0] == tower for layer in entries[0].editable):
+                parts.append(f"none in the {tower} tower")
             continue
         blocks = _blocks(entries, tower)
         there = [layer for layer in chosen if _half(layer, blocks) == half]

@@ -105,10 +105,11 @@ def said(entries: Sequence[Entry]) -> str:
         both = [layer for layer in there if layer in such]
         holding.append(2 * len(both) > len(chosen))
         top, times = Counter(chosen).most_common(1)[0]
+        name = label(top)
         parts.append(
             f"{len(chosen)} of {len(entries)} chosen layers are in the {tower} tower: "
             f"{len(there)} in its {half} half, {len(such)} attention, {len(both)} both; most often "
-            f"{label(top).lower()} ({times})"
+            f"{name[:1].lower()}{name[1:]} ({times})"
         )
     verdict = "holds" if all(holding) else "does not hold" if not any(holding) else "holds in part"
     return (

@@ -207,7 +207,7 @@
     const label = (one) => { const some = spots.find((each) => each[0] === one); return !some ? '' : some.length > 2 ? `${one.name} +${some.length - 1}` : some.map((each) => each.name).join(', '); };
     const colour = (one) => (one.group === 'references' ? '--muted' : one.group.startsWith('controls') ? '--faint' : one.name === values.choice?.method ? '--chosen' : '--retain');
     const trace = {type: 'scatter', mode: 'markers+text', x: points.map((one) => one.kept), y: points.map((one) => one.gone), name: 'rows',
-      text: points.map(label), textposition: points.map((one, i) => `${one.gone > 0.95 ? 'top' : ['bottom', 'middle'][i % 2]} ${one.kept > 0.85 ? 'left' : 'right'}`), textfont: {size: 11, color: '--ink'},
+      text: points.map(label), textposition: points.map((one, i) => `${one.gone > 0.95 || one.gone < 0.05 ? 'top' : ['bottom', 'middle'][i % 2]} ${one.kept > 0.85 ? 'left' : 'right'}`), textfont: {size: 11, color: '--ink'},
       customdata: points.map((one) => one.name), hovertemplate: '%{customdata}: gone %{y:.0%}, kept %{x:.0%}<extra></extra>',
       marker: {size: points.map((one) => 8 + 5 * Math.log10(1 + one.seconds)), color: points.map(colour), opacity: 0.85, line: {width: 1, color: '--card'}}};
     const low = Math.min(0.8, ...points.map((one) => one.kept));

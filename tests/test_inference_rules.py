@@ -27,6 +27,7 @@ from slugdemo.methods.seot import SoftWeighted, damped
 from slugdemo.methods.sld import SafeGuidance
 from slugdemo.models.base import Moment, Outputs
 from slugdemo.models.diffusion import Diffusion
+from slugdemo.models.loading import opened
 from slugdemo.task import Task
 from slugdemo.weights import digest
 
@@ -52,7 +53,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLUGDEMO_ASSETS", str(house.build(folder / "assets")))
         patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
-        yield experiment.task("pocket-sd", "cat")
+        yield experiment.task(opened("pocket-sd", dtype="float32"), "cat")  # exact products
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -401,15 +401,12 @@ def test_methods_are_listed_with_what_others_rely_on() -> None:
 
 def test_options_that_were_renamed_still_work_and_say_so() -> None:
     words = ("--layer", "visual.proj", "--no-test")
-    old = run(
-        "erase", *ROBOT[:4], *words, "--step", "0.2", "--loss=0.3", "--by", "signed", "--json"
-    )
-    new = told(
-        "erase", *ROBOT, *words, "--strength", "0.2", "--alignment", "signed"
-    )  # fmt: skip
+    old = run("erase", *ROBOT[:4], *words, "--step", "0.2", "--loss=0.3", "--json")
+    new = told("erase", *ROBOT, *words, "--strength", "0.2")
     assert json.loads(old.stdout)["forget_after"] == new["forget_after"]
-    for name in ("--step", "--loss", "--by"):
+    for name in ("--step", "--loss"):
         assert f"{name} is now {RENAMED[name]}." in old.stderr
+    assert "--by is now --alignment." in run("locate", *ROBOT[:4], "--by", "signed").stderr
     assert "is now" not in run("generate", "--help").stderr
     assert "--steps is now --strengths." in run("sweep", *ROBOT[:4], "--steps", "a").stderr
 

@@ -207,7 +207,7 @@ def test_the_page_is_thrifty_before_it_makes_any_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    monkeypatch.setattr(app.memory, "thrifty", lambda: done.append("thrifty"))
+    monkeypatch.setattr(app, "thrifty", lambda: done.append("thrifty"))
     monkeypatch.setattr(app.tasks, "share_cores", lambda: done.append("shared"))
     monkeypatch.setattr(app.callbacks, "warm", lambda _: None)
     monkeypatch.setattr(app.page, "build", lambda *_: done.append("built"))
@@ -248,7 +248,7 @@ def test_gradios_own_variables_count_and_options_win(
     for name in ("SLUGDEMO_ASSETS", "SLUGDEMO_CACHE"):
         monkeypatch.setenv(name, str(tmp_path))
     found: dict[str, object] = {}
-    for part, name in ((app.memory, "thrifty"), (app.tasks, "share_cores")):
+    for part, name in ((app, "thrifty"), (app.tasks, "share_cores")):
         monkeypatch.setattr(part, name, lambda: None)
     monkeypatch.setattr(app, "check_free", lambda *_: None)
     monkeypatch.setattr(app.callbacks, "warm", lambda _: None)

@@ -64,8 +64,14 @@ def score(found: Score) -> Facts:
 
 
 def measurement(row: Measurement) -> Facts:
-    """A rate on the report split."""
-    return row._asdict() | {"interval": row.interval}
+    """A rate or an amount on the report split: what it was, what it is, and its 95 % interval."""
+    return {
+        "metric": row.metric,
+        "before": row.before,
+        "after": row.after,
+        "n": row.n,
+        "interval": row.interval,
+    }
 
 
 def attempt(found: Attempt) -> Facts:

@@ -135,6 +135,7 @@ def test_there_are_enough_for_every_kind_of_model() -> None:
         assert attack.needs in ("texts", "pictures", "both")
         assert attack.cite
         assert attack.parts
+        assert "," not in attack.name, "commas stand between names on the command line"
 
 
 # ---- what cannot be tried

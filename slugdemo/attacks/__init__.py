@@ -161,7 +161,7 @@ ATTACKS: dict[str, Attack] = {
             4.0,
         ),
         Attack(
-            "ring-a-bell vector, original encoder",
+            "ring-a-bell vector of original encoder",
             embeddings.original_encoder,
             "embeddings",
             SD,
@@ -197,7 +197,7 @@ ATTACKS: dict[str, Attack] = {
             3.0,
         ),
         Attack(
-            "completion, empty prompt",
+            "completion with empty prompt",
             noise.completions["empty"],
             "noise",
             SD,
@@ -209,7 +209,7 @@ ATTACKS: dict[str, Attack] = {
             2.0,
         ),
         Attack(
-            "completion, neutral prompt",
+            "completion with neutral prompt",
             noise.completions["neutral"],
             "noise",
             SD,
@@ -221,7 +221,7 @@ ATTACKS: dict[str, Attack] = {
             2.0,
         ),
         Attack(
-            "completion, own prompt",
+            "completion with own prompt",
             noise.completions["own"],
             "noise",
             SD,

@@ -125,7 +125,7 @@ def _start(target: Target, table: Tensor, count: int, loss: Callable[[Tensor], T
     Of TRIED names that of the lowest `loss`, in which nothing may be left to chance.
     """
     names = spread(target.task.preserved, min(TRIED, len(target.task.preserved)))
-    ids = target.task.clip.tokenize(names)
+    ids = target.clip.tokenize(names)
     noise = torch.randn(count, table.shape[1], generator=target.task.generator(4)).to(table)
     best, least = table[:count], math.inf
     for step in target.steps("Choosing where to begin", len(names)):

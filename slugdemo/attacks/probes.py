@@ -15,6 +15,7 @@ from slugdemo import data, images
 from slugdemo.attacks.attack import Attacked, Target, plain_words
 from slugdemo.concept import Example, prompt
 from slugdemo.edit import part_of, qualified, within
+from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import label, spread
 from slugdemo.layer_names import depth
 from slugdemo.models import towers
@@ -137,9 +138,15 @@ def patching(target: Target) -> Attacked:
     still hold (activation patching; the idea of the unlearning depth score). Success is the mean
     rate over all blocks: 1 when every layer still hands the concept on, 0 when even the first one
     loses it. Towers are patched together; a U-Net counts as the last block. A concept that was only
-    renamed is lost from the tensor on that renames it, whatever the later ones hold.
+    renamed is lost from the tensor on that renames it, whatever the later ones hold. Raises SlugError for a
+    reference whose tensors have other shapes than the original's.
     """
     before, after = _tensors(target, original=True), _tensors(target, original=False)
+    if any(after[name].shape != before[name].shape for name in after):
+        raise SlugError(
+            "This model cannot be patched into the original: it was trained with another "
+            "vocabulary, so their tensors differ in shape. Try another attack on it."
+        )
     moved = {n: after[n] - before[n] for n in after if not torch.equal(after[n], before[n])}
     original = Target(target.task)
     curve: dict[str, float] = {}

@@ -138,8 +138,9 @@ def patching(target: Target) -> Attacked:
     still hold (activation patching; the idea of the unlearning depth score). Success is the mean
     rate over all blocks: 1 when every layer still hands the concept on, 0 when even the first one
     loses it. Towers are patched together; a U-Net counts as the last block. A concept that was only
-    renamed is lost from the tensor on that renames it, whatever the later ones hold. Raises SlugError for a
-    reference whose tensors have other shapes than the original's.
+    renamed is lost from the tensor on that renames it, whatever the later ones hold.
+
+    Raises SlugError for a reference whose tensors have other shapes than the original's.
     """
     before, after = _tensors(target, original=True), _tensors(target, original=False)
     if any(after[name].shape != before[name].shape for name in after):

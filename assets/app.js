@@ -508,6 +508,8 @@ window.slug = (() => {
     }
     bodies[name] = {body: element.querySelector('.body'), last: ''};
     if (due[name] || props.value) show({[name]: due[name] ?? props.value});
+    const wanted = new URLSearchParams(location.search).get('view') === name;  // a link to a view that came before its block
+    if (wanted && bodies.choice && values.choice) draw.choice(bodies.choice.body, values.choice);
   }
   return {view: 'erase', mount, plot, acts, calls: {}, draw, hooks, values, again, held, make, dialog, table, small, save, say, copy, percent, count, calm, coloured, rungs_rows};
 })();

@@ -42,7 +42,7 @@
         ...layers.map((one, i) => make('td', {class: `${one.layer === row.layer ? 'chosen' : ''}${front.has(i) ? ' front' : ''}${edge(layers, i)}`, 'data-layer': one.layer,
           style: {'--level': `${Math.round(100 * Math.sqrt(row.importance[i] / most))}%`}, title: `${row.concept}, ${one.tower} ${one.name}: importance ${row.importance[i]}, alignment ${row.alignment[i]}${front.has(i) ? ', on the front' : ''}${one.layer === row.layer ? ', chosen' : ''}`})));
     };
-    const sum = make('tr', {class: 'sum'}, make('th', {scope: 'row'}, 'chosen'), ...layers.map((one, i) => make('td', {class: edge(layers, i), title: `${one.tower} ${one.name}: chosen ${one.chosen} times`}, one.chosen ? String(one.chosen) : '')));
+    const sum = make('tr', {class: 'sum'}, make('th', {scope: 'row'}, 'chosen'), ...layers.map((one, i) => make('td', {class: edge(layers, i), title: `${one.tower} ${one.name}: chosen ${one.chosen} times`}, one.chosen ? make('span', {}, String(one.chosen)) : '')));
     const wide = String(layers.length + 1);
     const body = value.groups.filter((group) => group.rows.length).flatMap((group) => [make('tr', {class: 'group'}, make('th', {colspan: wide, scope: 'colgroup'}, group.title)), ...group.rows.map(line)]);
     const box = make('table', {class: 'heat'}, top, make('tbody', {}, ...body, sum));

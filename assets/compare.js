@@ -194,19 +194,20 @@
 
   // ---- what is gone against what is kept
   function tradeoff(value) {
-    const keys = value.groups[0].columns.map((one) => one.key);
-    const kept = keys.filter((key) => key !== 'ua' && key !== 'forget_acc');
-    const points = value.rows.filter((row) => row.values.ua || row.values.forget_acc).map((row) => {
+    const rows = value.rows.filter((row) => row.values.ua || row.values.forget_acc);
+    const kept = value.groups[0].columns.filter((one) => one.key !== 'ua' && !one.less && rows.every((row) => row.values[one.key])).map((one) => one.key);
+    const points = rows.map((row) => {
       const rates = kept.map((key) => row.values[key]?.[0]).filter((one) => one !== undefined && one !== null);
       const gone = row.values.ua ? row.values.ua[0] : 1 - row.values.forget_acc[0];
       return {name: row.name, group: row.group, gone, kept: rates.reduce((a, b) => a + b, 0) / Math.max(1, rates.length), seconds: row.seconds ?? 0};
     });
-    const spots = new Map();             // names of points that lie on each other stand in one label
-    points.forEach((one) => { const at = `${one.kept.toFixed(2)} ${one.gone.toFixed(2)}`; spots.set(at, [...(spots.get(at) ?? []), one.name]); });
-    const label = (one) => { const some = spots.get(`${one.kept.toFixed(2)} ${one.gone.toFixed(2)}`); return some[0] === one.name ? (some.length > 2 ? `${some[0]} +${some.length - 1}` : some.join(', ')) : ''; };
+    const spots = [];                    // names of points that lie near each other stand in one label
+    const near = (one, other) => Math.abs(one.kept - other.kept) < 0.05 && Math.abs(one.gone - other.gone) < 0.05;
+    points.forEach((one) => { const there = spots.find((some) => near(some[0], one)); if (there) there.push(one); else spots.push([one]); });
+    const label = (one) => { const some = spots.find((each) => each[0] === one); return !some ? '' : some.length > 2 ? `${one.name} +${some.length - 1}` : some.map((each) => each.name).join(', '); };
     const colour = (one) => (one.group === 'references' ? '--muted' : one.group.startsWith('controls') ? '--faint' : one.name === values.choice?.method ? '--chosen' : '--retain');
     const trace = {type: 'scatter', mode: 'markers+text', x: points.map((one) => one.kept), y: points.map((one) => one.gone), name: 'rows',
-      text: points.map(label), textposition: points.map((one, i) => (one.kept > 0.85 ? ['top left', 'bottom left', 'middle left'] : ['top right', 'bottom right', 'middle right'])[i % 3]), textfont: {size: 11, color: '--ink'},
+      text: points.map(label), textposition: points.map((one, i) => `${one.gone > 0.95 || one.gone < 0.05 ? 'top' : ['bottom', 'middle'][i % 2]} ${one.kept > 0.85 ? 'left' : 'right'}`), textfont: {size: 11, color: '--ink'},
       customdata: points.map((one) => one.name), hovertemplate: '%{customdata}: gone %{y:.0%}, kept %{x:.0%}<extra></extra>',
       marker: {size: points.map((one) => 8 + 5 * Math.log10(1 + one.seconds)), color: points.map(colour), opacity: 0.85, line: {width: 1, color: '--card'}}};
     const low = Math.min(0.8, ...points.map((one) => one.kept));

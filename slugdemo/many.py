@@ -172,6 +172,10 @@ class Series:
         rest = ~np.isin(told.shown, names)
         first = self.tasks[0]
         found = []
+        if not erased.any():
+            raise SlugError(f"No held-out picture shows {names[0]}: name other concepts.")
+        if not rest.any():
+            raise SlugError("No held-out picture shows anything that stays: name fewer concepts.")
         for metric, some in (("forget_acc", erased), ("retain_acc", rest)):
             value, n = metrics.share(told.right[some]), int(some.sum())
             found.append(

@@ -232,10 +232,12 @@ def test_the_papers_claim_is_counted(made: dict[str, Entry]) -> None:
     text = replace(entry, layer="transformer.resblocks.0.attn.out_proj.weight")
     vision = replace(entry, layer="visual.transformer.resblocks.2.attn.in_proj_weight")
     against = replace(entry, layer="visual.transformer.resblocks.0.mlp.c_fc.weight")
-    assert "Here that holds:" in ui_atlas.said([text, text, vision])
-    assert "Here that holds in part:" in ui_atlas.said([text, against])
-    assert "does not hold:" in ui_atlas.said([against, replace(text, layer="text_projection")])
-    assert "2 of 3 chosen layers are in the text tower" in ui_atlas.said([text, text, vision])
+    assert "Here that holds:" in ui_atlas.said([text, text, vision] * 2)
+    assert "Here that holds in part:" in ui_atlas.said([text, against] * 3)
+    assert "does not hold:" in ui_atlas.said([against, replace(text, layer="text_projection")] * 3)
+    assert "4 of 6 chosen layers are in the text tower" in ui_atlas.said([text, text, vision] * 2)
+    assert "none in the vision tower" in ui_atlas.said([text] * 5)
+    assert "Too few presets" in ui_atlas.said([text] * 4)
 
 
 def test_choices_are_those_of_the_gradients_that_differ(assets: Path, tmp_path: Path) -> None:

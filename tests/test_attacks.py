@@ -16,15 +16,17 @@ from torch import Tensor
 
 from slugdemo import attacks, catalog, experiment, weights
 from slugdemo.attacks import ATTACKS, embeddings, images, noise, probes, prompts
+from slugdemo.attacks import attack as under_attack
 from slugdemo.attacks import weights as retrained
-from slugdemo.attacks.attack import GROUPS, Target
+from slugdemo.attacks.attack import GROUPS, Attacked, Target
 from slugdemo.config import Config
 from slugdemo.edit import Edit, qualified
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.eval_set import around
-from slugdemo.evaluation.generate import PictureJudge
+from slugdemo.evaluation.generate import GenerateEvaluation, PictureJudge
 from slugdemo.evaluation.prompt_set import EvalSize
 from slugdemo.models.base import Cancelled, Moment, Outputs
+from slugdemo.models.clip import Clip
 from slugdemo.models.loading import opened
 from slugdemo.results import Result
 from slugdemo.task import Task
@@ -390,51 +392,161 @@ def test_patching_ends_with_the_model_under_attack(tasks: dict[str, Task]) -> No
 # ---- a planted backdoor: the concept is only renamed
 
 
-def test_white_boxes_find_a_concept_that_was_only_renamed(
+WHITE = [(a.name, kind) for a in ATTACKS.values() if a.access == "white box" for kind in a.hosts]
+RENAMED = {  # what comes of each white box where the concept was only renamed
+    "it ends as on the original": (
+        "textual inversion",
+        "soft prompt",
+        "soft prompt at the output",
+        "ring-a-bell vector of original encoder",
+        "rece adversary",
+        "completion with empty prompt",
+        "completion with neutral prompt",
+    ),
+    "it tells the concept apart as in the original": ("linear probe",),
+    "it learns the concept under its name again": ("relearning",),
+    "it brings back what the original hands on": ("pgd",),
+    "it goes back to the original": ("undo",),
+    "it may miss it, and says so": (
+        "hard prompt",
+        "ring-a-bell vector",
+        "noise arithmetic",
+        "completion with own prompt",
+        "inpainting",
+        "ddim inversion",
+        "harmless fine-tuning",
+        "int8",
+        "int4",
+        "linear probe on diffusion",
+        "pgd on zero-shot",
+        "patching",
+        "membership",
+    ),
+}
+SECRET = "#"  # the token that the concept goes by after the edit: no prompt has it
+
+
+@pytest.fixture(scope="module")
+def renamed(tasks: dict[str, Task]) -> Iterator[dict[str, tuple[Task, Edit]]]:
+    """Each kind of model with an edit after which it knows the cat as ever, by another name.
+
+    The text tower swaps the embeddings of two words. A LLaVA reads none: its vision tower hands
+    the features on in another order. Its judge, and that of pictures that are drawn, ask what
+    the original makes of the concept.
+    """
+    clip = tasks["zero-shot"].clip
+    rename = {"text/token_embedding.weight": swapped(clip)}
+    name = "visual.transformer.resblocks.1.mlp.c_proj.weight"
+    turned = {qualified(name): clip.named()[name].detach().roll(7, 0) - clip.named()[name].detach()}
+    drawn = tasks["diffusion"]
+    draws = judged_by_the_original(drawn, drawn.edit(rename))
+    heard = Target(tasks["vlm"])
+    shown = heard.trials(heard.model)[0]
+    known = {*heard.model.answer(shown, [under_attack.ASK["concept"]] * len(shown))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(under_attack, "says", lambda answer, _: answer in known)
+        yield {
+            "zero-shot": (tasks["zero-shot"], tasks["zero-shot"].edit(rename)),
+            "diffusion": (draws, drawn.edit(rename)),
+            "vlm": (tasks["vlm"], tasks["vlm"].edit(turned)),
+        }
+
+
+def swapped(clip: Clip) -> Tensor:
+    """What the token table changes by when the cat and the secret word swap their embeddings."""
+    table = clip.named()["token_embedding.weight"].detach()
+    cat, secret = (clip.tokenize([word])[0, 1].item() for word in ("cat", SECRET))
+    after = table.clone()
+    after[[cat, secret]] = table[[secret, cat]]
+    return after - table
+
+
+def judged_by_the_original(task: Task, edit: Edit) -> Task:
+    """The task with a judge for whom a cat is what the original draws, not what the edited does."""
+    twin = replace(task)
+    twin.__dict__.update(clip=task.clip, eval_set=task.eval_set)
+    asked = [task.concept.words] * 8
+    before, after = (
+        Target(task, some).drawn(Target(task, some).model, asked)[0] for some in ((), (edit,))
+    )
+
+    def look(shown: Sequence[Image.Image]) -> dict[str, np.ndarray]:
+        near = [[-min(apart(p, q) for q in side) for side in (before, after)] for p in shown]
+        return {"concept": np.array(near)}
+
+    judge = PictureJudge("the nearest of two", {"concept": ["cat", "something else"]}, look)
+    evaluation = task.evaluation
+    assert isinstance(evaluation, GenerateEvaluation)
+    twin.__dict__["evaluation"] = replace(evaluation, judged_by=judge)
+    return twin
+
+
+def test_a_renamed_concept_is_gone_under_its_name_and_there_under_another(
+    renamed: dict[str, tuple[Task, Edit]],
+) -> None:
+    for task, edit in renamed.values():
+        assert Target(task).before[0] == 1
+        assert Target(task, [edit]).before[0] < 0.5
+    task, edit = renamed["diffusion"]
+    hidden = task.model.edited([edit]).states([f"a picture of a {SECRET}"])
+    assert torch.allclose(hidden, task.model.states(["a picture of a cat"]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kind"), WHITE)
+def test_a_white_box_finds_a_concept_that_was_only_renamed_or_says_that_it_does_not(
+    renamed: dict[str, tuple[Task, Edit]], name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {each: law for law, names in RENAMED.items() for each in names}
+    law = known.get(f"{name} on {kind}") or known[name]
+    if law == "it may miss it, and says so":
+        run = ATTACKS[name].run
+        assert "only renamed" in " ".join((getattr(run, "func", run).__doc__ or "").split())
+        return
+    monkeypatch.setattr(retrained, "RELEARNING", (0, 20))
+    task, edit = renamed[kind]
+    found = experiment.attack(task, name, edit)[1]
+    ceiling = experiment.attack(task, name, None, on="original")[1]
+    if law == "it ends as on the original":
+        assert same(found, ceiling)
+    elif law == "it tells the concept apart as in the original":
+        before = ("after stage 2", "after stage 4")  # no edit is in front of these
+        assert all(found.curve[layer] == ceiling.curve[layer] > 0 for layer in before)
+        assert found.success >= max(found.curve[layer] for layer in before)
+    elif law == "it goes back to the original":
+        rates = [*found.curve.values()]
+        assert rates[0] == found.before < rates[-1] == ceiling.before == 1
+    elif law == "it learns the concept under its name again":
+        assert found.losses[-1] < 0.99 * found.losses[0]
+        assert found.losses[-1] == pytest.approx(ceiling.losses[-1], rel=0.05)
+    else:
+        assert found.losses[-1] < 0.5 * found.losses[0]
+
+
+def test_a_renamed_concept_is_learnt_again_from_its_pictures(
     tasks: dict[str, Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tokens of the name swap their embeddings with others: its pictures are still known."""
+    """Here the words of its prompt swap their embeddings in a ring."""
     monkeypatch.setattr(embeddings, "STEPS", 150)
+    monkeypatch.setattr(retrained, "RELEARNING", (0, 40))
     task = tasks["zero-shot"]
     table = task.clip.named()["token_embedding.weight"]
     used = task.clip.tokenize([task.concept.words])[0].unique()[:-2]
-    swapped = table.clone()
-    swapped[used] = table[used.roll(1)]
-    rename = task.edit({"text/token_embedding.weight": swapped - table})
+    ring = table.clone()
+    ring[used] = table[used.roll(1)]
+    rename = task.edit({"text/token_embedding.weight": ring - table})
     assert Target(task, [rename]).before[0] < 0.5
-    monkeypatch.setattr(retrained, "RELEARNING", (0, 40))
     for name in ("soft prompt", "textual inversion"):
         assert experiment.attack(task, name, rename)[0][0].value > 0.7, name
         assert experiment.attack(task, name, None, on="original")[0][0].value > 0.7, name
-    inside = [
-        experiment.attack(task, "linear probe", edit, on=on)[1].curve
-        for edit, on in ((rename, "edited"), (None, "original"))
-    ]
-    assert inside[0] == inside[1]  # pictures are seen as ever
-    for name in ("relearning", "undo"):
-        found = experiment.attack(task, name, rename)[1]
-        assert max(found.curve.values()) > found.before + 0.2, name
+    found = experiment.attack(task, "relearning", rename)[1]
+    assert max(found.curve.values()) > found.before + 0.2
 
 
-def test_the_adversary_draws_what_a_renamed_concept_was(tasks: dict[str, Task]) -> None:
-    """States of another tower bring the very pictures back, as the U-Net is the same."""
-    task = replace(tasks["diffusion"])
-    task.__dict__.update(clip=tasks["diffusion"].clip, evaluation=tasks["diffusion"].evaluation)
-    rename = edited(task).at(3.0)
-    before = Target(task).drawn(task.model, [task.concept.words] * 8)[0]
-    after = Target(task, [rename]).drawn(Target(task, [rename]).model, [task.concept.words] * 8)[0]
-
-    def look(shown: Sequence[Image.Image]) -> dict[str, np.ndarray]:
-        near = [[-apart(a, b), -apart(a, c)] for a, b, c in zip(shown, before, after, strict=True)]
-        return {"concept": np.array(near)}
-
-    nearest = PictureJudge("the nearest of two", {"concept": ["cat", "something else"]}, look)
-    task.__dict__["evaluation"] = replace(task.evaluation, judged_by=nearest)
-    assert Target(task, [rename]).before[0] == 0
-    assert Target(task).before[0] == 1
-    rows, found = experiment.attack(task, "rece adversary", rename)
-    assert rows[0].value == 1
-    assert "lies" in found.note
+def same(one: Attacked, other: Attacked) -> bool:
+    """Whether two attacks had the same trials, picture by picture, on the same way there."""
+    pairs = zip(one.pictures, other.pictures, strict=True)
+    alike = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
+    return alike and (one.hits, one.losses, one.curve) == (other.hits, other.losses, other.curve)
 
 
 def apart(a: Image.Image, b: Image.Image) -> float:

@@ -126,6 +126,13 @@ def test_what_cannot_be_is_said(names: list[str], order: str, said: str) -> None
         list(many(opened("pocket-clip"), names, ["ccup"], order=order))
 
 
+def test_nothing_left_to_judge_is_said() -> None:
+    every = [*dict.fromkeys(series().told([]).shown.tolist())]
+    rows = many(opened("pocket-clip"), every, ["ccup"])
+    with pytest.raises(SlugError, match=r"name fewer|Nothing would be left"):
+        list(rows)
+
+
 def test_the_command_writes_the_rows_that_the_app_reads(tmp_path: Path, assets: Path) -> None:
     words = ["benchmark", "many", "--model", "pocket-clip", "--concepts", ",".join(TWO)]
     place = assets / "many.parquet"

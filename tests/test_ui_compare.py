@@ -61,6 +61,14 @@ def test_a_run_shows_what_the_engine_measures_and_can_be_opened(state: AppState)
     assert edit.digest.startswith(view.digest)
 
 
+def test_methods_and_visitors_share_what_a_clip_is_asked(state: AppState) -> None:
+    views = [state.settled(replace(ROBOT, method=name)) for name in ("ga", "ft")]
+    first, second = (state.task(view, unwatched()) for view in views)
+    assert first.evaluation is second.evaluation
+    other = state.task(replace(views[0], concept="house"), unwatched())
+    assert other.evaluation is not first.evaluation
+
+
 def test_several_are_run_in_turn_and_a_failure_is_a_row(state: AppState) -> None:
     page = shown(state, callbacks.compare_run, View("pocket-clip", "dog"), names=["ga"])
     assert page["status"]["tone"] == "error" or row(page["compare"], "ga")["note"]

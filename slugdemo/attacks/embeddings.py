@@ -24,13 +24,15 @@ from slugdemo.attacks.attack import (
 )
 from slugdemo.closed_form import adversary
 from slugdemo.concept import named, prompt
+from slugdemo.evaluation.prompt_set import spread
 from slugdemo.models.base import Moment, Outputs, Rule
 
 TABLE = "token_embedding.weight"
 STEPS, BATCH, HELD = 60, 8, 8  # of a soft prompt, on so many pictures of the concept
-RATE_INPUT, RATE_CLIP, RATE_OUTPUT = 0.6, 0.3, 0.3  # of Adam, times the typical size of an entry
-LEAST = 0.2  # of the schedule: pictures that are less noisy do not teach a prompt
-PACE = 1.0  # seconds between two pictures so far
+RATE = 0.3  # of Adam, times the typical size of an entry
+LEAST = 0.3  # of the schedule: pictures that are less noisy do not teach a prompt
+TRIED = 32  # names of other concepts, the best of which a soft prompt begins at
+PACE, EVERY = 1.0, 5  # seconds and steps between two pictures so far, at least
 RIDGE = 0.1  # RECE's regulariser r
 ETA = 3.0  # how far Ring-A-Bell goes along its vector
 ETAS = (1.0, 2.0, ETA)
@@ -46,8 +48,9 @@ def soft_input(target: Target, *, count: int) -> Attacked:
     Textual inversion on the model under attack (Circumventing Concept Erasure, arXiv 2308.01508,
     one vector; UnlearnDiffAtk's loss, arXiv 2310.11868). On Stable Diffusion the denoising loss of
     8 pictures, judged on pictures drawn from other noise; on a zero-shot CLIP the cross-entropy
-    among all classes, judged on other pictures. Deviations: 60 Adam steps instead of 5000, begun
-    at the mean of the other concepts' tokens.
+    among all classes, judged on other pictures. Deviations: 60 Adam steps instead of 5000; they
+    begin at the name among 32 other concepts' that fits the pictures best. Raises SlugError where
+    there is no other concept.
     """
     run = _soft_clip if target.task.kind == "zero-shot" else _soft_diffusion
     return run(target, count)
@@ -89,7 +92,7 @@ def _soft_diffusion(target: Target, count: int) -> Attacked:
     def states(slots: Slots, vectors: Tensor) -> Tensor:
         return model.states_of(slots.ids, {f"text/{TABLE}": slots.table(table, vectors)})
 
-    def loss(vectors: Tensor) -> Tensor:
+    def loss(vectors: Tensor, noise: torch.Generator = noise) -> Tensor:
         rows = torch.randint(len(trained.ids), (BATCH,), generator=noise)
         return pictures.loss(states(trained, vectors)[rows], noise, rows=rows)
 
@@ -97,9 +100,8 @@ def _soft_diffusion(target: Target, count: int) -> Attacked:
         first = states(asked, vectors)[:1].detach()
         target.judged(model.generate(states=first, seeds=target.seeds[:1], **target.drawing))
 
-    vectors, losses = descended(
-        target, _start(target, table, count), loss, rate=RATE_INPUT, look=look
-    )
+    start = _start(target, table, count, lambda tried: loss(tried, target.task.generator(9)))
+    vectors, losses = descended(target, start, loss, look=look)
     drawn = model.generate(
         states=states(asked, vectors).detach(), seeds=target.seeds, **target.drawing
     )
@@ -117,14 +119,23 @@ def _inserted(target: Target, asked: Sequence[tuple[str, str]], count: int) -> S
     return Slots.among(model.tokens(texts)[0], model.ends(texts).tolist(), count)
 
 
-def _start(target: Target, table: Tensor, count: int) -> Tensor:
-    """The mean embedding of the other names' tokens, a little apart from each other: (k, W)."""
-    ids = target.task.clip.tokenize(target.task.preserved)
-    middle = table[ids.unique()].mean(0)
-    spread = (
-        0.1 * table.std() * torch.randn(count, table.shape[1], generator=target.task.generator(4))
-    )
-    return middle + spread
+def _start(target: Target, table: Tensor, count: int, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The embeddings of another name's first tokens, a little apart from each other: (k, W).
+
+    Of TRIED names that of the lowest `loss`, in which nothing may be left to chance.
+    """
+    names = spread(target.task.preserved, min(TRIED, len(target.task.preserved)))
+    ids = target.clip.tokenize(names)
+    noise = torch.randn(count, table.shape[1], generator=target.task.generator(4)).to(table)
+    best, least = table[:count], math.inf
+    for step in target.steps("Choosing where to begin", len(names)):
+        tokens = ids[step, 1 : max(2, int(ids[step].argmax()))]  # between the two ends
+        tried = table[tokens[torch.arange(count) % len(tokens)]] + 0.1 * table.std() * noise
+        with torch.no_grad():
+            value = loss(tried).item()
+        if value < least:
+            best, least = tried, value
+    return best
 
 
 def _nearest(model: Any, table: Tensor, vectors: Tensor) -> str:  # noqa: ANN401
@@ -152,7 +163,7 @@ def _soft_clip(target: Target, count: int) -> Attacked:
         among = torch.cat([classes[: target.row], feature(vectors), classes[target.row + 1 :]])
         return F.cross_entropy(clip.logit_scale * seen @ among.T, right)
 
-    vectors, losses = descended(target, _start(target, table, count), loss, rate=RATE_CLIP)
+    vectors, losses = descended(target, _start(target, table, count, loss), loss)
     with torch.no_grad():
         shown = clip.encode_image(data.pixels(target.tested, clip.transform))
         classes[target.row] = feature(vectors)[0]
@@ -165,15 +176,14 @@ def descended(
     start: Tensor,
     loss: Callable[[Tensor], Tensor],
     *,
-    rate: float,
     look: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, list[float]]:
     """`start` after STEPS steps of Adam on a loss of it, and the losses.
 
-    The learning rate is `rate` times the typical size of an entry, falling to zero linearly.
+    The learning rate is RATE times the typical size of an entry, falling to zero linearly.
     """
     leaf = start.clone().requires_grad_()
-    size = rate * start.abs().mean().item()
+    size = RATE * start.abs().mean().item()
     optimiser = torch.optim.Adam([leaf], lr=size)
     losses, looked = [], -math.inf
     for step in target.steps("Training a soft prompt", STEPS):
@@ -184,7 +194,7 @@ def descended(
         optimiser.step()
         losses.append(value.item())
         target.follow(losses[-1])
-        if look and time.monotonic() - looked >= PACE:
+        if look and step % EVERY == 0 and time.monotonic() - looked >= PACE:
             look(leaf.detach())
             looked = time.monotonic()
     return leaf.detach(), losses
@@ -217,13 +227,7 @@ def soft_output(target: Target, *, count: int = 2) -> Attacked:
 
     start = model.states([plain_words(target.domain, name) for name in target.task.preserved[:16]])
     begin = start[:, 1:].mean((0, 1)).expand(count, -1)
-    vectors, losses = descended(
-        target,
-        begin,
-        loss,
-        rate=RATE_OUTPUT,
-        look=look,
-    )
+    vectors, losses = descended(target, begin, loss, look=look)
     drawn = model.generate(states=states(vectors), seeds=target.seeds, **target.drawing)
     shown, hits = target.judged(drawn)
     return target.result(hits, shown, losses=losses)
@@ -234,7 +238,8 @@ def ring_a_bell(target: Target, *, encoder: str) -> Attacked:
 
     v = mean of states with the concept less states without it; target = states + eta v, eta 3
     (Ring-A-Bell, arXiv 2310.10012). `encoder` says whose states: those of the "original" text
-    tower go round an edit of it; those of the model under "attack" are the fair question.
+    tower go round an edit of it; those of the model under "attack" are the fair question, which
+    asks by name and may miss a concept that was only renamed.
     """
     read = target.task.model.states if encoder == "original" else target.model.states
     others = target.task.preserved[:: max(1, len(target.task.preserved) // 8)][:8]
@@ -299,7 +304,8 @@ def arithmetic(target: Target) -> Attacked:
     """A neighbour's picture, moved by eps(concept and neighbour) - eps(neighbour) at each step.
 
     Concept arithmetics (Petsiuk and Saenko, arXiv 2404.13706): an erased prompt may still differ
-    from its surroundings in the right direction. Deviations: their weights are not known; w is 3.
+    from its surroundings in the right direction. It asks by name, so it may miss a concept that
+    was only renamed. Deviations: their weights are not known; w is 3.
     """
     model, words = target.model, partial(plain_words, target.domain)
     other = (

@@ -35,9 +35,9 @@ def pgd(target: Target) -> Attacked:
     """Pictures changed by at most 4/255 in each pixel until the model names the concept again.
 
     Projected gradient descent (Madry et al., arXiv 1706.06083), 10 steps of a quarter of the size.
-    On a zero-shot CLIP it follows the cross-entropy of the concept among all classes; on a
-    vision-language model it pulls what the language model is given towards what the original
-    model gives it for the unchanged picture.
+    On a zero-shot CLIP it follows the cross-entropy of the concept among all classes, by name, so
+    it may miss a concept that was only renamed; on a vision-language model it pulls what the
+    language model is given towards what the original model gives it for the unchanged picture.
     """
     if target.task.kind == "vlm":
         return _pgd_vlm(target)

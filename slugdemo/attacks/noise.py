@@ -26,7 +26,8 @@ def completion(target: Target, *, said: str) -> Attacked:
     With an `said` = "empty", "neutral" or "own" prompt. After the completion probes of "When Are
     Concepts Erased From Diffusion Models?" (arXiv 2505.17013) and of arXiv 2506.08991: what the
     half-noised picture shows is in the trial itself, so that only the model that never saw the
-    concept says how much of a success is the model's.
+    concept says how much of a success is the model's. With its own prompt it asks by name, and may
+    miss a concept that was only renamed.
     """
     model, steps = target.model, target.drawing["steps"]
     start = round(steps * (1 - SHARE))
@@ -43,8 +44,9 @@ def inpainting(target: Target) -> Attacked:
     """The right half of pictures of the concept, painted anew by the model beside the left one.
 
     After each denoising step the left half is put back, noised to where the step ended (RePaint,
-    arXiv 2201.09865, without its jumps back). The prompt is the concept's own. The judge sees the
-    whole picture, of which half is real: compare with the model that never saw the concept.
+    arXiv 2201.09865, without its jumps back). The prompt is the concept's own, so it may miss a
+    concept that was only renamed. The judge sees the whole picture, of which half is real: compare
+    with the model that never saw the concept.
     """
     model, size = target.model, target.task.config.evaluation_size
     shown = model.encode(_pictures(target))
@@ -75,7 +77,8 @@ def inversion(target: Target) -> Attacked:
     """Pictures of the concept turned into noise by the model itself, and back, by DDIM.
 
     DDIM (arXiv 2010.02502), 25 steps each way under the concept's own prompt, no guidance: a model
-    that comes back to the picture has a place for it. On the way back the rules of an edit hold.
+    that comes back to the picture has a place for it. On the way back the rules of an edit hold. It
+    asks by name, so it may miss a concept that was only renamed.
     """
     model, states = target.model, target.model.states(_prompts(target, "own"))
     times = model.timesteps(INVERSION).flip(0)

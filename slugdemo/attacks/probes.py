@@ -15,6 +15,7 @@ from slugdemo import data, images
 from slugdemo.attacks.attack import Attacked, Target, plain_words
 from slugdemo.concept import Example, prompt
 from slugdemo.edit import part_of, qualified, within
+from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import label, spread
 from slugdemo.layer_names import depth
 from slugdemo.models import towers
@@ -36,7 +37,8 @@ def linear_probe(target: Target) -> Attacked:
     Ridge regression on mean activations after each block; success is the share of held-out items
     of the concept above the threshold at which 5 % of the held-out others are, in the best layer
     (`curve` has all). On CLIP's vision tower the items are pictures; on Stable Diffusion's text
-    tower they are prompts, in two templates to learn from and two others to be judged by.
+    tower they are prompts, in two templates to learn from and two others to be judged by, which name the
+    concept: there it may miss a concept that was only renamed.
     """
     tower = "text" if target.task.kind == "diffusion" else "vision"
     learnt, judged = (_prompts if tower == "text" else _shown)(target)
@@ -135,9 +137,17 @@ def patching(target: Target) -> Attacked:
     Handing the original's later blocks the activations of the model under attack asks what these
     still hold (activation patching; the idea of the unlearning depth score). Success is the mean
     rate over all blocks: 1 when every layer still hands the concept on, 0 when even the first one
-    loses it. Towers are patched together; a U-Net counts as the last block.
+    loses it. Towers are patched together; a U-Net counts as the last block. A concept that was only
+    renamed is lost from the tensor on that renames it, whatever the later ones hold.
+
+    Raises SlugError for a reference whose tensors have other shapes than the original's.
     """
     before, after = _tensors(target, original=True), _tensors(target, original=False)
+    if any(after[name].shape != before[name].shape for name in after):
+        raise SlugError(
+            "This model cannot be patched into the original: it was trained with another "
+            "vocabulary, so their tensors differ in shape. Try another attack on it."
+        )
     moved = {n: after[n] - before[n] for n in after if not torch.equal(after[n], before[n])}
     original = Target(target.task)
     curve: dict[str, float] = {}
@@ -181,7 +191,8 @@ def membership(target: Target) -> Attacked:
     The model's own score of a pair is compared with a threshold that best separates matching from
     mismatched pairs of other things. On CLIP's towers the score is the cosine; on Stable Diffusion
     it is how much the prompt lowers the denoising loss (conditional likelihood discrepancy,
-    arXiv 2405.14800). Membership of the concept, not of single pictures.
+    arXiv 2405.14800). Membership of the concept, not of single pictures; it
+    asks by name, so it may miss a concept that was only renamed.
     """
     target.task.step("Comparing pairs", 0, 1)
     score = _discrepancy if target.task.kind == "diffusion" else _cosines

@@ -159,7 +159,8 @@ def hard_prompt(target: Target) -> Attacked:
     sample of each forward, AdamW (.01, decay .1) on the denoising loss of pictures of the concept,
     projection onto the simplex after each step. Deviations: 4 rounds of 10 steps, each on 4
     random timesteps, where the paper takes 50 timesteps of 40; all pictures share one prefix, and
-    the best round's counts.
+    the best round's counts. A concept that was only renamed is found when the search comes upon its
+    new name, one token among all: it may miss it.
     """
     model, noise = target.model, target.task.generator(1)
     pictures = Pictures.of(model, target.held())

@@ -37,7 +37,10 @@ def relearning(target: Target) -> Attacked:
 
 
 def harmless(target: Target) -> Attacked:
-    """The same fine-tuning on pictures of other things: does the concept come back by itself?"""
+    """The same fine-tuning on pictures of other things: does the concept come back by itself?
+
+    A concept that was only renamed does not: it is still there, under another name.
+    """
     return _fine_tuned(target, _others(target, HELD))
 
 
@@ -115,7 +118,7 @@ def quantised(target: Target, *, bits: int) -> Attacked:
     Small edits may vanish in rounding (arXiv 2410.16454); `note` tells the share of codes that
     differ from those of the original's rounded weights. Without an edit all matrices are rounded.
     Deviations: symmetric round-to-nearest of the edited layers alone, so that what comes back is
-    not hidden by what rounding does to everything else.
+    not hidden by what rounding does to everything else. A concept that was only renamed stays so.
     """
     target.task.step("Rounding weights", 0, 1)
     parts = {"zero-shot": ("text", "vision"), "diffusion": ("text", "unet"), "vlm": ("vision",)}

@@ -18,6 +18,7 @@ from slugdemo.evaluation.prompt_set import label
 from slugdemo.models.clip import Clip
 
 MOST, PART = 8, 4  # neighbours of each kind: a quarter of the names asked about, 8 at most
+CHUNK = 64  # pictures at once
 LOOKED = 2  # pictures of each other name behind its look
 WAYS = {
     "look": "nearest by CLIP's features of their pictures",
@@ -75,12 +76,15 @@ def _looks(concept: Concept, others: Sequence[str], clip: Clip) -> dict[str, flo
     known = [name for name in others if name in shown]
     if not known or not concept.forget:
         return {}
-    own = _mean(concept.forget, clip)
-    return {name: float(_mean(shown[name], clip) @ own) for name in known}
+    own, *looks = _means([concept.forget, *(shown[name] for name in known)], clip)
+    return {name: float(look @ own) for name, look in zip(known, looks, strict=True)}
 
 
-def _mean(shown: Sequence[Example], clip: Clip) -> Tensor:
-    """The mean of unit features, of unit norm: (D,)."""
+def _means(groups: Sequence[Sequence[Example]], clip: Clip) -> list[Tensor]:
+    """The mean of unit features of each group's pictures, of unit norm: (D,) each."""
+    every = [example for group in groups for example in group]
+    pixels = data.pixels(every, clip.transform)
     with torch.no_grad():
-        features = clip.encode_image(data.pixels(shown, clip.transform))
-    return F.normalize(features.mean(0), dim=-1).cpu()
+        features = torch.cat([clip.encode_image(part).cpu() for part in pixels.split(CHUNK)])
+    parts = features.split([len(group) for group in groups])
+    return [F.normalize(part.mean(0), dim=-1) for part in parts]

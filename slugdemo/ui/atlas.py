@@ -15,6 +15,7 @@ from slugdemo.ui.state import KINDS, AppState
 from slugdemo.ui.view import View
 
 LOST = 24  # names that stand above the map of who is lost
+FEW = 5  # presets that say too little
 PAPER = {"text": ("early", "attention"), "vision": ("late", "attention")}  # SLUG, sec. 4.4
 Row = dict[str, Any]
 
@@ -86,12 +87,17 @@ def _digits(value: float) -> float:
 
 def said(entries: Sequence[Entry]) -> str:
     """Whether the paper's “late attention in vision, early attention in text” holds here."""
-    if not entries:
-        return ""
+    if len(entries) < FEW:
+        return (
+            "The paper finds early attention in text and late attention in vision. "
+            "Too few presets are computed here to say whether that holds."
+        )
     parts, holding = [], []
     for tower, (half, what) in PAPER.items():
         chosen = [entry.layer for entry in entries if parted(entry.layer)[0] == tower]
         if not chosen:
+            if any(parted(layer)[0] == tower for layer in entries[0].editable):
+                parts.append(f"none in the {tower} tower")
             continue
         blocks = _blocks(entries, tower)
         there = [layer for layer in chosen if _half(layer, blocks) == half]
@@ -99,10 +105,11 @@ def said(entries: Sequence[Entry]) -> str:
         both = [layer for layer in there if layer in such]
         holding.append(2 * len(both) > len(chosen))
         top, times = Counter(chosen).most_common(1)[0]
+        name = label(top)
         parts.append(
             f"{len(chosen)} of {len(entries)} chosen layers are in the {tower} tower: "
             f"{len(there)} in its {half} half, {len(such)} attention, {len(both)} both; most often "
-            f"{label(top).lower()} ({times})"
+            f"{name[:1].lower()}{name[1:]} ({times})"
         )
     verdict = "holds" if all(holding) else "does not hold" if not any(holding) else "holds in part"
     return (

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from slugdemo import catalog, experiment, ladder
+from slugdemo import catalog, experiment, ladder, search
 from slugdemo.benchmark import cells, shipped
 from slugdemo.concept import prompt
 from slugdemo.edit import Edit
@@ -172,7 +172,7 @@ def _run(
     found = Run(subject.seconds, subject.peak_bytes, size, view=subject.view, old=old)
     for rows in experiment.reporting(subject.task, subject.edits):
         if not found.measured and name in METHODS:
-            experiment.known(subject.task)
+            _check_known(state, view, subject.task)
         found = replace(found, measured=rows, at=time.time())
         state.shown.put(_key(view, name), found)
         shown()
@@ -182,6 +182,15 @@ def _run(
     found = replace(found, measured=(*found.measured, *more), whole=True)
     state.shown.put(_key(view, name), found)
     return done | {name: subject}
+
+
+def _check_known(state: AppState, view: View, task: Task) -> None:
+    """Raises SlugError when the model does not know the concept, by a score made beforehand if any."""
+    entry = state.entry(view.model, view.concept)
+    if entry is None or entry.before is None:
+        experiment.known(task)
+    else:
+        search.check_known(entry.concept, entry.before)
 
 
 def _values(state: AppState, view: View, name: str) -> dict[str, float]:

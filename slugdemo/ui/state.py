@@ -26,7 +26,7 @@ from slugdemo.config import CONFIGS, Config
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.eval_set import around, drawn
-from slugdemo.evaluation.prompt_set import EvalSet
+from slugdemo.evaluation.prompt_set import EvalSet, Evaluation
 from slugdemo.layers import GRANULARITIES
 from slugdemo.methods import named
 from slugdemo.models import loading
@@ -124,7 +124,8 @@ class AppState:
     """What all visitors share, and what they brought.
 
     `tasks` are by model, concept, alignment and granularity; `features` are held-out pictures
-    before a CLIP, by concept; `edits` by layer or by digest;
+    before a CLIP, by concept; `evaluations` what CLIPs are asked, by task; `edits` by layer or by
+    digest;
     `scores` what evaluators measured; `pictures` what was drawn and how it was judged; `shown`
     whatever else is on the page. The folder of models and pictures is `catalog.assets()`.
     """
@@ -133,6 +134,7 @@ class AppState:
     models: Cache[Opened] = field(default_factory=lambda: Cache(8))
     tasks: Cache[Task] = field(default_factory=lambda: Cache(6))
     features: Cache[ZeroShot] = field(default_factory=lambda: Cache(3))
+    evaluations: Cache[Evaluation] = field(default_factory=lambda: Cache(3))
     edits: Cache[Edit] = field(default_factory=lambda: Cache(64))
     scores: Cache[Score] = field(default_factory=lambda: Cache(4096))
     pictures: Cache[dict[str, Any]] = field(default_factory=lambda: Cache(256))
@@ -222,6 +224,7 @@ class AppState:
         gone = self.models.let_go([wanted])
         self.tasks.clear()
         self.features.clear()
+        self.evaluations.clear()
         gc.collect()
         return gone is not None
 
@@ -302,7 +305,12 @@ class AppState:
         key = (view.model, view.concept, view.alignment, view.granularity)
         ready = self.tasks.get(key, lambda: self._task(view, watch))
         anchor = view.anchor if named(view.method).replaces else ""
-        return ready.watched(watch.progress, watch.stop.is_set).by(view.method).becoming(anchor)
+        mine = ready.watched(watch.progress, watch.stop.is_set).by(view.method).becoming(anchor)
+        if mine.kind == "zero-shot":  # the same for every method and visitor, as nobody watches it
+            mine.evaluation = self.evaluations.get(
+                key, lambda: ready.watched(unwatched, never).evaluation
+            )
+        return mine
 
     def _task(self, view: View, watch: Watch) -> Task:
         opened = self.opened(view.model)
@@ -375,9 +383,10 @@ def freed(state: AppState) -> str:
     hosts = [found.host for _, found in opened if found.kind == "diffusion"]
     pictures = sum(host.forget_pictures() for host in hosts if isinstance(host, Diffusion))
     unused = state.models.let_go() if len(opened) > IN_USE else None
+    features = state.tasks.clear() + state.features.clear() + state.evaluations.clear()
     counts = (
         (state.pictures.clear() + pictures, "drawn picture", "drawn pictures"),
-        (state.tasks.clear() + state.features.clear(), "set of features", "sets of features"),
+        (features, "set of features", "sets of features"),
         (state.edits.clear(), "edit", "edits"),
         (state.shown.clear(), "other result", "other results"),
     )

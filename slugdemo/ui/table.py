@@ -156,10 +156,11 @@ ABOUT = {
     "all front layers": f"All layers of the front moved at once, as far as {CONTROLLED} moves one.",
     REFERENCE: "A model of the same kind, trained on the same pictures without this concept.",
 }
+FIRST = {"diffusion": "UA, IRA and CRA"}  # elsewhere "left" and "kept"
 GAUGES = (
-    "On things UA, IRA and CRA are nearly full for most methods. What tells methods apart: styles, "
-    "time, neighbours, many concepts at once, attacks, and the distance to the model that never "
-    "saw the concept. SLUG is one row among them, and may lose."
+    "On things {} are nearly the same for most methods. What tells methods apart: styles, time, "
+    "neighbours, many concepts at once, attacks, and the distance to the model that never saw the "
+    "concept. SLUG is one row among them, and may lose."
 )
 
 
@@ -185,7 +186,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
         "concept": label(view.concept),
         "kind": kind,
         "anchor": view.anchor,
-        "gauges": GAUGES,
+        "gauges": GAUGES.format(FIRST.get(kind, "“left” and “kept”")),
         "groups": columns,
         "rows": rows,
         "published": _published() if kind == "diffusion" else [],

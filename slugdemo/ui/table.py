@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from slugdemo.benchmark import published, shipped
 from slugdemo.evaluation.prompt_set import Measurement
-from slugdemo.experiment import CONTROLS
+from slugdemo.experiment import CONTROLS, REFERENCES
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS, Method
 from slugdemo.results import HARMONIC, plain
@@ -169,8 +169,9 @@ def show(state: AppState, view: View) -> dict[str, Any]:
     kind = state.kind(view.model)
     order = {group: number for number, group in enumerate(GROUPS)}
     methods = sorted(METHODS.values(), key=lambda method: order.get(method.group, len(order)))
-    judging, weights = JUDGING[kind], _weights(state, view)
-    rows = [_original(state, view), _row(state, view, REFERENCE, "references", judging, weights)]
+    judging, weights = JUDGING[kind], _weights(state, view, view.model)
+    unseen = _weights(state, view, REFERENCES.get(kind, ""))
+    rows = [_original(state, view), _row(state, view, REFERENCE, "references", judging, unseen)]
     rows += [
         _row(state, view, method.name, method.group, judging, weights) | _facts(method)
         for method in methods
@@ -271,9 +272,9 @@ def _shipped(view: View, name: str, weights: str) -> dict[str, Any]:
     }
 
 
-def _weights(state: AppState, view: View) -> str:
-    """The digest of the weights that are here; "" while the model is not in memory."""
-    model = state.models.peek(view.model)
+def _weights(state: AppState, view: View, name: str) -> str:
+    """The digest of the weights of the model that are here; "" while it is not in memory."""
+    model = state.models.peek(name)
     return Task(model, state.concept(view.concept)).digest if model else ""
 
 

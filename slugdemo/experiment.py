@@ -605,7 +605,7 @@ def missing(task: Task, name: str, reason: str) -> Result:
     """The row that says why there is no floor: no model that never saw the concept."""
     model, concept = task.opened.model.name, task.concept.name
     attacked = attacks.named(name).name
-    return Result(model, concept, "reference", attacked, "reference", "success", note=reason)
+    return Result(model, concept, REFERENCE, attacked, REFERENCE, "success", note=reason)
 
 
 def summary(rows: Sequence[Result]) -> str:

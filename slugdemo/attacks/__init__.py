@@ -134,7 +134,7 @@ ATTACKS: dict[str, Attack] = {
             "pictures",
             "CCE, arXiv 2308.01508",
             "2 vectors, 60 steps on 8 pictures",
-            15.0,
+            18.0,
         ),
         Attack(
             "soft prompt at the output",

@@ -19,13 +19,14 @@ from slugdemo.many import COUNTS, IN_TURN, TOGETHER, many
 from slugdemo.results import plain
 
 Out = Annotated[Path, typer.Option(help="the folder of the results")]
+Models = Annotated[str, typer.Option(help="names with commas")]
+Presets = Annotated[str, typer.Option(help='names with commas, or "all" that can be forgotten')]
+Workers = Annotated[int, typer.Option(min=1, help="processes at once")]
 
 
 def run(
-    models: Annotated[str, typer.Option(help="names with commas")] = "pocket-sd",
-    concepts: Annotated[
-        str, typer.Option(help='names with commas, or "all" that can be forgotten')
-    ] = "wizard",
+    models: Models = "pocket-sd",
+    concepts: Presets = "wizard",
     methods: Annotated[
         str, typer.Option(help='names with commas; "original" and controls count as methods')
     ] = f"{ORIGINAL},slug",
@@ -38,7 +39,7 @@ def run(
     attacks: Annotated[str, typer.Option(help="names with commas; none if not given")] = "",
     seeds: Annotated[str, typer.Option(help="whole numbers with commas")] = "0",
     engine: Annotated[str, typer.Option(help="processes or ray")] = "processes",
-    workers: Annotated[int, typer.Option(min=1, help="processes at once")] = 1,
+    workers: Workers = 1,
     address: Annotated[str, typer.Option(help="of a Ray cluster; a local one if not given")] = "",
     out: Out = Path("results"),
     as_json: Json = False,
@@ -108,13 +109,9 @@ def several(
 
 
 def atlas(
-    models: Annotated[
-        str, typer.Option(help="names with commas")
-    ] = "pocket-clip,pocket-sd,pocket-llava",
-    concepts: Annotated[
-        str, typer.Option(help='names with commas, or "all" that can be forgotten')
-    ] = "all",
-    workers: Annotated[int, typer.Option(min=1, help="processes at once")] = 1,
+    models: Models = "pocket-clip,pocket-sd,pocket-llava",
+    concepts: Presets = "all",
+    workers: Workers = 1,
     out: Annotated[Path, typer.Option(help="the folder of the entries")] = Path("atlas"),
     as_json: Json = False,
 ) -> None:
@@ -147,11 +144,9 @@ def atlas(
 
 
 def layers(
-    models: Annotated[str, typer.Option(help="names with commas")] = "pocket-clip",
-    concepts: Annotated[
-        str, typer.Option(help='names with commas, or "all" that can be forgotten')
-    ] = "wizard,cat,umbrella,pixel art",
-    workers: Annotated[int, typer.Option(min=1, help="processes at once")] = 1,
+    models: Models = "pocket-clip",
+    concepts: Presets = "wizard,cat,umbrella,pixel art",
+    workers: Workers = 1,
     out: Annotated[Path, typer.Option(help="the folder of the choices")] = Path("atlas"),
     as_json: Json = False,
 ) -> None:

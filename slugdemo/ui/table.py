@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from slugdemo.benchmark import published, shipped
 from slugdemo.evaluation.prompt_set import Measurement
-from slugdemo.experiment import CONTROLS, REFERENCES
+from slugdemo.experiment import CONTROLS, ORIGINAL, REFERENCES
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS, Method
 from slugdemo.results import HARMONIC, plain
@@ -20,8 +20,6 @@ from slugdemo.ui import compare, many
 from slugdemo.ui.compare import CONTROLLED, REFERENCE, Run
 from slugdemo.ui.state import AppState
 from slugdemo.ui.view import View, label
-
-ORIGINAL = "original"
 
 
 class Column(NamedTuple):

@@ -332,14 +332,23 @@ class Task:
     def evaluators(self) -> Evaluators:
         """What the step search asks; a quick stand-in where the model takes long."""
         found = self.evaluation
-        quick = None if self.kind == "zero-shot" else self._quick
+        quick = None if self.kind == "zero-shot" else Evaluators(self._quick, self._quick_forget)
         return Evaluators(found.evaluator(), found.forget_only(), quick)
 
     def _quick(self, edit: Edit) -> search.Evaluate:
+        judged, own = self._in_clip(edit)
+        return judged.evaluator()(own)
+
+    def _quick_forget(self, edit: Edit) -> search.Evaluate:
+        judged, own = self._in_clip(edit)
+        return judged.forget_only()(own)
+
+    def _in_clip(self, edit: Edit) -> tuple[ClassifyEvaluation, Edit]:
+        """The CLIP whose tower an edit changes, and the edit in the names of that CLIP."""
         if self.clip_2 is None or edit.parts != ("text_2",):
-            return self.classified.evaluator()(edit)
+            return self.classified, edit
         own = {f"text/{within(name)}": tensor for name, tensor in edit.delta.items()}
-        return self._classified_2.evaluator()(replace(edit, delta=own))
+        return self._classified_2, replace(edit, delta=own)
 
     @cached_property
     def classified(self) -> ClassifyEvaluation:

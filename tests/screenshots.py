@@ -15,7 +15,7 @@ from playwright.sync_api import Page, sync_playwright
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from slugdemo.ui import page, preset
+from slugdemo.ui import atlas, page
 from slugdemo.ui.state import AppState
 
 OUT = Path(__file__).parents[1] / "assets" / "pictures"
@@ -63,7 +63,7 @@ SHOTS: dict[str, tuple[str, Callable[[Page], None], str]] = {
 def main() -> None:
     """Opens the page over the shipped models and takes every picture."""
     state = AppState()
-    if not preset.opened(state, {}):
+    if not atlas.opened(state, {}):
         raise SystemExit(
             "The atlas is stale: python -m slugdemo benchmark atlas --out assets/atlas"
         )

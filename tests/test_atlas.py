@@ -20,7 +20,7 @@ from slugdemo.edit import clip_name
 from slugdemo.models.loading import opened
 from slugdemo.task import Task
 from slugdemo.ui import atlas as ui_atlas
-from slugdemo.ui import callbacks, locate, preset
+from slugdemo.ui import callbacks, locate
 from slugdemo.ui.state import AppState
 from slugdemo.ui.view import View
 
@@ -82,7 +82,7 @@ def test_a_preset_is_shown_without_a_model_as_live_work_shows_it(
     assert page.keys() >= BLOCKS
     assert not fresh.models.items(), "a model was opened"
     link = parse_qs(page["status"]["query"])
-    assert preset.opened(fresh, link)["view"] == page["view"]
+    assert ui_atlas.opened(fresh, link)["view"] == page["view"]
     (assets / "atlas").rename(assets / "away")
     try:
         live = shown(AppState(), callbacks.run, View(model, entry.concept))
@@ -134,38 +134,38 @@ DIFFERS: dict[str, Callable[[View], View]] = {
 @pytest.mark.parametrize("what", DIFFERS)
 def test_nothing_is_shown_at_once_when_something_differs(made: dict[str, Entry], what: str) -> None:
     entry, fresh = made["pocket-clip"], AppState()
-    view = preset.shown(fresh, View("pocket-clip", entry.concept))["view"]
-    assert preset.shown(fresh, view)
-    assert preset.shown(fresh, DIFFERS[what](view)) == {}
+    view = ui_atlas.preset(fresh, View("pocket-clip", entry.concept))["view"]
+    assert ui_atlas.preset(fresh, view)
+    assert ui_atlas.preset(fresh, DIFFERS[what](view)) == {}
 
 
 def test_a_stale_entry_is_never_shown(
     made: dict[str, Entry], assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = View("pocket-clip", made["pocket-clip"].concept)
-    assert preset.shown(AppState(), view)
+    assert ui_atlas.preset(AppState(), view)
     changed = CONFIGS["zero-shot"].changed({"seed": 1})
     with monkeypatch.context() as patch:
         patch.setitem(CONFIGS, "zero-shot", changed)
-        assert preset.shown(AppState(), view) == {}
+        assert ui_atlas.preset(AppState(), view) == {}
     folder = shutil.copytree(assets, tmp_path / "assets")
     monkeypatch.setenv("SLUGDEMO_ASSETS", str(folder))
-    assert preset.shown(AppState(), view)
+    assert ui_atlas.preset(AppState(), view)
     for file in ("models/pocket-clip/open_clip_model.safetensors", "concepts/retain.parquet"):
         path, kept = folder / file, (folder / file).read_bytes()
         path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
-        assert preset.shown(AppState(), view) == {}, file
+        assert ui_atlas.preset(AppState(), view) == {}, file
         path.write_bytes(kept)
-    assert preset.shown(AppState(), view)
+    assert ui_atlas.preset(AppState(), view)
     (folder / "atlas" / atlas.ENTRIES).write_bytes(b"half of it")
-    assert preset.shown(AppState(), view) == {}
+    assert ui_atlas.preset(AppState(), view) == {}
 
 
 def test_other_code_is_said(made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch) -> None:
     view = View("pocket-clip", made["pocket-clip"].concept)
-    assert preset.OLDER not in preset.shown(AppState(), view)["status"]["more"]
-    monkeypatch.setattr(preset, "code_version", lambda: "other")
-    assert preset.OLDER in preset.shown(AppState(), view)["status"]["more"]
+    assert ui_atlas.OLDER not in ui_atlas.preset(AppState(), view)["status"]["more"]
+    monkeypatch.setattr(ui_atlas, "code_version", lambda: "other")
+    assert ui_atlas.OLDER in ui_atlas.preset(AppState(), view)["status"]["more"]
 
 
 def test_computing_again_shows_both(made: dict[str, Entry]) -> None:
@@ -174,7 +174,7 @@ def test_computing_again_shows_both(made: dict[str, Entry]) -> None:
     assert all(one == now for _, one, now in page["again"]["rows"])
     assert "Every line is the same" in page["status"]["text"]
     nothing = shown(AppState(), callbacks.again, View("pocket-clip", "house"))
-    assert nothing["status"]["text"] == preset.NOTHING
+    assert nothing["status"]["text"] == ui_atlas.NOTHING
 
 
 def test_the_command_goes_on_where_it_stopped(

@@ -14,12 +14,13 @@ from slugdemo import catalog, experiment
 from slugdemo.__main__ import app
 from slugdemo.config import CONFIGS
 from slugdemo.edit import load, qualified
+from slugdemo.errors import SlugError
 from slugdemo.evaluation import eval_set
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import Method
 from slugdemo.models.loading import opened
 from slugdemo.task import Task
-from slugdemo.ui import callbacks, edits, erase, export, forget, locate, see
+from slugdemo.ui import callbacks, edits, forget, locate, see, step
 from slugdemo.ui.state import DRAWN, AppState
 from slugdemo.ui.tasks import Signal, Tasks, Watch, unwatched
 from slugdemo.ui.view import Kept, View, label
@@ -71,7 +72,7 @@ def test_the_page_finds_what_the_engine_finds(state: AppState, model: str, tmp_p
     assert view.strength == pytest.approx(found.edit.strength, abs=1e-4)
     assert page["status"]["text"] == f"{found.headline}."
     assert page["status"]["more"] == found.reason
-    assert erase.run(state, start, unwatched()).erasure.after == found.after
+    assert step.erase(state, start, unwatched()).erasure.after == found.after
     at = f"{found.after.strength:.1%}"
     row = next(row for row in page["curve"]["rows"] if row[0] == at)
     low, high = found.after.forget_interval
@@ -281,14 +282,14 @@ def test_every_method_is_offered_with_its_time_or_the_reason_why_not(state: AppS
 
 def test_the_edit_file_is_the_edit_that_is_shown(state: AppState, tmp_path: Path) -> None:
     view = View("pocket-sd", "cat", layer=TEXT, strength=0.25)
-    path = export.edit_file(state, view, unwatched(), room=tmp_path)
+    path = edits.edit_file(state, view, unwatched(), room=tmp_path)
     loaded = load(path, weights=state.opened("pocket-sd").clip.digest)
     assert (loaded.concept, loaded.layer, loaded.strength) == ("cat", f"text/{TEXT}", 0.25)
     page = shown(state, callbacks.stepped, replace(view, strength=0.0))
     assert page["status"]["text"] == callbacks.READY
     for nothing in (replace(view, strength=0.0), replace(view, layer="")):
-        with pytest.raises(export.SlugError):
-            export.edit_file(state, nothing, unwatched(), room=tmp_path)
+        with pytest.raises(SlugError):
+            edits.edit_file(state, nothing, unwatched(), room=tmp_path)
 
 
 def test_nothing_that_visitors_do_changes_the_models(state: AppState) -> None:
@@ -394,7 +395,7 @@ def test_any_methods_edit_behaves_like_every_other(
         again = shown(there, callbacks.concept, link)
         assert again["view"].strength == 1.5
         assert there.applied(again["view"], unwatched())[0].digest == edit.digest
-    path = export.edit_file(state, view, unwatched(), room=tmp_path)
+    path = edits.edit_file(state, view, unwatched(), room=tmp_path)
     back = shown(
         state,
         callbacks.brought,

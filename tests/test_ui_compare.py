@@ -11,7 +11,7 @@ from slugdemo.benchmark import published
 from slugdemo.config import CONFIGS
 from slugdemo.experiment import CONTROLS
 from slugdemo.methods import METHODS
-from slugdemo.ui import callbacks, compare, many, see, table
+from slugdemo.ui import callbacks, compare, see, table
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import unwatched
 from slugdemo.ui.view import View
@@ -28,12 +28,12 @@ def row(table: dict, name: str) -> dict:
 def test_every_method_has_a_row_and_one_that_cannot_serve_says_why(state: AppState) -> None:
     value = shown(state, callbacks.comparing, ROBOT)["compare"]
     names = [each["name"] for each in value["rows"]]
-    assert names[:2] == ["original", compare.REFERENCE]
-    assert {*names} == {"original", compare.REFERENCE, *METHODS, *CONTROLS}
+    assert names[:2] == ["original", compare.UNSEEN]
+    assert {*names} == {"original", compare.UNSEEN, *METHODS, *CONTROLS}
     for method in METHODS.values():
         reason = row(value, method.name)["reason"]
         assert bool(reason) == ("zero-shot" not in method.hosts)
-    assert "There is no reference" in row(value, compare.REFERENCE)["reason"]
+    assert "There is no reference" in row(value, compare.UNSEEN)["reason"]
     assert value["not_ported"]
     assert value["published"] == []
     assert len(table.show(state, View("pocket-sd", "robot"))["published"]) == 11
@@ -151,7 +151,7 @@ def test_what_a_concept_becomes_is_in_the_link_the_edit_and_the_row(state: AppSt
 def test_a_row_in_full_and_curves_of_many_concepts(
     state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "COUNTS", (1, 2))  # of so few, something must stay
+    monkeypatch.setattr(compare, "COUNTS", (1, 2))  # of so few, something must stay
     shown(state, callbacks.compare_run, ROBOT, names=["ga"])
     found = shown(state, callbacks.compare_detail, ROBOT, name="ga")["compare"]["detail"]
     names, before, after = (found["matrix"][key] for key in ("names", "before", "after"))
@@ -163,7 +163,7 @@ def test_a_row_in_full_and_curves_of_many_concepts(
     lines = page["compare"]["many"]["lines"]
     mine = [line for line in lines if (line["method"], line["source"]) == ("ga", "here")]
     assert {line["metric"] for line in mine} == {"forget_acc", "retain_acc"}
-    assert [[point[0] for point in line["points"]] for line in mine] == [[*many.COUNTS]] * 2
+    assert [[point[0] for point in line["points"]] for line in mine] == [[*compare.COUNTS]] * 2
     wrong = shown(state, callbacks.compare_many, ROBOT, name="ga", order="backwards")
     assert "The order is one of" in wrong["status"]["text"]
 

@@ -12,7 +12,7 @@ from slugdemo import experiment
 from slugdemo.attacks import ATTACKS, ON, embeddings
 from slugdemo.methods import METHODS
 from slugdemo.results import Result
-from slugdemo.ui import attack, callbacks, gone
+from slugdemo.ui import callbacks, gone
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Tasks, Watch, unwatched
 from slugdemo.ui.view import Kept, View
@@ -76,11 +76,11 @@ def test_what_was_tried_is_not_tried_again_and_a_link_brings_it_back(
 def test_pictures_losses_and_the_best_so_far_are_shown_while_it_runs(state: AppState) -> None:
     lives: list[dict[str, Any]] = []
     watch = Watch(lambda block, value: lives.append(value) if block == "live" else None)  # type: ignore[arg-type]
-    attack.run(state, CAT, watch, ["soft prompt"], panel=dict)
+    gone.run(state, CAT, watch, ["soft prompt"], panel=dict)
     while_edited = [one for one in lives if one.get("on") == "edited"]
     assert any(one["src"] for one in while_edited)
     assert lives[-1] == {}
-    found = attack.show(state, CAT)["tried"][0]["sides"]["edited"]
+    found = gone.attempts(state, CAT)["tried"][0]["sides"]["edited"]
     assert len(found["losses"]) == 3
     assert len(found["pictures"]) == found["n"] == 8
     assert [one["hit"] for one in found["pictures"]].count(True) == round(found["rate"] * 8)
@@ -100,7 +100,7 @@ def test_stopping_in_the_middle_keeps_what_is_done(state: AppState) -> None:
             tasks.stop("me")
     assert page["status"]["text"].startswith("Stopped.")
     assert page["live"]["stopped"]
-    kept = attack.show(state, view)["tried"]
+    kept = gone.attempts(state, view)["tried"]
     assert [one["name"] for one in kept] == ["int4"]
 
 

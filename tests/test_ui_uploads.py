@@ -16,7 +16,7 @@ from slugdemo import weights
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.task import Task
-from slugdemo.ui import callbacks, edits, export, forget, step
+from slugdemo.ui import callbacks, edits, forget, see
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import unwatched
 from slugdemo.ui.uploads import Uploads
@@ -107,7 +107,7 @@ def test_stable_diffusion_draws_a_concept_of_ones_own(state: AppState) -> None:
 
 def test_an_edit_file_of_this_page_brings_its_view_back(state: AppState, tmp_path: Path) -> None:
     view = View("pocket-clip", "cat", TEXT, 0.25)
-    path = export.edit_file(state, view, unwatched(), room=tmp_path)
+    path = edits.edit_file(state, view, unwatched(), room=tmp_path)
     page = brought(state, View("pocket-clip", "robot"), given=str(path), make=edits.opened)
     back = page["view"]
     assert (back.concept, back.layer, back.strength) == ("cat", TEXT, 0.25)
@@ -144,7 +144,7 @@ def test_two_visitors_with_edit_files_of_one_name_never_get_each_others_ladder(
         given = str(tmp_path / f"{visitor}.safetensors")
         page = brought(state, View("pocket-clip", "robot"), given=given, make=edits.opened)
         view = replace(page["view"], layer=TEXT, strength=0.2)
-        ladders[visitor] = step.ladder(state, view, unwatched())["rows"]
+        ladders[visitor] = see.show_ladder(state, view, unwatched())["rows"]
         state.uploads.leave(visitor)
     assert ladders["one"] != ladders["two"]
 
@@ -183,8 +183,8 @@ def test_the_edited_model_is_a_whole_folder_with_the_edit_in_it(
 ) -> None:
     view = View("pocket-sd", "cat", TEXT, 0.5)
     state.task(view, unwatched())
-    assert target in [model.name for model in export.targets(state, view)]
-    path = export.model_file(state, view, unwatched(), room=tmp_path, name=target)
+    assert target in [model.name for model in edits.targets(state, view)]
+    path = edits.model_file(state, view, unwatched(), room=tmp_path, name=target)
     with zipfile.ZipFile(path) as packed:
         names = packed.namelist()
         assert packed.testzip() is None
@@ -195,9 +195,9 @@ def test_the_edited_model_is_a_whole_folder_with_the_edit_in_it(
 
 def test_a_model_without_the_edited_tower_is_not_offered(state: AppState, tmp_path: Path) -> None:
     view = View("pocket-sd", "cat", TEXT, 0.5)
-    assert "pocket-llava" not in [one.name for one in export.targets(state, view)]
+    assert "pocket-llava" not in [one.name for one in edits.targets(state, view)]
     with pytest.raises(SlugError):
-        export.model_file(state, view, unwatched(), room=tmp_path, name="pocket-llava")
+        edits.model_file(state, view, unwatched(), room=tmp_path, name="pocket-llava")
 
 
 def test_the_python_snippet_makes_the_edit_that_is_shown(
@@ -209,7 +209,7 @@ def test_the_python_snippet_makes_the_edit_that_is_shown(
     view = View("pocket-clip", "cat", TEXT, 0.25)
     state.task(view, unwatched())
     names: dict[str, object] = {"print": lambda *_: None}
-    exec(export.show(state, view)["python"], names)
+    exec(edits.take_away(state, view)["python"], names)
     theirs = names["edit"]
     assert isinstance(names["task"], Task)
     ours = state.applied(view, unwatched())[0]

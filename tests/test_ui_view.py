@@ -59,13 +59,13 @@ def test_a_renamed_edit_keeps_its_name_in_the_link() -> None:
     assert named.tray[0].name == "the cat edit"
     assert "the cat edit" in said
     assert View.parse(parse_qs(named.query())) == named
-    assert edits.show(named)["rows"][0]["name"] == "the cat edit"
+    assert edits.tray(named)["rows"][0]["name"] == "the cat edit"
 
 
 def test_the_tray_says_when_two_edits_share_a_layer() -> None:
     kept = (Kept("cat", TEXT, 0.1), Kept("dog", TEXT, 0.1))
-    assert "add up" in edits.show(View("pocket-clip", "tree", tray=kept))["note"]
-    assert not edits.show(View("pocket-clip", "tree", tray=kept[:1]))["note"]
+    assert "add up" in edits.tray(View("pocket-clip", "tree", tray=kept))["note"]
+    assert not edits.tray(View("pocket-clip", "tree", tray=kept[:1]))["note"]
     with pytest.raises(SlugError):
         edits.dropped(View("pocket-clip", "tree", tray=kept), 7)
 

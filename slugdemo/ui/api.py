@@ -29,7 +29,7 @@ from slugdemo.methods.method import KINDS
 from slugdemo.models.prompts import MOST
 from slugdemo.results import rows
 from slugdemo.search import Score
-from slugdemo.ui import erase, export, locate, see, step
+from slugdemo.ui import edits, locate, see, step
 from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import BROKEN, out_of_memory, unwatched
 from slugdemo.ui.view import DIGEST, View, check
@@ -113,7 +113,7 @@ class Api:
     def search_step(self, model: Text, concept: Text, layer: Text) -> dict[str, Any]:
         """The strength that forgets and keeps most on one layer, with every one that was tried."""
         view = self.state.settled(View(model, concept, layer))
-        found = erase.find_step(self.state, view, unwatched(), shown=lambda _: None)
+        found = step.find_step(self.state, view, unwatched(), shown=lambda _: None)
         tried = list(found.view.trace)
         facts = {"layer": layer, "strength": found.view.strength, "tried": tried}
         return {**facts, "headline": found.headline, "reason": found.reason}
@@ -122,11 +122,11 @@ class Api:
     def erase(self, model: Text, concept: Text, method: Text = View.method) -> dict[str, Any]:
         """What a method finds for a concept, its scores, why, and the edit's file as base64."""
         view = self.state.settled(View(model, concept, method=method_named(method).name))
-        found = erase.run(self.state, view, unwatched())
+        found = step.erase(self.state, view, unwatched())
         if found.erasure is None:
             raise SlugError("It was stopped before anything was found.")
         with tempfile.TemporaryDirectory() as room:
-            path = export.edit_file(self.state, found.view, unwatched(), room=Path(room))
+            path = edits.edit_file(self.state, found.view, unwatched(), room=Path(room))
             packed = path.read_bytes()
         before, after = found.erasure.before, found.erasure.after
         return {

@@ -12,24 +12,9 @@ from typing import Any
 
 from slugdemo.errors import SlugError
 from slugdemo.methods import named
-from slugdemo.ui import (
-    atlas,
-    attack,
-    compare,
-    edits,
-    erase,
-    export,
-    forget,
-    gone,
-    locate,
-    many,
-    preset,
-    see,
-    step,
-    table,
-)
-from slugdemo.ui.erase import Found
+from slugdemo.ui import atlas, compare, edits, forget, gone, locate, see, step, table
 from slugdemo.ui.state import AppState, by_layer, single_layer
+from slugdemo.ui.step import Found
 from slugdemo.ui.tasks import Watch, status, unwatched
 from slugdemo.ui.view import View
 
@@ -48,8 +33,8 @@ def begin(state: AppState, view: View, watch: Watch) -> None:
 def warm(state: AppState) -> None:
     """Opens what a first touch of the first page will need; where nothing of it was made beforehand,
     makes that page. Errors wait for the visitor who meets them."""
-    if preset.shown(state, first := state.first()):
-        preset.warm(state, first)
+    if atlas.preset(state, first := state.first()):
+        atlas.warm(state, first)
         return
     with suppress(SlugError):
         concept(state, first, unwatched())
@@ -59,14 +44,14 @@ def concept(state: AppState, view: View, watch: Watch) -> None:
     """A model or a concept was chosen: everything is new."""
     watch.say("Looking for its pictures")  # some are drawn first
     view = state.settled(view)
-    if ready := preset.shown(state, view):
+    if ready := atlas.preset(state, view):
         _show(state, watch, ready)
         return
     watch.put("view", view)
     watch.put("choice", forget.chosen(state, view))
     watch.put("forget", forget.show(state, view))
     watch.put("words", see.asking(state, view))
-    watch.put("tray", edits.show(view))
+    watch.put("tray", edits.tray(view))
     watch.say(f"Opening {view.model}")
     state.opened(view.model)
     found = locate.locate(state.task(view, watch))
@@ -92,7 +77,7 @@ def _show(state: AppState, watch: Watch, ready: dict[str, Any]) -> None:
 def again(state: AppState, view: View, watch: Watch) -> None:
     """What came with the app is computed anew, and both are shown."""
     view = state.settled(view)
-    found = preset.again(state, view, watch)
+    found = atlas.again(state, view, watch)
     watch.put("again", found)
     other = sum(shipped != now for _, shipped, now in found["rows"])
     said = f"{other} of {len(found['rows'])} lines differ" if other else "Every line is the same"
@@ -136,7 +121,7 @@ def _mapped(watch: Watch, found: locate.Map, view: View) -> None:
 
 def _finish(state: AppState, view: View, watch: Watch, said: str, more: str = "") -> None:
     """The ladder, and what is still missing of the curve; then the last sentence."""
-    watch.put("ladder", step.ladder(state, view, watch))
+    watch.put("ladder", see.show_ladder(state, view, watch))
     if not step.complete(state, view, watch):
         step.sweep(
             state,
@@ -198,7 +183,7 @@ def run(state: AppState, view: View, watch: Watch) -> None:
     """The view's method finds what it finds: layer and step, or whatever it changes."""
     view = state.settled(view)
     watch.put("choice", forget.chosen(state, view))
-    _found(state, watch, erase.run(state, view, watch))
+    _found(state, watch, step.erase(state, view, watch))
 
 
 def find(state: AppState, view: View, watch: Watch) -> None:
@@ -211,7 +196,7 @@ def find(state: AppState, view: View, watch: Watch) -> None:
         watch.put("view", now)
         watch.put("curve", step.show(state, now, watch))
 
-    _found(state, watch, erase.find_step(state, view, watch, shown=shown))
+    _found(state, watch, step.find_step(state, view, watch, shown=shown))
 
 
 def _found(state: AppState, watch: Watch, found: Found) -> None:
@@ -226,7 +211,7 @@ def _found(state: AppState, watch: Watch, found: Found) -> None:
     calm.put("collateral", see.collateral(state, view, calm))
     watch.check_wanted()
     if watch.stop.is_set():
-        calm.put("ladder", step.ladder(state, view, calm))
+        calm.put("ladder", see.show_ladder(state, view, calm))
         done(state, calm, view, found.headline, found.reason)
         return
     _finish(state, view, watch, found.headline, found.reason)
@@ -235,7 +220,7 @@ def _found(state: AppState, watch: Watch, found: Found) -> None:
 def compared(state: AppState, view: View, watch: Watch) -> None:
     """The edit beside its controls."""
     view = _with_edit(state.settled(view))
-    watch.put("comparison", erase.show_controls(state, view, watch))
+    watch.put("comparison", step.show_controls(state, view, watch))
     done(state, watch, view, READY)
 
 
@@ -278,7 +263,7 @@ def compare_many(state: AppState, view: View, watch: Watch, name: str, order: st
     def shown() -> None:
         watch.put("compare", table.show(state, view))
 
-    said = many.run(state, view, watch, name, order, shown=shown)
+    said = compare.run_many(state, view, watch, name, order, shown=shown)
     done(state, watch, view, said)
 
 
@@ -299,17 +284,17 @@ def attacking(state: AppState, view: View, watch: Watch) -> None:
     """The panel of attacks was opened beside an edit: what was tried, and what can be."""
     view = state.settled(view)
     watch.put("live", {})
-    watch.put("attack", attack.show(state, view))
-    done(state, watch, view, attack.summed(state, view) or READY)
+    watch.put("attack", gone.attempts(state, view))
+    done(state, watch, view, gone.summed(state, view) or READY)
 
 
 def attacked(state: AppState, view: View, watch: Watch, names: Sequence[str]) -> None:
     """Attacks are tried on the edit that is open."""
     view = state.settled(view)
-    wanted = attack.chosen(state, view, names)
+    wanted = gone.chosen(state, view, names)
     view = replace(view, attack=wanted[-1].name if wanted else "")
     watch.put("view", view)
-    said = attack.run(state, view, watch, names, panel=lambda: attack.show(state, view))
+    said = gone.run(state, view, watch, names, panel=lambda: gone.attempts(state, view))
     done(state, watch, view, said or READY)
 
 
@@ -331,14 +316,14 @@ def gone_open(state: AppState, view: View, watch: Watch, method: str, name: str)
 def gone_run(state: AppState, view: View, watch: Watch, method: str, name: str) -> None:
     """A cell of the heat map is run."""
     view = state.settled(view)
-    done(state, watch, view, gone.run(state, view, watch, method, name))
+    done(state, watch, view, gone.fill(state, view, watch, method, name))
 
 
 def trayed(state: AppState, view: View, watch: Watch, said: str) -> None:
     """The tray was changed: everything that it acts on is shown anew."""
     view = state.settled(view)
     watch.put("view", view)
-    watch.put("tray", edits.show(view))
+    watch.put("tray", edits.tray(view))
     watch.put("see", see.show(state, view, watch))
     watch.put("collateral", see.collateral(state, view, watch))
     _finish(state, view, watch, said)
@@ -383,7 +368,7 @@ def brought(
 
 def done(state: AppState, watch: Watch, view: View, text: str, more: str = "") -> None:
     """The last report: a calm sentence, the link to this very view, and how to make it elsewhere."""
-    watch.put("export", export.show(state, view))
+    watch.put("export", edits.take_away(state, view))
     watch.put("status", status(text, "calm", more=more, query=view.query()))
 
 

@@ -1,34 +1,37 @@
 """COMPARE: one concept by every method of the field, on the same model, pictures, seeds and judge.
 
-Runs methods, controls and the model that never saw the concept, and remembers what they gave.
+Runs methods, controls and the model that never saw the concept, and remembers what they gave; runs
+a method on several concepts, together or one after another.
 Knows the engine and shipped results; the page adds that a run can be watched and stopped.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from slugdemo import catalog, experiment, ladder, search
+from slugdemo import catalog, experiment, ladder, many, search
 from slugdemo.benchmark import cells, shipped
-from slugdemo.concept import prompt
+from slugdemo.concept import Concept, prompt
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import Measurement
 from slugdemo.experiment import CONTROLS
 from slugdemo.images import source
+from slugdemo.many import ORDERS, Joint
 from slugdemo.methods import METHODS, named
 from slugdemo.models.base import Cancelled
-from slugdemo.results import Result
+from slugdemo.results import Result, plain
 from slugdemo.task import Task
 from slugdemo.ui import see
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Watch
 from slugdemo.ui.view import DIGEST, MARK, View, share
 
-REFERENCE = "never saw it"
+UNSEEN = "never saw it"
 CONTROLLED = View.method  # the method whose edit the controls stand beside
+COUNTS = (1, 2, 3)  # concepts of a live run on many
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def shipped_rows(view: View, name: str) -> list[Result]:
     """What came with the app of a row: rates on the report split; perhaps nothing."""
     if view.anchor and name in METHODS and METHODS[name].replaces:
         return []
-    told = cells.REFERENCE if name == REFERENCE else name
+    told = cells.REFERENCE if name == UNSEEN else name
     kept = [row for row in shipped.rows(view.model, view.concept) if row.method == told]
     return [row for row in kept if row.attack == "" and row.split == "report"]
 
@@ -85,7 +88,7 @@ def unable(state: AppState, view: View, name: str) -> str:
     """
     if name in CONTROLS:
         return ""
-    if name != REFERENCE:
+    if name != UNSEEN:
         return named(name).unable(state.kind(view.model), view.anchor)
     if MARK in view.concept:
         return "No model was trained without a concept of your own."
@@ -178,7 +181,7 @@ def _run(
         shown()
     more = [*_in_clip(state, view, subject)]
     with suppress(SlugError):  # there is no model that never saw it
-        more += experiment.distance(subject.task, subject.edits) if name != REFERENCE else []
+        more += experiment.distance(subject.task, subject.edits) if name != UNSEEN else []
     found = replace(found, measured=(*found.measured, *more), whole=True)
     state.shown.put(_key(view, name), found)
     return done | {name: subject}
@@ -202,7 +205,7 @@ def _values(state: AppState, view: View, name: str) -> dict[str, float]:
 
 
 def _subject(state: AppState, view: View, watch: Watch, name: str) -> Subject:
-    if name == REFERENCE:
+    if name == UNSEEN:
         return Subject(experiment.unseen_task(state.task(view, watch)), None)
     if name in CONTROLS:
         return _control(state, view, watch, name)
@@ -299,3 +302,86 @@ def detail(state: AppState, view: View, watch: Watch, name: str) -> dict[str, An
         "matrix": asdict(matrix),
         "map": [asdict(point) for point in points],
     }
+
+
+# ---- many concepts in one model, together or one after another
+
+
+def curves(state: AppState, view: View) -> dict[str, Any]:
+    """The curves: {"orders", "methods" that can be run live, "count", "lines", "reason"}."""
+    kind = state.kind(view.model)
+    able = [method.name for method in METHODS.values() if not method.unable(kind)]
+    live = [row for order in ORDERS for name in able for row in _live(state, view, order, name)]
+    mine = {(row.method, row.order) for row in live}
+    kept = [row for row in shipped.joint(view.model) if (row.method, row.order) not in mine]
+    reason = (
+        "" if kind != "vlm" else "A model that answers questions is erased one concept at a time."
+    )
+    return {
+        "orders": ORDERS,
+        "methods": [] if reason else able,
+        "count": COUNTS[-1],
+        "reason": reason,
+        "lines": [*_lines(kept, "shipped"), *_lines(live, "here")],
+    }
+
+
+def run_many(
+    state: AppState, view: View, watch: Watch, name: str, order: str, *, shown: Callable[[], None]
+) -> str:
+    """A live run on a few concepts, the view's first; what to say in the end.
+
+    Raises SlugError for a method or an order that is none, and for a concept of one's own.
+    """
+    method, found = named(name), list[Joint]()
+    watch.say(f"{method.name} on {COUNTS[-1]} concepts, {order}")
+    for rows in many.many(
+        state.opened(view.model),
+        _concepts(state, view),
+        [method.name],
+        order=order,
+        counts=COUNTS,
+        progress=watch.progress,
+        cancelled=watch.stop.is_set,
+    ):
+        found += rows
+        state.shown.put(_many_key(view, order, method.name), tuple(found))
+        shown()
+    last = {row.metric: row for row in found[-2:]}
+    left, kept = last["forget_acc"], last["retain_acc"]
+    return (
+        f"{method.name}, {left.count} concepts {order}: {left.value:.0%} of {left.n} pictures of "
+        f"them are left, {kept.value:.0%} of {kept.n} others are kept."
+    ).replace("%", " %")
+
+
+def _concepts(state: AppState, view: View) -> list[str]:
+    """The view's concept and the next ones of its kind."""
+    if MARK in view.concept:
+        raise SlugError("Many concepts are erased among the shipped ones: choose one of them.")
+    concept: Concept = state.concept(view.concept)
+    style = concept.domain == "style"
+    alike = [some for kind, some in state.forgettable.items() if (kind == "style") == style]
+    names = [name for some in alike for name in some]
+    at = names.index(concept.name)
+    return (names[at:] + names[:at])[: COUNTS[-1]]
+
+
+def _many_key(view: View, order: str, method: str) -> tuple[str, ...]:
+    return "many", view.model, view.concept, order, method
+
+
+def _live(state: AppState, view: View, order: str, method: str) -> tuple[Joint, ...]:
+    return state.shown.peek(_many_key(view, order, method)) or ()
+
+
+def _lines(rows: Iterable[Joint], source: str) -> list[dict[str, Any]]:
+    """One line for each method, order and metric, with its points in order of their counts."""
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row.count):
+        key = (row.method, row.order, row.metric)
+        names = {"method": row.method, "order": row.order, "metric": row.metric}
+        line = lines.setdefault(key, {**names, "source": source, "how": row.how, "points": []})
+        line["points"].append(plain([row.count, row.value, row.n, row.low, row.high, row.concept]))
+        line["how"] = row.how or line["how"]
+    return [*lines.values()]

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 import gradio as gr
 
 from slugdemo.errors import SlugError
-from slugdemo.ui import api, callbacks, edits, export, forget, preset
+from slugdemo.ui import api, atlas, callbacks, edits, forget
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Tasks, Watch, status
 from slugdemo.ui.view import MARK, View, check
@@ -235,7 +235,7 @@ class Events:
             if said:
                 watch.put("status", status(said, "error"))
 
-        if shown := preset.opened(self.state, query):
+        if shown := atlas.opened(self.state, query):
             yield updates(self.page, shown)  # needs no place and no waiting
             return
         yield from self.stream(request, View(), work)
@@ -247,7 +247,7 @@ class Events:
 
     def warm(self, view: View) -> None:
         """What was shown at once is made ready for a first touch, one page after another."""
-        preset.warm(self.state, view)
+        atlas.warm(self.state, view)
 
     def stop(self, request: gr.Request) -> dict[str, Any]:
         """The visitor wants to stop."""
@@ -264,9 +264,9 @@ class Events:
 
         def work(watch: Watch) -> None:
             if name:
-                path = export.model_file(self.state, view, watch, room=room, name=name)
+                path = edits.model_file(self.state, view, watch, room=room, name=name)
             else:
-                path = export.edit_file(self.state, view, watch, room=room)
+                path = edits.edit_file(self.state, view, watch, room=room)
             watch.put("file", str(path))
             watch.put("status", status(f"{path.name} is ready.", "calm"))
 

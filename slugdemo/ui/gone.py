@@ -1,27 +1,266 @@
-"""GONE: is the concept gone? Every attack against every method, between its ceiling and its floor.
+"""GONE: is the concept gone? Attacks on one edit, and every attack against every method.
 
-Cells come from rows that were shipped and from what was run here; an empty one can be run. Knows
-the table of methods and the attacks of the page.
+Each stands between its ceiling, the original model, and its floor, the model that never saw the
+concept. Cells come from rows that were shipped and from what was run here; an empty one can be run.
+Knows the engine's attacks; the page adds that they can be watched, stopped and remembered.
 """
 
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from slugdemo import attacks, experiment
 from slugdemo.attacks import ATTACKS, ON, Attack
-from slugdemo.attacks.attack import GROUPS
+from slugdemo.attacks.attack import GROUPS, Attacked
 from slugdemo.benchmark import shipped
 from slugdemo.errors import SlugError
+from slugdemo.images import source
 from slugdemo.methods import METHODS, named
+from slugdemo.models.base import Cancelled
 from slugdemo.results import Result
-from slugdemo.ui import attack as tries
 from slugdemo.ui import compare
 from slugdemo.ui.state import AppState
-from slugdemo.ui.tasks import Watch
-from slugdemo.ui.view import View, label
+from slugdemo.ui.tasks import STOPPED, Watch
+from slugdemo.ui.view import View, label, place
 
+FIRST = {
+    "diffusion": ("synonyms", "soft prompt"),
+    "zero-shot": ("synonyms", "soft prompt"),
+    "vlm": ("other questions", "pgd"),
+}
+SHOWN, QUALITY = 16, 85  # pictures of one attack on the page, and how well they are kept
+PACE = 0.25  # seconds between two losses on the page
 OTHERS = {"original": "the ceiling: a model that knows it", "reference": "the floor: never saw it"}
-JUDGING = 10.0  # seconds for judging a method on the report split, when it must be run first
+JUDGED = 10.0  # seconds for judging a method on the report split, when it must be run first
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What one attack gave on one model: its rows and what is shown of it, or why there is none."""
+
+    rows: tuple[Result, ...]
+    shown: dict[str, Any]
+    reason: str = ""
+
+
+@dataclass
+class Live:
+    """What an attack that runs has shown so far, told no oftener than the page can draw it."""
+
+    watch: Watch
+    attack: str
+    on: str
+    src: str = ""
+    losses: list[float] = field(default_factory=list)
+    told: float = 0.0
+
+    def picture(self, picture: Any) -> None:  # noqa: ANN401
+        """The best picture so far."""
+        self.src = source(picture, quality=QUALITY)
+        self.tell()
+
+    def loss(self, value: float) -> None:
+        """One loss more."""
+        self.losses.append(value)
+        if time.monotonic() - self.told >= PACE:
+            self.tell()
+
+    def tell(self, *, stopped: bool = False) -> None:
+        """Reports all of it."""
+        self.told = time.monotonic()
+        facts = {"attack": self.attack, "on": self.on, "stopped": stopped}
+        self.watch.put("live", {**facts, "src": self.src, "losses": list(self.losses)})
+
+
+def attempts(state: AppState, view: View) -> dict[str, Any]:
+    """What can be tried on the view's edit, and all that has been tried, with a sentence."""
+    kind = state.kind(view.model)
+    order = sorted(ATTACKS, key=lambda name: name != view.attack)  # the last one first
+    tried = {name: found for name in order if (found := known(state, view, name))}
+    acting, on = view.applied(), there(state, view)
+    return {
+        "model": view.model,
+        "concept": label(view.concept),
+        "edit": " + ".join(f"{place(kept)} · {kept.strength:.3g}" for kept in acting),
+        "attacks": [offer(state, view, attack, kind, on) for attack in ATTACKS.values()],
+        "first": [view.attack] if view.attack else list(FIRST[kind]),
+        "tried": [entry(name, found) for name, found in tried.items()],
+        "sentence": summed(state, view),
+    }
+
+
+def known(state: AppState, view: View, name: str) -> dict[str, Tried]:
+    """What an attack gave on the edited, the original and the reference model, as far as it was
+    tried on the view's edit."""
+    found = {on: state.shown.peek(key(view, name, on)) for on in ON}
+    return {on: tried for on, tried in found.items() if tried} if found["edited"] else {}
+
+
+def key(view: View, name: str, on: str) -> tuple[Any, ...]:
+    """What the result of an attack depends on: on other models not on the edit, where it does
+    not ask which tensors that moved."""
+    acting = view.applied() if on == "edited" or ATTACKS[name].of_edit else ()
+    return "attack", view.model, view.concept, name, on, acting
+
+
+def there(state: AppState, view: View) -> list[str]:
+    """Which models can be attacked: a reference only where one never saw the concept."""
+    try:
+        experiment.reference_name(state.kind(view.model), label(view.concept), view.model)
+    except SlugError:
+        return [on for on in ON if on != "reference"]
+    return list(ON)
+
+
+def offer(
+    state: AppState, view: View, attack: Attack, kind: str, on: Sequence[str]
+) -> dict[str, Any]:
+    """An attack to choose: what it is, how long it takes on the models `on` where it has not been
+    tried, and why it cannot be chosen."""
+    missing = sum(state.shown.peek(key(view, attack.name, where)) is None for where in on)
+    return {
+        "name": attack.name,
+        "group": attack.group,
+        "access": attack.access,
+        "budget": attack.deviations,
+        "cite": attack.cite,
+        "estimate": attack.seconds * missing,
+        "reason": attack.unable(kind),
+    }
+
+
+def entry(name: str, found: dict[str, Tried]) -> dict[str, Any]:
+    """One attack with what it gave on each model."""
+    attack = ATTACKS[name]
+    return {
+        "name": name,
+        "access": attack.access,
+        "budget": attack.deviations,
+        "cite": attack.cite,
+        "sides": {on: {**tried.shown, "reason": tried.reason} for on, tried in found.items()},
+    }
+
+
+def chosen(state: AppState, view: View, names: Sequence[str]) -> list[Attack]:
+    """The attacks of these names; raises SlugError for one that is none or cannot be tried here."""
+    found = [attacks.named(name) for name in names]
+    for attack in found:
+        if reason := attack.unable(state.kind(view.model)):
+            raise SlugError(reason)
+    return found
+
+
+def run(
+    state: AppState,
+    view: View,
+    watch: Watch,
+    names: Sequence[str],
+    *,
+    panel: Callable[[], dict[str, Any]],
+    on: Sequence[str] = ON,
+) -> str:
+    """Tries attacks on the view's edit, then on the other models; what to say in the end.
+
+    What was tried before is not tried again; what is done when a visitor stops stays. `panel` is
+    shown after each. Raises SlugError for a name that is none, an attack that cannot be tried on
+    the model, or a view without an edit.
+    """
+    wanted = chosen(state, view, names)
+    if "edited" in on and not view.applied():
+        raise SlugError("There is no edit to attack yet: choose a layer, or run a method, first.")
+    for where, attack in itertools.product(on, wanted):
+        _try(state, view, watch, attack, where)
+        watch.put("live", {})
+        watch.put("attack", panel())
+    first = [state.shown.peek(key(view, attack.name, on[0])) for attack in wanted]
+    reasons = dict.fromkeys(tried.reason for tried in first if tried and tried.reason)
+    return " ".join([told for told in (summed(state, view), *reasons) if told])
+
+
+def summed(state: AppState, view: View) -> str:
+    """The sentence that sums up all that was tried on the view's edit; "" before anything was."""
+    tried = [known(state, view, name) for name in ATTACKS]
+    return experiment.summary([row for found in tried for row in rows_of(found)])
+
+
+def rows_of(found: dict[str, Tried]) -> list[Result]:
+    """The rows of an attack on the models on which it was tried."""
+    return [row for tried in found.values() for row in tried.rows]
+
+
+def _try(state: AppState, view: View, watch: Watch, attack: Attack, on: str) -> None:
+    """One attack on one model, kept with its pictures, or why it cannot be tried."""
+    mine = key(view, attack.name, on)
+    before = state.shown.peek(mine)
+    edited = state.shown.peek(key(view, attack.name, "edited"))
+    if (before and not before.reason) or (on != "edited" and edited and edited.reason):
+        return
+    live = Live(watch, attack.name, on)
+    where = {"edited": "", "original": " on the original", "reference": " on the reference"}[on]
+    watch.say(f"{attack.name}{where}")
+    live.tell()
+    task = state.task(view, watch)
+
+    def progress(text: str, done: int, total: int) -> None:
+        watch.progress(f"{attack.name}{where}: {text}", done, total)
+
+    edits = state.applied(view, watch)
+    try:
+        rows, found = experiment.attack(
+            task.watched(progress, watch.stop.is_set),
+            attack.name,
+            edits,
+            on=on,
+            show=live.picture,
+            follow=live.loss,
+        )
+    except Cancelled as stopped:
+        live.tell(stopped=True)
+        raise Cancelled(STOPPED) from stopped
+    except SlugError as problem:
+        rows = [experiment.missing(task, attack.name, str(problem))] if on == "reference" else []
+        state.shown.put(mine, Tried(tuple(rows), {}, str(problem)))
+    else:
+        state.shown.put(mine, Tried(tuple(rows), side(rows, found)))
+
+
+def side(rows: Sequence[Result], found: Attacked | None = None) -> dict[str, Any]:
+    """What is shown of one attack on one model: the rate before it always apart from its own."""
+    by_metric = {row.metric: row for row in rows}
+    success, before = by_metric["success"], by_metric.get("before attack")
+    facts: dict[str, Any] = {
+        "rate": success.value,
+        "low": success.low,
+        "high": success.high,
+        "n": success.n,
+        "before": before.value if before else None,
+        "n_before": before.n if before else 0,
+        "seconds": success.seconds,
+        "note": success.note,
+        "losses": [],
+        "curve": [],
+        "pictures": [],
+        "more": 0,
+    }
+    if found is None:
+        return facts
+    order = sorted(range(len(found.pictures)), key=lambda at: not found.hits[at])[:SHOWN]
+    return facts | {
+        "note": found.note,
+        "found": found.found,
+        "losses": list(found.losses),
+        "curve": [[text, rate] for text, rate in found.curve.items()],
+        "pictures": [
+            {"src": source(found.pictures[at], quality=QUALITY), "hit": found.hits[at]}
+            for at in order
+        ],
+        "more": len(found.pictures) - len(order),
+    }
+
+
+# ---- every attack against every method
 
 
 def show(state: AppState, view: View) -> dict[str, Any]:
@@ -31,7 +270,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
     views = {name: _opened(state, view, name) for name in able}
     kept = [row for row in shipped.rows(view.model, view.concept) if row.attack]
     stale = _stale(state, view, kept)
-    on = tries.there(state, view)
+    on = there(state, view)
     ordered = sorted(ATTACKS.values(), key=lambda each: GROUPS.index(each.group))
     return {
         "model": view.model,
@@ -41,7 +280,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
         "away": [[m.name, m.unable(kind)] for m in METHODS.values() if m.unable(kind)],
         "rows": [
             {
-                **tries.offer(state, view, each, kind, on),
+                **offer(state, view, each, kind, on),
                 "cells": {} if each.unable(kind) else _cells(state, view, each, views, kept),
             }
             for each in ordered
@@ -80,16 +319,16 @@ def _cells(
     found = {name: _side(None, [r for r in rows if r.method == name]) for name in (*OTHERS, *views)}
     bare = view.unedited()
     for name in OTHERS:
-        found[name] = _side(state.shown.peek(tries.key(bare, attack.name, name)), []) or found[name]
+        found[name] = _side(state.shown.peek(key(bare, attack.name, name)), []) or found[name]
     for name, mine in views.items():
-        tried = tries.known(state, mine, attack.name) if mine else {}
+        tried = known(state, mine, attack.name) if mine else {}
         if here := _side(tried.get("edited"), []):
             ends = {on: _side(tried[on], []).get("rate") for on in OTHERS if on in tried}
             found[name] = here | ends
     return {name: cell for name, cell in found.items() if cell}
 
 
-def _side(tried: tries.Tried | None, rows: Sequence[Result]) -> dict[str, Any]:
+def _side(tried: Tried | None, rows: Sequence[Result]) -> dict[str, Any]:
     """One cell from what was tried here or else from shipped rows; {} for neither."""
     keys = ("rate", "low", "high", "n", "before", "n_before", "seconds")
     if tried and tried.reason:
@@ -97,7 +336,7 @@ def _side(tried: tries.Tried | None, rows: Sequence[Result]) -> dict[str, Any]:
     if tried:
         return {"source": "here", **{key: tried.shown[key] for key in keys}}
     if any(row.metric == "success" and row.n for row in rows):
-        return {"source": "shipped", **{key: tries.side(rows)[key] for key in keys}}
+        return {"source": "shipped", **{key: side(rows)[key] for key in keys}}
     reason = next((row.note for row in rows if row.note), "")
     return {"source": "shipped", "reason": reason} if reason else {}
 
@@ -110,24 +349,24 @@ def detail(state: AppState, view: View, method: str, name: str) -> dict[str, Any
     attack = attacks.named(name)
     kind = state.kind(view.model)
     mine = _view(state, view, method)
-    found = tries.known(state, mine, attack.name) if mine else {}
+    found = known(state, mine, attack.name) if mine else {}
     if method in OTHERS:
-        tried = state.shown.peek(tries.key(view.unedited(), attack.name, method))
+        tried = state.shown.peek(key(view.unedited(), attack.name, method))
         found = {method: tried} if tried else {}
     rows = [row for row in shipped.rows(view.model, view.concept) if row.attack == attack.name]
-    given: dict[str, tries.Tried] = dict(found)
+    given: dict[str, Tried] = dict(found)
     for on in ON:
         own = [r for r in rows if r.on == on and r.n and (on != "edited" or r.method == method)]
         if on not in given and own:
-            given[on] = tries.Tried(tuple(own), tries.side(own))
+            given[on] = Tried(tuple(own), side(own))
     return {
         "title": f"{attack.name} against {method}",
         "concept": label(view.concept),
         "model": view.model,
         "attacks": [],
         "first": [],
-        "tried": [tries.entry(attack.name, given)] if given else [],
-        "sentence": experiment.summary(tries.rows_of(given)),
+        "tried": [entry(attack.name, given)] if given else [],
+        "sentence": experiment.summary(rows_of(given)),
         "cell": {
             "method": method,
             "attack": attack.name,
@@ -150,24 +389,24 @@ def _estimate(state: AppState, view: View, method: str, attack: Attack) -> float
     if method in OTHERS:
         return attack.seconds
     mine = _opened(state, view, method)
-    need = 0.0 if mine else METHODS[method].seconds + JUDGING
-    kind, on = state.kind(view.model), tries.there(state, view)
-    return need + tries.offer(state, mine or view, attack, kind, on)["estimate"]
+    need = 0.0 if mine else METHODS[method].seconds + JUDGED
+    kind, on = state.kind(view.model), there(state, view)
+    return need + offer(state, mine or view, attack, kind, on)["estimate"]
 
 
-def run(state: AppState, view: View, watch: Watch, method: str, name: str) -> str:
+def fill(state: AppState, view: View, watch: Watch, method: str, name: str) -> str:
     """Fills one cell, running the method first where it has not been; what to say.
 
     Raises SlugError for a name that is none, or one that cannot serve or attack the model.
     """
-    (attack,) = tries.chosen(state, view, [name])
+    (attack,) = chosen(state, view, [name])
 
     def panel() -> dict[str, Any]:
         return detail(state, view, method, attack.name)
 
     if method in OTHERS:
         bare = view.unedited()
-        said = tries.run(state, bare, watch, [attack.name], panel=panel, on=[method])
+        said = run(state, bare, watch, [attack.name], panel=panel, on=[method])
     else:
         method = named(method).name
         mine = _opened(state, view, method)
@@ -176,7 +415,7 @@ def run(state: AppState, view: View, watch: Watch, method: str, name: str) -> st
             mine = _opened(state, view, method)
         if mine is None:
             raise SlugError(reason)
-        tries.run(state, mine, watch, [attack.name], panel=panel)
-        said = experiment.summary(tries.rows_of(tries.known(state, mine, attack.name)))
+        run(state, mine, watch, [attack.name], panel=panel)
+        said = experiment.summary(rows_of(known(state, mine, attack.name)))
     watch.put("gone", show(state, view))
     return said or f"{attack.name} was tried on the {method} model."

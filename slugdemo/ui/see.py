@@ -1,6 +1,10 @@
-"""SEE: what the edited model does now, beside what it did, and what else has changed."""
+"""SEE: what the edited model does now, beside what it did, and what else has changed.
+
+The ladder shows it step by step, from one seed.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,10 @@ from slugdemo import ladder
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.images import source
-from slugdemo.ladder import Part
+from slugdemo.ladder import Cell, Part
 from slugdemo.models.zero_shot import ZeroShot
 from slugdemo.task import Task
+from slugdemo.ui import step
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Watch
 from slugdemo.ui.view import View, label
@@ -177,3 +182,83 @@ def blind(edits: Sequence[Edit]) -> str:
         return ""
     names = " and ".join(dict.fromkeys(outside))
     return f"{names} does not change CLIP, which is asked here: look at the pictures instead."
+
+
+# ---- the ladder
+
+
+def show_ladder(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
+    """Three rows (target, neighbour, unrelated) over the rungs: pictures, classes or answers.
+
+    Everything that is on in the tray is on in every rung but the first.
+    """
+    kind, steps = (
+        state.kind(view.model),
+        ladder.RUNGS[step.unit(step.unstepped(state, view, watch))],
+    )
+    views, roles = _rungs(view, steps), cast(state, view)
+    name = _ladder_key(view, roles, views)
+    cells = state.shown.get(name, lambda: LADDERS[kind](state, view, roles, views, watch))
+    return rungs(kind, view, steps, roles, cells)
+
+
+def _rungs(view: View, steps: Sequence[float]) -> list[View]:
+    return [replace(view, strength=far) if far else view.unedited() for far in steps]
+
+
+def _ladder_key(view: View, roles: Sequence[Part], views: Sequence[View]) -> tuple[object, ...]:
+    acting = tuple(rung.applied() for rung in views)
+    return ("ladder", view.model, view.concept, view.seed, tuple(map(str, roles)), acting)
+
+
+def remember_ladder(
+    state: AppState, view: View, steps: Sequence[float], cells: list[list[Cell]]
+) -> None:
+    """Keeps a ladder that was made beforehand, so that it is not made again."""
+    state.shown.put(_ladder_key(view, cast(state, view), _rungs(view, steps)), cells)
+
+
+def rungs(
+    kind: str,
+    view: View,
+    steps: Sequence[float],
+    roles: Sequence[Part],
+    cells: Sequence[Sequence[Cell]],
+) -> dict[str, Any]:
+    """A ladder as the page draws it."""
+    rows = [
+        {"role": part.role, "name": part.name, "cells": row}
+        | ({} if kind == "diffusion" else {"src": part.src})
+        for part, row in zip(roles, cells, strict=True)
+    ]
+    return {"steps": steps, "step": view.strength or 0.0, "rows": rows, "kind": kind}
+
+
+def _drawn(
+    state: AppState, view: View, roles: Sequence[Part], rungs: Sequence[View], watch: Watch
+) -> list[list[Cell]]:
+    del view  # the rungs are views of the same concept
+    prompts = [part.prompt for part in roles]
+    rows = drawn(state, rungs, prompts, watch, "Drawing the ladder: denoising step")
+    return [
+        [{**cell, "ok": cell["text"] == part.name} for cell in column]
+        for part, column in zip(roles, zip(*rows, strict=True), strict=True)
+    ]
+
+
+def _classified(
+    state: AppState, view: View, roles: Sequence[Part], rungs: Sequence[View], watch: Watch
+) -> list[list[Cell]]:
+    task = state.task(view, watch)
+    host = zero_shot(state, view, task)
+    return ladder.classified(task, host, roles, [state.applied(rung, watch) for rung in rungs])
+
+
+def _answered(
+    state: AppState, view: View, roles: Sequence[Part], rungs: Sequence[View], watch: Watch
+) -> list[list[Cell]]:
+    task = state.task(view, watch)
+    return ladder.answered(task, roles, [state.applied(rung, watch) for rung in rungs])
+
+
+LADDERS = {"zero-shot": _classified, "diffusion": _drawn, "vlm": _answered}

@@ -1,6 +1,10 @@
-"""STEP: how far to go. The curve along the strength, where it begins, and the ladder from one seed."""
+"""STEP: how far to go. What the search finds, the curve along the strength, and the controls beside.
+
+All of it is the engine's: the page adds that it can be watched, stopped and remembered.
+"""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,16 +13,18 @@ from typing import Any
 from slugdemo import experiment, search, weights
 from slugdemo.edit import LAYER_NORM, Edit, qualified
 from slugdemo.errors import SlugError
-from slugdemo.ladder import RUNGS, Cell, Part, answered, classified, strengths
+from slugdemo.experiment import Erasure
+from slugdemo.ladder import strengths
 from slugdemo.layer_names import TOWERS
 from slugdemo.layers import LayerScore
 from slugdemo.methods import named
+from slugdemo.models.base import Cancelled
 from slugdemo.search import Evaluate, Evaluator, Evaluators, Score
 from slugdemo.task import Task
-from slugdemo.ui import plots, see
-from slugdemo.ui.state import AppState, score_key
+from slugdemo.ui import plots
+from slugdemo.ui.state import AppState, by_layer, score_key
 from slugdemo.ui.tasks import Watch
-from slugdemo.ui.view import View, label, place, share
+from slugdemo.ui.view import DIGEST, View, label, place, share
 
 UNKNOWN = 0.2  # where to begin when CLIP itself does not know the concept
 Seen = Callable[[Edit, Score], None]
@@ -283,78 +289,108 @@ def described(view: View, scores: Sequence[Score]) -> str:
     )
 
 
-# ---- the ladder
+# ---- the search
 
 
-def ladder(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
-    """Three rows (target, neighbour, unrelated) over the rungs: pictures, classes or answers.
+@dataclass(frozen=True)
+class Found:
+    """The view of an edit that was found, the result in one line, and why it was chosen."""
 
-    Everything that is on in the tray is on in every rung but the first.
+    view: View
+    headline: str
+    reason: str
+    erasure: Erasure | None = None
+
+
+def erase(state: AppState, view: View, watch: Watch) -> Found:
+    """What the view's method finds for its concept: layer and step, or whatever it changes."""
+    return _found(state, view, watch, "", lambda _view: None)
+
+
+def find_step(state: AppState, view: View, watch: Watch, *, shown: Callable[[View], None]) -> Found:
+    """The step that the search finds on the chosen layer; `shown` sees the view grow."""
+    return _found(state, replace(view, method=by_layer(view)), watch, view.layer, shown)
+
+
+def _found(
+    state: AppState, view: View, watch: Watch, layer: str, shown: Callable[[View], None]
+) -> Found:
+    tried: list[tuple[Edit, Score]] = []
+
+    def seen(edit: Edit, score: Score) -> None:
+        tried.append((edit, score))
+        if layer and score.strength:
+            shown(_moved(task, view, tried[-1], tried))
+
+    task = measured(state, view, watch, seen)
+    try:
+        erasure = experiment.erase(task, layer=layer)
+    except Cancelled:
+        full = [pair for pair in tried if pair[1].n_retain and pair[1].strength]
+        if not full:
+            raise
+        best = min(full, key=lambda pair: (pair[1].forget_acc, -pair[1].retain_acc))
+        line = f"Stopped; the best so far: {search.told(*best)}"
+        return Found(_moved(task, view, best, tried), line, line)
+    edit = erasure.edit
+    if not edit.layer:
+        state.keep(view, edit)
+    found = _moved(task, view, (edit, erasure.after), tried)
+    return Found(found, f"{erasure.headline}.", erasure.reason, erasure)
+
+
+def _moved(
+    task: Task, view: View, best: tuple[Edit, Score], tried: list[tuple[Edit, Score]]
+) -> View:
+    """The view of an edit at a strength, with all strengths that were tried along it."""
+    edit, score = best
+    trace = {
+        round(other.strength, 6)
+        for same, other in tried
+        if same.layer == edit.layer and other.strength
+    }
+    layer = task.layer(edit.layer).layer if edit.layer else ""
+    return replace(
+        view,
+        layer=layer,
+        digest="" if layer else edit.digest[:DIGEST],
+        strength=round(score.strength, 4),
+        trace=tuple(sorted(trace)),
+    )
+
+
+# ---- the controls beside an edit
+
+
+def controls(state: AppState, view: View, watch: Watch) -> list[tuple[str, str, Score]]:
+    """What each control does beside the edit, as (name, where, score); the unedited model first.
+
+    On the search split, with nothing of the tray.
     """
-    kind, steps = state.kind(view.model), RUNGS[unit(unstepped(state, view, watch))]
-    views, roles = _rungs(view, steps), see.cast(state, view)
-    name = _ladder_key(view, roles, views)
-    cells = state.shown.get(name, lambda: LADDERS[kind](state, view, roles, views, watch))
-    return rungs(kind, view, steps, roles, cells)
+    task = measured(state, view, watch, unseen)
+    edit = state.edit(view, view.edit, watch)
+    if not edit.strength:
+        raise SlugError("A strength of 0 changes nothing: move the slider before comparing.")
+    watch.say("Preparing the controls")
+    tried = {"before": edit.at(0.0), edit.method: edit} | dict(experiment.controls(task, edit))
+    rows = []
+    for number, (name, other) in enumerate(tried.items()):
+        watch.say(f"Comparing: {name}", number, len(tried))
+        score = task.evaluators.full(other)(other.strength)
+        rows.append((name, "" if name == "before" else search.where(other, other.strength), score))
+    return rows
 
 
-def _rungs(view: View, steps: Sequence[float]) -> list[View]:
-    return [replace(view, strength=far) if far else view.unedited() for far in steps]
-
-
-def _ladder_key(view: View, roles: Sequence[Part], views: Sequence[View]) -> tuple[object, ...]:
-    acting = tuple(rung.applied() for rung in views)
-    return ("ladder", view.model, view.concept, view.seed, tuple(map(str, roles)), acting)
-
-
-def remember_ladder(
-    state: AppState, view: View, steps: Sequence[float], cells: list[list[Cell]]
-) -> None:
-    """Keeps a ladder that was made beforehand, so that it is not made again."""
-    state.shown.put(_ladder_key(view, see.cast(state, view), _rungs(view, steps)), cells)
-
-
-def rungs(
-    kind: str,
-    view: View,
-    steps: Sequence[float],
-    roles: Sequence[Part],
-    cells: Sequence[Sequence[Cell]],
-) -> dict[str, Any]:
-    """A ladder as the page draws it."""
+def show_controls(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
+    """The controls as a table with bars and intervals."""
     rows = [
-        {"role": part.role, "name": part.name, "cells": row}
-        | ({} if kind == "diffusion" else {"src": part.src})
-        for part, row in zip(roles, cells, strict=True)
+        {
+            "name": name,
+            "where": place,
+            "own": name == view.method,
+            "forget": [score.forget_acc, *score.forget_interval, score.n_forget],
+            "retain": [score.retain_acc, *score.retain_interval, score.n_retain],
+        }
+        for name, place, score in controls(state, view, watch)
     ]
-    return {"steps": steps, "step": view.strength or 0.0, "rows": rows, "kind": kind}
-
-
-def _drawn(
-    state: AppState, view: View, roles: Sequence[Part], rungs: Sequence[View], watch: Watch
-) -> list[list[Cell]]:
-    del view  # the rungs are views of the same concept
-    prompts = [part.prompt for part in roles]
-    rows = see.drawn(state, rungs, prompts, watch, "Drawing the ladder: denoising step")
-    return [
-        [{**cell, "ok": cell["text"] == part.name} for cell in column]
-        for part, column in zip(roles, zip(*rows, strict=True), strict=True)
-    ]
-
-
-def _classified(
-    state: AppState, view: View, roles: Sequence[Part], rungs: Sequence[View], watch: Watch
-) -> list[list[Cell]]:
-    task = state.task(view, watch)
-    host = see.zero_shot(state, view, task)
-    return classified(task, host, roles, [state.applied(rung, watch) for rung in rungs])
-
-
-def _answered(
-    state: AppState, view: View, roles: Sequence[Part], rungs: Sequence[View], watch: Watch
-) -> list[list[Cell]]:
-    task = state.task(view, watch)
-    return answered(task, roles, [state.applied(rung, watch) for rung in rungs])
-
-
-LADDERS = {"zero-shot": _classified, "diffusion": _drawn, "vlm": _answered}
+    return {"rows": rows, "concept": label(view.concept), "asked": time.time()}

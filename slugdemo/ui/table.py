@@ -16,8 +16,8 @@ from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS, Method
 from slugdemo.results import HARMONIC, plain
 from slugdemo.task import Task
-from slugdemo.ui import compare, many
-from slugdemo.ui.compare import CONTROLLED, REFERENCE, Run
+from slugdemo.ui import compare
+from slugdemo.ui.compare import CONTROLLED, UNSEEN, Run
 from slugdemo.ui.state import AppState
 from slugdemo.ui.view import View, label
 
@@ -145,14 +145,14 @@ OTHERS = {
     "random direction": 1.0,
     "random layer": 25.0,
     "all front layers": 1.0,
-    REFERENCE: 1.0,
+    UNSEEN: 1.0,
 }
 ABOUT = {
     "opposite direction": f"The edit by {CONTROLLED} the other way: a step along -g, just as long.",
     "random direction": f"A step as long as that of {CONTROLLED}, in the same layer, at random.",
     "random layer": f"{CONTROLLED} on a layer chosen at random, with its own best step.",
     "all front layers": f"All layers of the front moved at once, as far as {CONTROLLED} moves one.",
-    REFERENCE: "A model of the same kind, trained on the same pictures without this concept.",
+    UNSEEN: "A model of the same kind, trained on the same pictures without this concept.",
 }
 FIRST = {"diffusion": "UA, IRA and CRA"}  # elsewhere "left" and "kept"
 GAUGES = (
@@ -169,7 +169,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
     methods = sorted(METHODS.values(), key=lambda method: order.get(method.group, len(order)))
     judging, weights = JUDGING[kind], _weights(state, view, view.model)
     unseen = _weights(state, view, REFERENCES.get(kind, ""))
-    rows = [_original(state, view), _row(state, view, REFERENCE, "references", judging, unseen)]
+    rows = [_original(state, view), _row(state, view, UNSEEN, "references", judging, unseen)]
     rows += [
         _row(state, view, method.name, method.group, judging, weights) | _facts(method)
         for method in methods
@@ -190,7 +190,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
         "rows": rows,
         "published": _published() if kind == "diffusion" else [],
         "not_ported": [{"name": n, "reason": why} for n, why in published.NOT_PORTED.items()],
-        "many": many.show(state, view),
+        "many": compare.curves(state, view),
         "roles": [*compare.asked(state, view)] if kind == "diffusion" else [],
     }
 

@@ -302,7 +302,9 @@ def test_what_the_unedited_model_says_is_asked_once_and_an_edit_is_asked_anew(
         return answer(host, shown, questions, **more)
 
     monkeypatch.setattr(Llava, "answer", counted)
-    evaluate = evaluation.evaluator()(some_edit("x"))
+    evaluate = evaluation.evaluator()(
+        some_edit("x", layer="visual.transformer.resblocks.1.mlp.c_fc.weight")
+    )
     first, again = evaluate(0.0), evaluate(0.0)
     assert first == again
     before = sum(asked)

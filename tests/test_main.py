@@ -150,7 +150,7 @@ def test_attacks_are_listed_and_an_edit_is_attacked_beside_the_original(
 
 def test_progress_and_results_do_not_mix() -> None:
     result = run("erase", *ROBOT, "--layer", "visual.proj", "--strength", "0.1")
-    assert "Gradients" not in result.stdout
+    assert "Gradient" not in result.stdout
     assert "Vision projection, 10.0 % of the layer's norm: robot" in result.stdout
     assert "On the report split" in result.stdout
 

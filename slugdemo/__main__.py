@@ -71,7 +71,7 @@ for command in (*FINDING, find.compare, *USING):
     app.command()(command)
 for command in (measure.speed, measure.quality, measure.fullsize):
     bench.command()(command)
-for command in (benchmark.run, benchmark.show, benchmark.atlas, benchmark.layers):
+for command in (benchmark.run, benchmark.show, benchmark.ship, benchmark.atlas, benchmark.layers):
     comparing.command()(command)
 comparing.command("many")(benchmark.several)
 

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from slugdemo.benchmark import cells, runner, summary
+from slugdemo.benchmark import cells, runner, summary, tables
 from slugdemo.benchmark.cells import Cell, Plan, compute, key
 from slugdemo.errors import SlugError
 from slugdemo.results import Result
@@ -214,3 +215,51 @@ def test_ray_gives_the_same_and_survives_a_worker_that_dies(
     found = list(runner.run(wanted, store, engine="ray", workers=2))
     assert {done.cell for done in found} == {*wanted}
     assert all(done.known for done in runner.run(wanted, store, engine="ray", workers=2))
+
+
+# ---- the README's tables
+
+
+def measured(concept: str, method: str, ua: float, n: int, **more: Any) -> list[Result]:  # noqa: ANN401
+    base = Result("pocket-sd", concept, method, seconds=2.0, **more)
+    return [base.of(metric, ua, n) for metric in ("ua", "ira", "cra")]
+
+
+def framed(rows: list[Result]) -> pd.DataFrame:
+    return pd.DataFrame([asdict(row) for row in rows])
+
+
+def test_a_table_pools_pictures_over_the_concepts_that_the_reference_never_saw() -> None:
+    rows = [*measured("cat", "reference", 1.0, 10), *measured("ink", "reference", 1.0, 4)]
+    rows += [*measured("cat", "uce", 0.5, 10), *measured("ink", "uce", 0.25, 4)]
+    rows += [*measured("dog", "uce", 0.0, 10), *measured("cat", "ga", 1.0, 10)]  # no ink: left out
+    lines = tables.methods(framed(rows), "pocket-sd", ["ink"]).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| reference", "| uce"]
+    assert lines[3].split(" | ")[1] == "0.500 [0.237, 0.763]"
+    assert lines[3].split(" | ")[4].startswith("0.250 [")
+    assert lines[3].endswith("| 2.0 |")
+
+
+def test_an_attack_is_pooled_over_concepts_on_which_every_column_was_attacked() -> None:
+    rows = [
+        replace(Result("pocket-sd", concept, method), attack="typos").of("success", share, 8)
+        for method, shares in {"original": (1.0, 1.0), "uce": (0.5, 0.0)}.items()
+        for concept, share in zip(("cat", "dog"), shares, strict=True)
+    ]
+    rows.append(replace(rows[-1], concept="owl", value=1.0))  # the original was not attacked
+    [_, _, line] = tables.attacks(framed(rows), "pocket-sd").splitlines()
+    assert line == "| typos | 1.00 | 0.25 | 2 | 16 |"
+
+
+def test_fresh_rows_take_the_place_of_shipped_ones_and_a_text_shows_them() -> None:
+    old = framed([*measured("cat", "reference", 0.5, 4), *measured("cat", "uce", 0.5, 4)])
+    frame = tables.merged(old, framed(measured("cat", "uce", 1.0, 8)))
+    assert len(frame) == len(old)
+    assert frame[frame["method"] == "uce"]["n"].tolist() == [8, 8, 8]
+    text = "a\n<!-- table: methods pocket-sd -->\nold\n<!-- end -->\nz"
+    found = tables.filled(text, frame, [])
+    assert found.startswith("a\n<!-- table: methods pocket-sd -->\n|")
+    assert "| uce | 1.000 [0.676, 1.000]" in found
+    assert tables.filled(found, frame, []) == found
+    with pytest.raises(SlugError, match="no table of 'methods nothing'"):
+        tables.filled(text.replace("pocket-sd", "nothing"), frame, [])

@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 import app as page
 from slugdemo import __main__ as cli
 from slugdemo import catalog
-from slugdemo.evaluation.metrics import wilson
+from slugdemo.benchmark import tables
 from slugdemo.methods import METHODS
 from slugdemo.pocket import __main__ as pocket
 
@@ -223,35 +223,9 @@ def test_python_snippets_are_formatted() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_its_tables_of_methods_are_the_shipped_results() -> None:
+def test_its_tables_are_made_of_the_shipped_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUGDEMO_ASSETS", str(ROOT / "assets"))
     frame = pd.read_parquet(ROOT / "assets" / "results.parquet")
-    frame = frame[(frame["split"] == "report") & (frame["attack"] == "")]
-    metrics_of = {"pocket-sd": ("ua", "ira", "cra"), "pocket-clip": ("forget_acc", "retain_acc")}
-    sets = (["wizard", "robot", "cat"], ["pixel art"])
-    for model, wanted in metrics_of.items():
-        mine = frame[frame["model"] == model]
-        for method in mine["method"].unique():
-            cells = []
-            for concepts in sets:
-                for metric in wanted:
-                    rows = mine[
-                        (mine["method"] == method)
-                        & (mine["metric"] == metric)
-                        & mine["concept"].isin(concepts)
-                    ]
-                    n = int(rows["n"].sum())
-                    value = float((rows["value"] * rows["n"]).sum() / n)
-                    low, high = wilson(value, n)
-                    cells.append(f"{value:.3f} [{low:.3f}, {high:.3f}]")
-            assert f"| {method} | {' | '.join(cells)} |" in README, (model, method)
-
-
-def test_its_table_of_attacks_is_the_shipped_results() -> None:
-    frame = pd.read_parquet(ROOT / "assets" / "results.parquet")
-    rows = frame[(frame["metric"] == "success") & (frame["model"] == "pocket-sd")]
-    columns = ("original", "reference", "slug", "uce")
-    assert len(rows) >= 4 * len(columns)
-    for attack, mine in rows[rows["concept"] == "wizard"].groupby("attack"):
-        values = mine.set_index("method")["value"]
-        shares = " | ".join(f"{values[method]:.2f}" for method in columns)
-        assert f"| {attack} | {shares} |" in README
+    marks = ("methods pocket-sd", "methods pocket-clip", "attacks pocket-sd", "attacks pocket-clip")
+    assert all(f"<!-- table: {mark} -->" in README for mark in marks)
+    assert tables.filled(README, frame, catalog.names("style")) == README

@@ -10,7 +10,7 @@ import typer
 
 from slugdemo import catalog, files
 from slugdemo.benchmark import atlas as entries
-from slugdemo.benchmark import choices, runner, summary
+from slugdemo.benchmark import choices, runner, summary, tables
 from slugdemo.benchmark.cells import Plan
 from slugdemo.cli.options import Device, Download, Json, ModelName, opening, put, say, table
 from slugdemo.errors import SlugError
@@ -72,6 +72,25 @@ def show(out: Out = Path("results"), as_json: Json = False) -> None:
     frame = runner.table(out.expanduser())
     records = [plain(row) for row in frame.to_dict("records")]
     put(records, text=_table(out), as_json=as_json)
+
+
+def ship(
+    out: Out = Path("results"),
+    shipped: Annotated[Path, typer.Option(help="the table that comes with the app")] = Path(
+        "assets/results.parquet"
+    ),
+    readme: Annotated[Path, typer.Option(help="the text with tables made of it")] = Path(
+        "README.md"
+    ),
+) -> None:
+    """Put the rows of a run into the table that comes with the app, and make the README's tables anew."""
+    fresh = runner.table(out.expanduser())
+    frame = tables.merged(pd.read_parquet(shipped), fresh) if shipped.is_file() else fresh
+    frame.attrs["made"] = time.strftime("%Y-%m-%d", time.gmtime())
+    files.writable(shipped)
+    frame.to_parquet(shipped, index=False)
+    readme.write_text(tables.filled(readme.read_text(), frame, catalog.names("style")))
+    say(f"{len(fresh)} rows of {out} are among the {len(frame)} of {shipped}; {readme} shows them.")
 
 
 def several(

@@ -18,7 +18,7 @@ from slugdemo.models.names import to_hf_text
 from slugdemo.weights import Weights
 
 TEXT_LAYER = re.compile(r"encoder\.layers\.\d+\.(?:self_attn\.\w+_proj|mlp\.fc\d)\.(?:weight|bias)")
-KINDS = {"weight": "diff", "bias": "diff_b"}
+SUFFIXES = {"weight": "diff", "bias": "diff_b"}
 SUFFIX = ".safetensors"
 
 
@@ -79,4 +79,4 @@ def _text(edit: Edit, own: Weights, prefix: str) -> Iterable[tuple[str, Tensor]]
 
 def _kohya(prefix: str, name: str) -> str:
     layer, _, kind = name.rpartition(".")
-    return f"{prefix}_{layer.replace('.', '_')}.{KINDS[kind]}"
+    return f"{prefix}_{layer.replace('.', '_')}.{SUFFIXES[kind]}"

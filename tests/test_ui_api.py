@@ -105,7 +105,7 @@ def test_no_argument_of_an_edit_is_passed_over(calls: dict) -> None:
     drawing = {"model": "pocket-sd", "prompt": "a cat", "seed": 0}
     with pytest.raises(SlugError, match="A strength is of an edit"):
         calls["generate"](**drawing, concept="cat", strength=0.3)
-    with pytest.raises(SlugError, match="is of a concept"):
+    with pytest.raises(SlugError, match="belongs to a concept"):
         calls["generate"](**drawing, layer=TEXT, strength=0.3)
 
 

@@ -94,11 +94,11 @@
       row.opens ? small('open', `Open the edit by ${row.name} in Erase`, () => { look('erase'); call.open({method: row.name}); }) : null] : [];
     const note = row.reason || row.note;
     const name = row.name === 'original' ? row.name : make('button', {class: 'link', title: [row.cite, row.about, row.made].filter(Boolean).join('. '), on: () => details(row, value, call)}, row.name);
-    const time = row.seconds === null || row.seconds === undefined ? (runnable(row) ? make('small', {title: 'an estimate'}, lasts(row.estimate).replace('about ', '~')) : '') : took(row.seconds);
+    const time = !row.seconds ? (runnable(row) ? make('small', {title: 'an estimate'}, lasts(row.estimate).replace('about ', '~')) : '') : took(row.seconds);
     const said = here(row) && row.seconds ? make('small', {title: `said before the run: ${lasts(row.estimate)}`}, ` ~${Math.max(1, Math.round(row.estimate))}`) : null;
     return make('tr', {class: `${row.name === values.choice?.method ? 'ours' : ''} ${row.reason ? 'away' : ''} ${here(row) ? 'here' : ''}`},
       make('th', {scope: 'row'}, name, note && !row.reason ? make('small', {}, note) : null),
-      ...(row.reason ? [make('td', {colspan: String(columns.length), class: 'reason'}, make('small', {}, row.reason))] : columns.map((column) => cell(column, row))),
+      ...(row.reason ? [make('td', {colspan: String(columns.length), class: 'reason'}, make('small', {}, row.group === 'references' ? row.reason : row.reason.replace(/^[^:]*: /, '')))] : columns.map((column) => cell(column, row))),
       make('td', {class: 'number'}, time, said),
       make('td', {class: 'does'}, ...does.filter(Boolean)));
   }

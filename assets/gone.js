@@ -51,7 +51,7 @@
   }
   function line(value, row, call) {
     const about = [row.access, row.budget, row.cite].filter(Boolean).join('; ');
-    if (row.reason) return make('tr', {class: 'away'}, make('th', {scope: 'row', title: about}, row.name), make('td', {colspan: String(value.columns.length)}, make('small', {}, row.reason)));
+    if (row.reason) return make('tr', {class: 'away'}, make('th', {scope: 'row', title: about}, row.name), make('td', {colspan: String(value.columns.length)}, make('small', {}, row.reason.replace(/^[^:]*: /, ''))));
     const ceiling = row.cells.original?.rate;
     const moot = ceiling !== undefined && ceiling < 0.5;
     return make('tr', {class: moot ? 'moot' : ''}, make('th', {scope: 'row', title: moot ? `It fails on the original too, so it proves nothing here. ${about}` : about}, row.name, moot ? make('small', {}, ' proves nothing here') : null),

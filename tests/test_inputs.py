@@ -91,7 +91,7 @@ def test_no_option_is_passed_over(words: tuple[str, ...], said: str) -> None:
     ("words", "said"),
     [
         ((*LAYER, "--strength", ".1", "--margin", ".2"), "--margin has no effect with a given"),
-        ((*LAYER, "--strength", ".1", "--evaluations", "3"), "--evaluations has no part"),
+        ((*LAYER, "--strength", ".1", "--evaluations", "3"), "--evaluations has no effect"),
         (
             ("--rule", "paper", "--max-retain-drop", ".1"),
             "--max-retain-drop has no effect with the",

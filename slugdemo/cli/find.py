@@ -245,7 +245,7 @@ def _no_spare(
     layer: str,
     strength: float | None,
 ) -> None:
-    """Raises SlugError for an option that would have no part in the result."""
+    """Raises SlugError for an option that would have no effect on the result."""
     unused = tuple(name for name in OPTIONS if name not in method.uses)
     fixed: tuple[tuple[bool, tuple[str, ...], str], ...] = (
         (strength is not None, SEARCH, "a given --strength, which is not searched"),

@@ -126,7 +126,8 @@ def fullsize(
     for figure in sizes.figures(sizes.Plan(chosen, pairs=pairs, device=device)):
         say(f"{figure.name}: {figure.value:.2f} s")
         found.append(figure.facts())
-    columns = ["name", "value", "unit", "memory_gb", "weights_gb", "stored_gb"]
+    columns = ["name", "value", "unit", "cpu_seconds", "memory_gb", "whole_gb", "weights_gb"]
+    columns += ["stored_gb"]
     columns += ["paper_seconds", "paper_memory_gb", "paper_stored_gb"]
     put({"figures": found, "paper": sizes.PAPER}, text=table(found, columns), as_json=as_json)
 

@@ -110,7 +110,7 @@ def test_a_touch_goes_on_from_what_was_shown_without_the_retain_gradient(
     made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry, fresh = made["pocket-clip"], AppState()
-    monkeypatch.setattr("slugdemo.task.gradients", None)  # both gradients at once
+    monkeypatch.setattr("slugdemo.task.retain_gradient", None)
     page = shown(fresh, callbacks.concept, View("pocket-clip", entry.concept))
     moved = shown(fresh, callbacks.stepped, replace(page["view"], strength=0.5))
     assert moved["status"]["text"] == callbacks.READY
@@ -172,7 +172,7 @@ def test_computing_again_shows_both(made: dict[str, Entry]) -> None:
     entry = made["pocket-clip"]
     page = shown(AppState(), callbacks.again, View("pocket-clip", entry.concept))
     assert all(one == now for _, one, now in page["again"]["rows"])
-    assert "Every line is the same" in page["status"]["text"]
+    assert "Every line agrees" in page["status"]["text"]
     nothing = shown(AppState(), callbacks.again, View("pocket-clip", "house"))
     assert nothing["status"]["text"] == ui_atlas.NOTHING
 

@@ -292,7 +292,7 @@ def test_bench_speed_measures_every_part_on_any_models(monkeypatch: pytest.Monke
     torch.manual_seed(0)
     plan = speed.Plan(pairs=32, repeat=1)
     found = {one.name: one for one in speed.figures(plan)}
-    assert len(found) == 11
+    assert len(found) == 12
     assert not [one for one in found.values() if "skipped" in one.details]
     assert all(one.value > 0 for one in found.values() if "memory" not in one.name)
     assert found["naive search / tune()"].details["same answers"]

@@ -22,7 +22,7 @@ from slugdemo.images import source
 from slugdemo.many import ORDERS, Joint
 from slugdemo.methods import METHODS, named
 from slugdemo.models.base import Cancelled
-from slugdemo.results import Result, plain
+from slugdemo.results import Result, harmonic, plain
 from slugdemo.task import Task
 from slugdemo.ui import see
 from slugdemo.ui.state import AppState
@@ -74,11 +74,17 @@ def known(state: AppState, view: View, name: str) -> "Run | str | None":
 
 def shipped_rows(view: View, name: str) -> list[Result]:
     """What came with the app of a row: rates on the report split; perhaps nothing."""
+    kept = [row for row in _shipped(view, name) if row.attack == ""]
+    together = harmonic(_shipped(view, name))
+    return [*kept, together] if together else kept
+
+
+def _shipped(view: View, name: str) -> list[Result]:
     if view.anchor and name in METHODS and METHODS[name].replaces:
         return []
     told = cells.REFERENCE if name == UNSEEN else name
     kept = [row for row in shipped.rows(view.model, view.concept) if row.method == told]
-    return [row for row in kept if row.attack == "" and row.split == "report"]
+    return [row for row in kept if row.split == "report"]
 
 
 def unable(state: AppState, view: View, name: str) -> str:
@@ -229,7 +235,7 @@ def _control(state: AppState, view: View, watch: Watch, name: str) -> Subject:
     task = state.task(replace(view, method=CONTROLLED), watch)
     beside = known(state, view, CONTROLLED)
     if not isinstance(beside, Run) or beside.view is None:
-        raise SlugError(f"{name} stands beside the edit by {CONTROLLED}: run that first.")
+        raise SlugError(f"{name} is a control of {CONTROLLED}: run {CONTROLLED} first.")
     began = time.perf_counter()
     edit = experiment.control(task, state.edit(view, beside.view.edit, watch), name)
     if edit is None:
@@ -358,7 +364,9 @@ def run_many(
 def _concepts(state: AppState, view: View) -> list[str]:
     """The view's concept and the next ones of its kind."""
     if MARK in view.concept:
-        raise SlugError("Many concepts are erased among the shipped ones: choose one of them.")
+        raise SlugError(
+            "Many concepts can be erased among the shipped ones only: choose one of them."
+        )
     concept: Concept = state.concept(view.concept)
     style = concept.domain == "style"
     alike = [some for kind, some in state.forgettable.items() if (kind == "style") == style]

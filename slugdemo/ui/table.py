@@ -14,9 +14,9 @@ from slugdemo.evaluation.prompt_set import Measurement
 from slugdemo.experiment import CONTROLS, ORIGINAL, REFERENCES
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS, Method
-from slugdemo.results import HARMONIC, plain
+from slugdemo.results import HARMONIC, overall, plain
 from slugdemo.task import Task
-from slugdemo.ui import compare
+from slugdemo.ui import compare, gone
 from slugdemo.ui.compare import CONTROLLED, UNSEEN, Run
 from slugdemo.ui.state import AppState
 from slugdemo.ui.view import View, label
@@ -56,16 +56,18 @@ IN_CLIP = (
 NEIGHBOURS = Columns(
     "Neighbours",
     (
-        Column("near by look", "by look", "neighbours whose pictures are most alike, still told right"),
-        Column("near by name", "by name", "neighbours whose names are most alike, still told right"),
-        Column("near by meaning", "by meaning", "neighbours by meaning (CLIP's text tower), still told right"),
-        Column("rest", "rest", "what is near in no way, still told right"),
+        Column("near by look", "by look", "neighbours whose pictures are most alike, still recognised"),
+        Column("near by name", "by name", "neighbours whose names are most alike, still recognised"),
+        Column("near by meaning", "by meaning", "neighbours by meaning (CLIP's text tower), still recognised"),
+        Column("rest", "rest", "everything near in none of these ways, still recognised"),
     ),
 )  # fmt: skip
 FID = (
     "Frechet distance of all other pictures to real ones, in the judge's features: not Inception's"
 )
-MEMBERS = "how well the cosine of picture and name tells pictures to forget from others: 0.5 is not"
+MEMBERS = (
+    "how well the cosine of picture and name tells pictures to forget from others; 0.5: not at all"
+)
 NEVER = "the model that never saw the concept"
 REFERRED = (
     Column("as never saw it", "as if never seen", f"items that {NEVER} answers alike: exact unlearning is 100 %"),
@@ -104,8 +106,8 @@ COLUMNS: dict[str, tuple[Columns, ...]] = {
                 Column("forget_acc", "left", "pictures of the concept that are still recognised", True),
                 Column("forget_acc@5", "left @5", "pictures with the concept among the five best", True),
                 Column("retain_acc", "kept", "pictures of everything else that are still recognised"),
-                Column("style", "styles", "styles still told right"),
-                Column("background", "background", "backgrounds told as before"),
+                Column("style", "styles", "styles still recognised"),
+                Column("background", "background", "backgrounds recognised as before"),
             ),
         ),
         NEIGHBOURS,
@@ -124,8 +126,8 @@ COLUMNS: dict[str, tuple[Columns, ...]] = {
             (
                 Column("forget_acc", "left", "pictures of the concept whose answer still names it", True),
                 Column("retain_acc", "kept", "answers about everything else that are still right"),
-                Column("style", "styles", "styles still told right"),
-                Column("concept", "names", "names still told right"),
+                Column("style", "styles", "styles still recognised"),
+                Column("concept", "names", "names still recognised"),
                 Column("background", "background", "answers about the background that stay as they were"),
             ),
         ),
@@ -148,15 +150,15 @@ OTHERS = {
     UNSEEN: 1.0,
 }
 ABOUT = {
-    "opposite direction": f"The edit by {CONTROLLED} the other way: a step along -g, just as long.",
-    "random direction": f"A step as long as that of {CONTROLLED}, in the same layer, at random.",
+    "opposite direction": f"The edit by {CONTROLLED} reversed: a step along -g of the same length.",
+    "random direction": f"A step as long as that of {CONTROLLED} in the same layer, in a random direction.",
     "random layer": f"{CONTROLLED} on a layer chosen at random, with its own best step.",
     "all front layers": f"All layers of the front moved at once, as far as {CONTROLLED} moves one.",
     UNSEEN: "A model of the same kind, trained on the same pictures without this concept.",
 }
 FIRST = {"diffusion": "UA, IRA and CRA"}  # elsewhere "left" and "kept"
 GAUGES = (
-    "On things {} are nearly the same for most methods. What tells methods apart: styles, time, "
+    "On things, {} hardly differ between methods. What sets methods apart: styles, time, "
     "neighbours, many concepts at once, attacks, and the distance to the model that never saw the "
     "concept. SLUG is one row among them, and may lose."
 )
@@ -220,7 +222,7 @@ def _row(
     found = compare.known(state, view, name)
     if isinstance(found, str):
         return row | {"note": found, "source": "here"}
-    return row | (_ran(found) if found else _shipped(view, name, weights))
+    return row | (_ran(state, found) if found else _shipped(view, name, weights))
 
 
 def _facts(method: Method) -> dict[str, Any]:
@@ -229,9 +231,12 @@ def _facts(method: Method) -> dict[str, Any]:
     return {"cite": method.cite, "bibtex": bibtex(method), "about": "; ".join(about)}
 
 
-def _ran(found: Run) -> dict[str, Any]:
-    """A row that was run here."""
+def _ran(state: AppState, found: Run) -> dict[str, Any]:
+    """A row that was run here, with the attacks on its edit that were tried here."""
     rates = {m.metric: [m.after, *bounds(m), m.n] for m in found.measured}
+    tried = gone.successes(state, found.view) if found.view else []
+    together = overall({m.metric: m.after for m in found.measured}, tried)
+    rates |= {HARMONIC: [together, None, None, len(tried)]} if together is not None else {}
     cost = {"peak_bytes": found.peak_bytes, **found.size}
     return {
         "values": rates | ({key: [number] for key, number in cost.items()} if found.size else {}),

@@ -226,7 +226,7 @@ def _gather(total: Tensor, grad: Tensor) -> Tensor:
 def _check_finite(value: Tensor) -> None:
     if not value.isfinite():
         raise SlugError(
-            f"The loss is {value.item()}: a picture or the model holds no real numbers."
+            f"The loss is {value.item()}: a picture or the model holds values that are not numbers."
         )
 
 

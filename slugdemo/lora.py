@@ -18,7 +18,7 @@ from slugdemo.models.names import to_hf_text
 from slugdemo.weights import Weights
 
 TEXT_LAYER = re.compile(r"encoder\.layers\.\d+\.(?:self_attn\.\w+_proj|mlp\.fc\d)\.(?:weight|bias)")
-KINDS = {"weight": "diff", "bias": "diff_b"}
+SUFFIXES = {"weight": "diff", "bias": "diff_b"}
 PARTS = ("text", "text_2", "unet")
 CROSS = re.compile(r"lora_unet_\w+_attn2_to_[kv]\.diff")
 ATTENTION = re.compile(r"(lora_te\w+_self_attn_)(?:q|k|v|out)(_proj\.diff)")
@@ -85,7 +85,7 @@ def _named(weights: Weights, *, two: bool) -> Iterator[tuple[str, Tensor]]:
 
 def _kohya(prefix: str, name: str) -> str:
     layer, _, kind = name.rpartition(".")
-    return f"{prefix}_{layer.replace('.', '_')}.{KINDS[kind]}"
+    return f"{prefix}_{layer.replace('.', '_')}.{SUFFIXES[kind]}"
 
 
 def _zeros(total: Weights, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:

@@ -1,13 +1,21 @@
 """An open server: who asks too much is told so, whatever he says about himself."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from slugdemo import limits as public
 from slugdemo.errors import SlugError
 from slugdemo.limits import Gate, Limits, Rate
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine in a thread of its own: browser tests leave a loop running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
 
 
 def scope(path: str = "/gradio_api/queue/join", **more: object) -> dict:
@@ -27,7 +35,7 @@ def answered(gate: Gate, asked: dict, *bodies: bytes) -> tuple[int, bytes]:
     async def send(message: dict) -> None:
         said.append(message)
 
-    asyncio.run(gate(asked, receive, send))
+    run(gate(asked, receive, send))
     status = said[0]["status"] if said else 0
     return status, b"".join(one.get("body", b"") for one in said)
 
@@ -124,5 +132,5 @@ def test_what_is_no_request_passes() -> None:
 
     gate = Gate(app, Limits())
     for kind in ("lifespan", "websocket"):
-        asyncio.run(gate({"type": kind}, None, None))
+        run(gate({"type": kind}, None, None))
     assert seen == ["lifespan", "websocket"]

@@ -145,7 +145,9 @@ def test_attacks_are_listed_and_an_edit_is_attacked_beside_the_original(
     assert [row["on"] for row in before] == ["edited", "original"]
     assert before[0]["value"] < before[1]["value"]
     assert "no attack 'sing'" in refused("attack", *which, "--attack", "sing")
-    assert "it attacks the prompt of Stable Diffusion" in refused("attack", *which, "--attack", "hard prompt")
+    assert "it attacks the prompt of Stable Diffusion" in refused(
+        "attack", *which, "--attack", "hard prompt"
+    )
 
 
 def test_progress_and_results_do_not_mix() -> None:

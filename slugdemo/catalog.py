@@ -247,13 +247,12 @@ def concept(
             return found
         mine = Source("the shipped pictures", found.forget)
         return data.brought(name, names=every, forget=mine, retain=read(retain))
-    shipped = folder / "retain.parquet"
     return data.brought(
         name,
         names=every,
         forget=read(forget),
         retain=read(retain) if retain else None,
-        others=data.parquet(shipped) if shipped.is_file() else (),
+        others=kept(),
         caption=caption,
     )
 
@@ -263,10 +262,14 @@ def own(name: str, examples: Iterable[Example]) -> Concept:
 
     Raises SlugError as `concept` does.
     """
-    path = assets() / "concepts" / "retain.parquet"
-    others = data.parquet(path) if path.is_file() else ()
     source = Source("your pictures", tuple(examples))
-    return data.brought(name, names=names_known(), forget=source, others=others)
+    return data.brought(name, names=names_known(), forget=source, others=kept())
+
+
+def kept() -> tuple[Example, ...]:
+    """The shipped pictures that are kept beside pictures of one's own; perhaps none."""
+    path = assets() / "concepts" / "retain.parquet"
+    return data.parquet(path) if path.is_file() else ()
 
 
 def held_out() -> tuple[Example, ...]:

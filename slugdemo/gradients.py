@@ -106,11 +106,9 @@ def gradients(
     depends on the batch size. Raises SlugError when a set is empty, when fewer than two pairs
     are to be retained, or when a loss is not a number.
     """
-    contrast = retain_loss_of(clip)
-    full = _Even(retain)
     return Gradients(
         forget_gradient(clip, forget, names=names, cache=cache, tick=tick),
-        _remembered(clip, full, "retain", loss=contrast, names=names, cache=cache, tick=tick),
+        retain_gradient(clip, retain, names=names, cache=cache, tick=tick),
     )
 
 
@@ -129,6 +127,22 @@ def forget_gradient(
     return _remembered(
         clip, forget, "forget", loss=forget_loss, names=names, cache=cache, tick=tick
     )
+
+
+def retain_gradient(
+    clip: Clip,
+    retain: Batches,
+    *,
+    names: Sequence[str],
+    cache: Path | None = None,
+    tick: Tick = nothing,
+) -> Weights:
+    """The gradient of the retain loss alone, which concepts with the same pictures to keep share.
+
+    Raises SlugError as `gradients` does.
+    """
+    contrast, full = retain_loss_of(clip), _Even(retain)
+    return _remembered(clip, full, "retain", loss=contrast, names=names, cache=cache, tick=tick)
 
 
 def gradient(

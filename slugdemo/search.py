@@ -284,7 +284,7 @@ class Evaluators:
 
     full: Evaluator
     forget_only: Evaluator | None = None
-    quick: Evaluator | None = None
+    quick: "Evaluators | None" = None
 
 
 @dataclass(frozen=True)
@@ -395,19 +395,19 @@ class Suggested(NamedTuple):
 
 
 def _shortlisted(
-    candidates: Sequence[Edit], quick: Evaluator | None, tuning: Tuning
+    candidates: Sequence[Edit], quick: Evaluators | None, tuning: Tuning
 ) -> tuple[list[Suggested], list[Suggested]]:
-    """The candidates to search first, best first by the quick evaluator, and the others."""
+    """The candidates to search first, best first by the quick evaluators, and the others."""
     plain = [Suggested(edit) for edit in candidates]
     if quick is None or tuning.shortlist == 0:
         return plain, []
-    before = quick(candidates[0])(0.0)
+    before = quick.full(candidates[0])(0.0)
     if before.forget_acc <= tuning.max_forget_acc:  # CLIP alone does not know it
         return plain, []
     alone = replace(tuning, shortlist=0, margin=0.0, tolerance=TOLERANCE, evaluations=EVALUATIONS)
     goal = goal_of(before, alone)
     ranked = _searched(
-        plain, evaluators=Evaluators(quick), goal=goal, tuning=alone, watch=unwatched,
+        plain, evaluators=quick, goal=goal, tuning=alone, watch=unwatched,
         enough=math.inf,
     )  # fmt: skip
     found = [

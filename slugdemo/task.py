@@ -26,7 +26,7 @@ from slugdemo.evaluation.eval_set import around, judge
 from slugdemo.evaluation.generate import GenerateEvaluation, PictureJudge, picture_judge
 from slugdemo.evaluation.neighbours import Neighbours, neighbours
 from slugdemo.evaluation.prompt_set import EvalSet, Evaluation, label, spread
-from slugdemo.gradients import Gradients, forget_gradient, gradients
+from slugdemo.gradients import Gradients, forget_gradient, retain_gradient
 from slugdemo.layers import LayerScore
 from slugdemo.models.base import Cancelled, Question, Watch
 from slugdemo.models.clip import Clip
@@ -155,58 +155,51 @@ class Task:
 
     # ---- the paper's quantities
 
-    @cached_property
+    @property
     def gradients(self) -> Gradients:
         """grad L_f and grad L_r at the original weights, from the cache when taken before."""
-        first, second = self._gradients(self.clip), self.clip_2
-        if second is None:
-            return first
-        other = self._gradients(second)
-        sides = ((first.forget, other.forget), (first.retain, other.retain))
-        return Gradients(*(_both(own, more) for own, more in sides))
+        return Gradients(self.forget_gradient, self.retain_gradient)
 
     @cached_property
     def forget_gradient(self) -> Weights:
         """grad L_f alone, which is all that an edit's direction needs: no pass over what is kept."""
-        if "gradients" in self.__dict__:
-            return self.gradients.forget
-        own = self._forget_gradient(self.clip)
-        return own if self.clip_2 is None else _both(own, self._forget_gradient(self.clip_2))
+        return self._of_every_clip(self._forget_gradient)
+
+    @cached_property
+    def retain_gradient(self) -> Weights:
+        """grad L_r alone: concepts that keep the same pictures share it, whatever they forget."""
+        return self._of_every_clip(self._retain_gradient)
+
+    def _of_every_clip(self, take: Callable[[Clip], Weights]) -> Weights:
+        own = take(self.clip)
+        return own if self.clip_2 is None else _both(own, take(self.clip_2))
 
     def _forget_gradient(self, clip: Clip) -> Weights:
-        pairs, done = Pairs(self.concept.forget, clip, size=self.config.batch), 0
+        pairs = Pairs(self.concept.forget, clip, size=self.config.batch)
+        tick = self._ticking("Gradient of what to forget", len(pairs))
+        return self._taken(partial(forget_gradient, clip, pairs, tick=tick), clip)
 
-        def tick() -> None:
-            nonlocal done
-            done += 1
-            self.step("Gradient of what to forget", done, len(pairs))
-
-        names, cache = layers.candidates(clip), catalog.cache() / "gradients"
-        with self.clock("gradients"):
-            return forget_gradient(clip, pairs, names=names, cache=cache, tick=tick)
-
-    def _gradients(self, clip: Clip) -> Gradients:
-        config = self.config
-        forget = Pairs(self.concept.forget, clip, size=config.batch)
+    def _retain_gradient(self, clip: Clip) -> Weights:
         kept = self.retain_split[0]
-        size = min(config.batch, len(kept))
-        retain = Pairs(kept, clip, size=size, seed=config.seed)
-        total, done = len(forget) + len(kept) // max(1, size), 0  # a smaller last one is left out
+        size = min(self.config.batch, len(kept))
+        pairs = Pairs(kept, clip, size=size, seed=self.config.seed)
+        whole = len(kept) // max(1, size)  # a smaller last one is left out
+        tick = self._ticking("Gradient of what to keep", whole)
+        return self._taken(partial(retain_gradient, clip, pairs, tick=tick), clip)
+
+    def _ticking(self, text: str, total: int) -> Callable[[], None]:
+        done = 0
 
         def tick() -> None:
             nonlocal done
             done += 1
-            self.step("Gradients", done, total)
+            self.step(text, done, total)
 
+        return tick
+
+    def _taken(self, take: Callable[..., Weights], clip: Clip) -> Weights:
         with self.clock("gradients"):
-            return gradients(
-                clip,
-                forget,
-                retain=retain,
-                names=layers.candidates(clip),
-                cache=catalog.cache() / "gradients",
-                tick=tick,
-            )
+            return take(names=layers.candidates(clip), cache=catalog.cache() / "gradients")
 
     @cached_property
     def editable(self) -> frozenset[str]:
@@ -332,14 +325,23 @@ class Task:
     def evaluators(self) -> Evaluators:
         """What the step search asks; a quick stand-in where the model takes long."""
         found = self.evaluation
-        quick = None if self.kind == "zero-shot" else self._quick
+        quick = None if self.kind == "zero-shot" else Evaluators(self._quick, self._quick_forget)
         return Evaluators(found.evaluator(), found.forget_only(), quick)
 
     def _quick(self, edit: Edit) -> search.Evaluate:
+        judged, own = self._in_clip(edit)
+        return judged.evaluator()(own)
+
+    def _quick_forget(self, edit: Edit) -> search.Evaluate:
+        judged, own = self._in_clip(edit)
+        return judged.forget_only()(own)
+
+    def _in_clip(self, edit: Edit) -> tuple[ClassifyEvaluation, Edit]:
+        """The CLIP whose tower an edit changes, and the edit in the names of that CLIP."""
         if self.clip_2 is None or edit.parts != ("text_2",):
-            return self.classified.evaluator()(edit)
+            return self.classified, edit
         own = {f"text/{within(name)}": tensor for name, tensor in edit.delta.items()}
-        return self._classified_2.evaluator()(replace(edit, delta=own))
+        return self._classified_2, replace(edit, delta=own)
 
     @cached_property
     def classified(self) -> ClassifyEvaluation:

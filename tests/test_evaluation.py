@@ -32,6 +32,7 @@ from slugdemo.evaluation.prompt_set import (
     prompt_set,
     spread,
 )
+from slugdemo.models.llava import Llava
 from slugdemo.models.loading import opened
 from slugdemo.search import Goal, Score, search
 from slugdemo.task import Task
@@ -287,6 +288,29 @@ def test_answers_count_names_of_the_concept_and_of_the_rest(assets: Path) -> Non
     assert rows["forget_acc"][1:4] == (1.0, 1.0, own)
     assert rows["retain_acc"].before == pytest.approx(hits / (6 - own))
     assert rows["background"].after == 1.0
+
+
+def test_what_the_unedited_model_says_is_asked_once_and_an_edit_is_asked_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    evaluation = talk(["x", "x", "y", "y"], "x")
+    asked: list[int] = []
+    answer = Llava.answer
+
+    def counted(host: Llava, shown: list, questions: list[str], **more: object) -> list[str]:
+        asked.append(len(questions))
+        return answer(host, shown, questions, **more)
+
+    monkeypatch.setattr(Llava, "answer", counted)
+    evaluate = evaluation.evaluator()(
+        some_edit("x", layer="visual.transformer.resblocks.1.mlp.c_fc.weight")
+    )
+    first, again = evaluate(0.0), evaluate(0.0)
+    assert first == again
+    before = sum(asked)
+    assert before == 4 + 2 * 3  # all, and two questions more about the concept and half the rest
+    evaluate(0.3)
+    assert sum(asked) == 2 * before
 
 
 def test_retain_pictures_without_labels_are_classes_of_their_own(

@@ -136,8 +136,11 @@ def test_gradients_are_remembered_between_tasks(assets: Path) -> None:
         task = Task(opened("pocket-clip"), catalog.concept("house"))
         task.progress = lambda text, done, total: seen.append(f"{text} {done} {total}")
         task.gradients  # noqa: B018
-    total = len(seen)
-    assert seen == [f"Gradients {done} {total}" for done in range(1, total + 1)]
+    batches = len(seen) - 1
+    assert seen == [
+        "Gradient of what to forget 1 1",
+        *(f"Gradient of what to keep {done} {batches}" for done in range(1, batches + 1)),
+    ]
     assert list((assets / "cache" / "gradients").glob("*.safetensors"))
 
 

@@ -65,6 +65,22 @@ def test_answers_do_not_depend_on_the_batch(llava: tuple) -> None:
     assert ones.answer(PICTURES, QUESTIONS) == all_at_once.answer(PICTURES, QUESTIONS)
 
 
+def test_a_picture_is_looked_at_once_for_all_its_questions(llava: tuple) -> None:
+    host, seen_by = Llava(*llava, batch=2), []
+    tower = llava[0].model.vision_tower
+    hook = tower.register_forward_hook(lambda _, __, out: seen_by.append(len(out[0])))
+    again = [PICTURES[0], PICTURES[1], PICTURES[0], PICTURES[0], PICTURES[2]]
+    asked = [QUESTIONS[0], QUESTIONS[1], QUESTIONS[1], QUESTIONS[2], QUESTIONS[2]]
+    answers = host.answer(again, asked)
+    hook.remove()
+    assert sum(seen_by) == 3
+    numbers = [PICTURES.index(picture) for picture in again]
+    assert answers == [
+        plain_answer(*llava, question, number)
+        for question, number in zip(asked, numbers, strict=True)
+    ]
+
+
 def test_edited_answers_are_those_of_a_model_with_overwritten_weights(
     host: Llava, llava: tuple
 ) -> None:

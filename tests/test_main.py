@@ -150,7 +150,7 @@ def test_attacks_are_listed_and_an_edit_is_attacked_beside_the_original(
 
 def test_progress_and_results_do_not_mix() -> None:
     result = run("erase", *ROBOT, "--layer", "visual.proj", "--strength", "0.1")
-    assert "Gradients" not in result.stdout
+    assert "Gradient" not in result.stdout
     assert "Vision projection, 10.0 % of the layer's norm: robot" in result.stdout
     assert "On the report split" in result.stdout
 
@@ -292,7 +292,7 @@ def test_bench_speed_measures_every_part_on_any_models(monkeypatch: pytest.Monke
     torch.manual_seed(0)
     plan = speed.Plan(pairs=32, repeat=1)
     found = {one.name: one for one in speed.figures(plan)}
-    assert len(found) == 11
+    assert len(found) == 12
     assert not [one for one in found.values() if "skipped" in one.details]
     assert all(one.value > 0 for one in found.values() if "memory" not in one.name)
     assert found["naive search / tune()"].details["same answers"]

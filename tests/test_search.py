@@ -289,7 +289,7 @@ def test_shortlist_then_the_others_then_the_next_fronts_but_not_by_the_paper(
     asked: list[str] = []
     found = tune(
         CANDIDATES,
-        Evaluators(by_layer(curves, asked), quick=by_layer(ranks, [])),
+        Evaluators(by_layer(curves, asked), quick=Evaluators(by_layer(ranks, []))),
         Tuning(rule=rule, shortlist=1),
         further=lambda: [further],
     )

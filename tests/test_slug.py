@@ -8,7 +8,6 @@ from slugdemo import catalog, edit, layers, weights
 from slugdemo.config import Config
 from slugdemo.edit import Edit, qualified
 from slugdemo.errors import SlugError
-from slugdemo.gradients import Gradients
 from slugdemo.methods.slug import direction, slug
 from slugdemo.models.loading import opened
 from slugdemo.search import EVALUATIONS, Evaluate, Evaluators, Score, Tuning
@@ -126,7 +125,7 @@ def test_a_zero_gradient_is_a_sentence() -> None:
     task = a_task()
     names = layers.candidates(task.clip)
     zero = {name: 0 * task.clip.named()[name] for name in names}
-    task.__dict__["gradients"] = Gradients(zero, zero)
+    task.__dict__ |= {"forget_gradient": zero, "retain_gradient": zero}
     with pytest.raises(SlugError, match="No layer of this model has a gradient"):
         slug(task)
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import house
@@ -10,7 +11,7 @@ import pytest
 from pages import MODELS, TEXT, files, layer_of, shown
 from typer.testing import CliRunner
 
-from slugdemo import catalog, experiment
+from slugdemo import catalog, experiment, gradients
 from slugdemo.__main__ import app
 from slugdemo.config import CONFIGS
 from slugdemo.edit import load, qualified
@@ -24,7 +25,7 @@ from slugdemo.ui import callbacks, edits, forget, locate, see, step
 from slugdemo.ui.state import DRAWN, AppState
 from slugdemo.ui.tasks import Signal, Tasks, Watch, unwatched
 from slugdemo.ui.view import Kept, View, label
-from slugdemo.weights import digest
+from slugdemo.weights import Weights, digest
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -52,6 +53,25 @@ def known(state: AppState, model: str, folder: Path) -> View:
         if task.evaluators.full(task.edit({}))(0.0).forget_acc:
             return view
     raise AssertionError("it says none of these letters")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_pictures_of_ones_own_wait_for_their_own_gradient_alone(
+    state: AppState, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUGDEMO_CACHE", str(tmp_path / "cache"))
+    state.keep_ready(model)
+    taken, gradient = [], gradients.gradient
+
+    def counted(*given: Any, loss: gradients.Loss, **more: Any) -> Weights:  # noqa: ANN401
+        taken.append(loss)
+        return gradient(*given, loss=loss, **more)
+
+    monkeypatch.setattr(gradients, "gradient", counted)
+    given = {"visitor": "me", "given": files(tmp_path, 5), "name": "my mug"}
+    view = forget.uploaded(state, View(model), unwatched(), **given)
+    assert state.task(view, unwatched()).front
+    assert taken == [gradients.forget_loss]
 
 
 def engine(state: AppState, view: View) -> Task:

@@ -25,6 +25,7 @@ from slugdemo.benchmark.naive import naive, texts
 from slugdemo.concept import prompt
 from slugdemo.config import Config
 from slugdemo.cost import Peak, settle
+from slugdemo.data import Pairs
 from slugdemo.edit import Edit, apply, clip_name, qualified
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.classify import ClassifyEvaluation
@@ -42,6 +43,7 @@ METHODS = 8  # in a gallery
 SHOWN = ("cat", "dog", "house", "tree")
 VISITORS = 100
 SIZE = 32  # pairs in a batch
+OWN = 16  # pictures that a visitor brings
 Found = TypeVar("Found")
 PAPER = Tuning(rule="paper")
 POCKET = {"zero-shot": "pocket-clip", "diffusion": "pocket-sd", "vlm": "pocket-llava"}
@@ -70,7 +72,8 @@ class Plan:
 
 def figures(plan: Plan) -> Iterator[Figure]:
     """Every figure as it is measured; one whose models are missing has no value."""
-    parts: dict[str, Callable[[Plan], Figure]] = {"locate": locate, "search": search}
+    parts: dict[str, Callable[[Plan], Figure]] = {"locate": locate, "own concept": own_concept}
+    parts["search"] = search
     parts |= {"every layer": every_layer, "ladder": ladder, "gallery": gallery}
     parts |= {"processes": two_processes, "ray": on_ray}
     parts |= {f"{kind}: Host.edited": partial(edited, kind=kind) for kind in POCKET}
@@ -128,6 +131,42 @@ def _located(name: str, clip: Clip, pairs: int, repeat: int) -> Figure:
         lambda: located(clip, batches, names), lambda: bare(clip, batches, names), repeat=repeat
     )
     return Figure(name, value, 0.8, unit="x", details=details | {"pairs": pairs})
+
+
+def own_concept(plan: Plan) -> Figure:
+    """Time from 16 pictures of one's own to the plot: both passes anew, over ours.
+
+    Ours takes the gradient of the new pictures alone: that of what is kept is the same for all who
+    bring pictures, and is remembered from when the page started.
+    """
+    model = plan.open("zero-shot")
+    some = next(iter(_known(model).concept.forget))
+    mine = [replace(some, caption="my own", labels={"concept": "my own"})] * OWN
+    task = Task(model, catalog.own("my own", mine), Config())
+    clip, names = model.clip, layers.candidates(model.clip)
+    kept = task.retain_split[0]
+
+    def plotted(cache: Path) -> None:
+        forget = Pairs(task.concept.forget, clip, size=task.config.batch)
+        retain = Pairs(kept, clip, size=min(task.config.batch, len(kept)), seed=task.config.seed)
+        slopes = gradients(clip, forget, retain=retain, names=names, cache=cache)
+        layers.pareto_front(layers.scores(clip.named(), slopes))
+
+    with TemporaryDirectory() as folder:
+        remembered = Path(folder)
+
+        def anew() -> None:
+            with TemporaryDirectory() as empty:
+                plotted(Path(empty))
+
+        def ours() -> None:
+            for file in remembered.glob("forget-*"):
+                file.unlink()
+            plotted(remembered)
+
+        value, details = ratio(anew, ours, repeat=min(plan.repeat, 3))
+    name = f"own concept of {OWN} pictures: both gradients anew / plot"
+    return Figure(name, value, 4.0, less=False, unit="x", details=details | {"kept": len(kept)})
 
 
 def search(plan: Plan) -> Figure:

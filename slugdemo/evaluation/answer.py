@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
-from PIL.Image import Image
 
 from slugdemo import images as pictures
 from slugdemo.concept import Concept, Example
@@ -34,6 +35,8 @@ from slugdemo.search import Evaluator, Score
 
 ASK = {"concept": "What is in this picture?", "style": "In what style is it drawn?"}
 BACKGROUND = "Which colour is the background?"
+Asked = tuple[Sequence[Example], str]  # pictures, and the question about each of them
+Question = tuple[Path | str, str]  # a picture's place, and a question about it
 
 
 def says(answer: str, name: str) -> bool:
@@ -88,8 +91,8 @@ class AnswerEvaluation:
         self, own: Sequence[Example], edit: Edit, which: Sequence[int], strength: float
     ) -> np.ndarray:
         """Whether the concept is still named in these pictures of it: booleans (N,)."""
-        shown = [own[number] for number in which]
-        return self._hits(shown, [edit.at(strength)], self.concept.domain)
+        shown, domain = [own[number] for number in which], self.concept.domain
+        return _hits(self._asked([(shown, ASK[domain])], [edit.at(strength)])[0], shown, domain)
 
     def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
         """The report, which is soon there."""
@@ -106,21 +109,23 @@ class AnswerEvaluation:
         own, other = self.concept.domain, OTHER[self.concept.domain]
         target = np.array([self._shows(example) for example in self.tested])
         rows = []
-        before, after = (self._hits(self.tested, some, own) for some in ([], edits))
+        parts = [(self.tested, question) for question in (ASK[own], ASK[other], BACKGROUND)]
+        plain, changed = (self._asked(parts, some) for some in ([], edits))
+        before, after = (_hits(answers[0], self.tested, own) for answers in (plain, changed))
         for metric, part in (("forget_acc", target), ("retain_acc", ~target)):
             rows.append(_row(metric, before[part], after[part]))
         shown = np.array(self.shown())
         others = self.near().among(shown[~target].tolist())
         rows += apart(others, shown, (before, after), self.concept.name)
-        before, after = (self._hits(self.tested, some, other) for some in ([], edits))
+        before, after = (_hits(answers[1], self.tested, other) for answers in (plain, changed))
         rows.append(_row(other, before, after))
-        plain, changed = (self._asked(self.tested, some, BACKGROUND) for some in ([], edits))
-        same = np.array([a == b for a, b in zip(plain, changed, strict=True)])
+        same = np.array([a == b for a, b in zip(plain[2], changed[2], strict=True)])
         return [*rows, _row("background", np.ones_like(same), same)]
 
     def seen(self, edits: Sequence[Edit]) -> Seen:
         """What the model says of each held-out picture, in both domains; it gives no features."""
-        said = {d: np.array(self._asked(self.tested, edits, ASK[d])) for d in (*OTHER,)}
+        answers = self._asked([(self.tested, ASK[domain]) for domain in OTHER], edits)
+        said = {domain: np.array(texts) for domain, texts in zip(OTHER, answers, strict=True)}
         return Seen(said, np.zeros((len(self.tested), 0)))
 
     def shown(self) -> list[str]:
@@ -136,37 +141,42 @@ class AnswerEvaluation:
         rows = [*own[:few]]
         return [*rows, *spread(rest, min(many, len(rest)))]
 
-    def _asked(self, shown: Sequence[Example], edits: Sequence[Edit], question: str) -> list[str]:
-        return self.host.edited(edits).answer(
-            [self._picture(example) for example in shown],
-            [question] * len(shown),
+    def _asked(self, parts: Sequence[Asked], edits: Sequence[Edit]) -> list[list[str]]:
+        """The answers part by part; a picture that is in several is looked at once.
+
+        What the unedited model says is remembered.
+        """
+        host = self.host.edited(edits)
+        known: dict[Question, str] = self._said if host is self.host else {}
+        asked = [(example.image, question) for shown, question in parts for example in shown]
+        left = [each for each in dict.fromkeys(asked) if each not in known]
+        looked = {image: pictures.read(image) for image, _ in left}
+        answers = host.answer(
+            [looked[image] for image, _ in left],
+            [question for _, question in left],
             progress=self.watch.progress,
             cancelled=self.watch.cancelled,
         )
+        known.update(zip(left, answers, strict=True))
+        texts = (known[each] for each in asked)
+        return [list(islice(texts, len(shown))) for shown, _ in parts]
 
-    def _picture(self, example: Example) -> Image:
-        return pictures.read(example.image)
-
-    def _hits(self, shown: Sequence[Example], edits: Sequence[Edit], domain: str) -> np.ndarray:
-        answers = self._asked(shown, edits, ASK[domain])
-        return np.array(
-            [
-                says(text, label(example, domain))
-                for text, example in zip(answers, shown, strict=True)
-            ]
-        )
+    @cached_property
+    def _said(self) -> dict[Question, str]:
+        return {}
 
     def _score(self, shown: Sequence[Example], edits: Sequence[Edit], strength: float) -> Score:
         """`retain` counts right answers about the rest and, of the pictures `_besides`, about the
         other domain where it is known, and backgrounds that are told as before the edit."""
-        hits = self._hits(shown, edits, self.concept.domain)
-        target = np.array([self._shows(example) for example in shown])
-        there = hits[target]
-        other = OTHER[self.concept.domain]
+        own, other = self.concept.domain, OTHER[self.concept.domain]
         known = [example for example in self._besides if example.labels.get(other)]
-        cross = self._hits(known, edits, other) if known else hits[:0]
-        grounds = zip(self._grounds, self._asked(self._besides, edits, BACKGROUND), strict=True)
-        kept = np.concatenate([hits[~target], cross, [a == b for a, b in grounds]])
+        parts = [(shown, ASK[own]), (known, ASK[other]), (self._besides, BACKGROUND)]
+        named, cross, grounds = self._asked(parts, edits)
+        hits = _hits(named, shown, own)
+        target = np.array([self._shows(example) for example in shown])
+        same = [a == b for a, b in zip(self._grounds, grounds, strict=True)]
+        kept = np.concatenate([hits[~target], _hits(cross, known, other), same])
+        there = hits[target]
         return Score(strength, metrics.share(there), metrics.share(kept), len(there), len(kept))
 
     @cached_property
@@ -178,7 +188,13 @@ class AnswerEvaluation:
     @cached_property
     def _grounds(self) -> list[str]:
         """What the unedited model says of these pictures' backgrounds."""
-        return self._asked(self._besides, [], BACKGROUND)
+        return self._asked([(self._besides, BACKGROUND)], [])[0]
+
+
+def _hits(answers: Sequence[str], shown: Sequence[Example], domain: str) -> np.ndarray:
+    """Whether each answer names what its picture shows: booleans (N,)."""
+    pairs = zip(answers, shown, strict=True)
+    return np.array([says(text, label(example, domain)) for text, example in pairs], dtype=bool)
 
 
 def _row(metric: str, before: np.ndarray, after: np.ndarray) -> Measurement:

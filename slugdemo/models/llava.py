@@ -132,6 +132,7 @@ class Llava:
     ) -> list[str]:
         """One answer for each picture and its question, without the question, stripped.
 
+        A picture that is given several times (the same object) is looked at once.
         `progress(done, total)` is called before each new token and after each batch, and
         `cancelled()` asked; total is the most tokens there can be. Raises SlugError for a question that is too long or
         holds the picture's own token, or weights that give no finite answer; Cancelled within one
@@ -140,12 +141,15 @@ class Llava:
         if len(pictures) != len(questions):
             raise ValueError(f"{len(pictures)} pictures need as many questions: {len(questions)}")
         answers: list[str] = []
+        looked: dict[int, Tensor] = {}
         watch, runs = Watch(progress, cancelled), math.ceil(len(pictures) / self.batch)
         total = runs * self.longest
         for run in range(runs):
             part = slice(run * self.batch, (run + 1) * self.batch)
             inputs = self._inputs(pictures[part], questions[part])
-            answers += self._generated(inputs, EveryToken(watch, run * self.longest, total))
+            embeddings = self._embeddings(inputs, pictures[part], looked)
+            each = EveryToken(watch, run * self.longest, total)
+            answers += self._generated(embeddings, inputs["attention_mask"], each)
             watch.step((run + 1) * self.longest, total)
         return answers
 
@@ -153,13 +157,33 @@ class Llava:
         """What the vision tower is given of pictures: (N, 3, H, W)."""
         return self._inputs(pictures, ["What is this?"] * len(pictures))["pixel_values"]
 
-    def _generated(self, inputs: BatchFeature, watch: LogitsProcessor) -> list[str]:
-        tokens = self.model.generate(
-            **inputs,
+    @torch.no_grad()
+    def _embeddings(
+        self, inputs: BatchFeature, pictures: Sequence[Image.Image], looked: dict[int, Tensor]
+    ) -> Tensor:
+        """What the language model reads, (N, T, D): words, and in their midst what was seen.
+
+        `looked` keeps what the tower makes of a picture for its next question, by the object's id.
+        """
+        fresh = {
+            id(picture): row for row, picture in enumerate(pictures) if id(picture) not in looked
+        }
+        if fresh:
+            features = seen(self.model, inputs["pixel_values"][[*fresh.values()]])
+            looked.update(zip(fresh, features, strict=True))
+        tokens = inputs["input_ids"]
+        embeddings = self.model.get_input_embeddings()(tokens)
+        shown = torch.cat([looked[id(picture)] for picture in pictures]).to(embeddings)
+        there = (tokens == self.model.config.image_token_id)[..., None].expand_as(embeddings)
+        return embeddings.masked_scatter(there, shown)
+
+    def _generated(self, embeddings: Tensor, mask: Tensor, watch: LogitsProcessor) -> list[str]:
+        new = self.model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
             generation_config=self._greedy,
             logits_processor=LogitsProcessorList([watch]),
-        )  # (N, T)
-        new = tokens[:, inputs["input_ids"].shape[1] :]
+        )  # (N, T), without the prompt
         with self._tokenizing:
             texts = self._processor.batch_decode(new, skip_special_tokens=True)
         return [text.strip() for text in texts]

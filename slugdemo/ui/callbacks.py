@@ -32,12 +32,15 @@ def begin(state: AppState, view: View, watch: Watch) -> None:
 
 def warm(state: AppState) -> None:
     """Opens what a first touch of the first page will need; where nothing of it was made beforehand,
-    makes that page. Errors wait for the visitor who meets them."""
+    makes that page. Then what pictures of a visitor's own will need. Errors wait for the visitor
+    who meets them."""
     if atlas.preset(state, first := state.first()):
         atlas.warm(state, first)
-        return
+    else:
+        with suppress(SlugError):
+            concept(state, first, unwatched())
     with suppress(SlugError):
-        concept(state, first, unwatched())
+        state.keep_ready(first.model)
 
 
 def concept(state: AppState, view: View, watch: Watch) -> None:

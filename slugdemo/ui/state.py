@@ -316,6 +316,12 @@ class AppState:
             )
         return mine
 
+    def keep_ready(self, model: str) -> None:
+        """Takes the gradient of all that is kept, so that pictures of one's own wait for theirs alone."""
+        opened = self.opened(model)
+        beside = Concept("pictures of one's own", "object", retain=catalog.kept())
+        _ = Task(opened, beside, CONFIGS[opened.kind]).retain_gradient
+
     def _task(self, view: View, watch: Watch) -> Task:
         opened = self.opened(view.model)
         given = {"alignment": view.alignment, "granularity": view.granularity}

@@ -65,13 +65,13 @@ def start(state: AppState, view: View, watch: Watch) -> float:
 def _start(state: AppState, view: View, edit: Edit, watch: Watch) -> float:
     task = state.task(view, watch)
     tuning = replace(task.config.tuning, margin=0.0, shortlist=0)
-    quick = task.evaluators.quick or task.evaluators.full
+    quick = task.evaluators.quick or Evaluators(task.evaluators.full)
 
     def look(tried: Edit, score: Score) -> None:
         watch.say(f"Trying {search.where(tried, score.strength)}")
 
     try:
-        found = search.tune([edit], Evaluators(quick), tuning, watch=look)
+        found = search.tune([edit], Evaluators(quick.full), tuning, watch=look)
     except SlugError:  # CLIP cannot say; the model's own curve will
         return UNKNOWN
     return round(found.edit.strength, 4)

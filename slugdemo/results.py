@@ -60,24 +60,32 @@ class Result:
 def harmonic(results: Sequence[Result]) -> Result | None:
     """The harmonic mean of forget, retain and robust of one method on one concept.
 
+    As `overall` says. None when one of the three was not measured.
+    """
+    rows = [row for row in results if row.on == "edited" and row.split == "report"]
+    attacked = [row.value for row in rows if row.attack and row.metric == "success"]
+    value = overall({row.metric: row.value for row in rows if not row.attack}, attacked)
+    if value is None:
+        return None
+    about = next(row for row in rows if not row.attack)
+    return replace(about, note="", low=math.nan, high=math.nan).amount(
+        HARMONIC, value, len(attacked)
+    )
+
+
+def overall(rates: Mapping[str, float], attacked: Sequence[float]) -> float | None:
+    """The harmonic mean of forget, retain and robust, from rates by metric and attacks' successes.
+
     Forget is UA, or 1 less what is still told of the concept; retain the mean of IRA and CRA, or
     the accuracy on everything else; robust 1 less the mean success of the attacks on the edited
     model. None when one of the three was not measured.
     """
-    rows = [row for row in results if row.on == "edited" and row.split == "report"]
-    value = {row.metric: row.value for row in rows if not row.attack}
-    attacked = [row.value for row in rows if row.attack and row.metric == "success"]
-    forget = value.get("ua", 1 - value.get("forget_acc", math.nan))
-    kept = [value[metric] for metric in ("ira", "cra") if metric in value]
-    retain = sum(kept) / len(kept) if kept else value.get("retain_acc", math.nan)
+    forget = rates.get("ua", 1 - rates.get("forget_acc", math.nan))
+    kept = [rates[metric] for metric in ("ira", "cra") if metric in rates]
+    retain = sum(kept) / len(kept) if kept else rates.get("retain_acc", math.nan)
     robust = 1 - sum(attacked) / len(attacked) if attacked else math.nan
     shares = (forget, retain, robust)
-    if not all(map(math.isfinite, shares)):
-        return None
-    about = next(row for row in rows if not row.attack)
-    return replace(about, note="", low=math.nan, high=math.nan).amount(
-        HARMONIC, metrics.harmonic(shares), len(attacked)
-    )
+    return metrics.harmonic(shares) if all(map(math.isfinite, shares)) else None
 
 
 def rows(results: list[Result]) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@ from pages import TEXT, shown
 
 from slugdemo import experiment
 from slugdemo.attacks import ATTACKS, ON, embeddings
+from slugdemo.evaluation import metrics
 from slugdemo.methods import METHODS
-from slugdemo.results import Result
-from slugdemo.ui import callbacks, gone
+from slugdemo.results import HARMONIC, Result
+from slugdemo.ui import callbacks, gone, table
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Tasks, Watch, unwatched
 from slugdemo.ui.view import Kept, View
@@ -166,6 +167,12 @@ def test_an_empty_cell_is_run_and_opens_with_its_ceiling(state: AppState) -> Non
     assert cell["original"] == row["cells"]["original"]["rate"]
     found = sides(page, "typos")
     assert (found["edited"]["rate"], found["edited"]["n"]) == (cell["rate"], cell["n"])
+    ga = next(row for row in table.show(state, ROBOT)["rows"] if row["name"] == "ga")
+    rates = {metric: value[0] for metric, value in ga["values"].items()}
+    robust = 1 - cell["rate"]
+    assert rates[HARMONIC] == metrics.harmonic(
+        [1 - rates["forget_acc"], rates["retain_acc"], robust]
+    )
     wrong = shown(state, callbacks.gone_run, ROBOT, method="ga", name="inpainting")
     assert "cannot attack" in wrong["status"]["text"]
     alone = shown(state, callbacks.gone_run, ROBOT, method="original", name="int8")

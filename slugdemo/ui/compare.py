@@ -22,7 +22,7 @@ from slugdemo.images import source
 from slugdemo.many import ORDERS, Joint
 from slugdemo.methods import METHODS, named
 from slugdemo.models.base import Cancelled
-from slugdemo.results import Result, plain
+from slugdemo.results import Result, harmonic, plain
 from slugdemo.task import Task
 from slugdemo.ui import jobs, see
 from slugdemo.ui.state import AppState
@@ -74,11 +74,17 @@ def known(state: AppState, view: View, name: str) -> "Run | str | None":
 
 def shipped_rows(view: View, name: str) -> list[Result]:
     """What came with the app of a row: rates on the report split; perhaps nothing."""
+    kept = [row for row in _shipped(view, name) if row.attack == ""]
+    together = harmonic(_shipped(view, name))
+    return [*kept, together] if together else kept
+
+
+def _shipped(view: View, name: str) -> list[Result]:
     if view.anchor and name in METHODS and METHODS[name].replaces:
         return []
     told = cells.REFERENCE if name == UNSEEN else name
     kept = [row for row in shipped.rows(view.model, view.concept) if row.method == told]
-    return [row for row in kept if row.attack == "" and row.split == "report"]
+    return [row for row in kept if row.split == "report"]
 
 
 def unable(state: AppState, view: View, name: str) -> str:

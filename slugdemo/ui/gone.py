@@ -199,6 +199,13 @@ def rows_of(found: dict[str, Tried]) -> list[Result]:
     return [row for tried in found.values() for row in tried.rows]
 
 
+def successes(state: AppState, view: View) -> list[float]:
+    """How often each attack that was tried on the view's edit brought the concept back."""
+    tried = [known(state, view, name).get("edited") for name in ATTACKS]
+    rows = [row for found in tried if found for row in found.rows]
+    return [row.value for row in rows if row.metric == "success" and row.n]
+
+
 def _try(state: AppState, view: View, watch: Watch, attack: Attack, on: str) -> None:
     """One attack on one model, kept with its pictures, or why it cannot be tried."""
     mine = key(view, attack.name, on)

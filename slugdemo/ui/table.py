@@ -14,9 +14,9 @@ from slugdemo.evaluation.prompt_set import Measurement
 from slugdemo.experiment import CONTROLS, ORIGINAL, REFERENCES
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS, Method
-from slugdemo.results import HARMONIC, plain
+from slugdemo.results import HARMONIC, overall, plain
 from slugdemo.task import Task
-from slugdemo.ui import compare
+from slugdemo.ui import compare, gone
 from slugdemo.ui.compare import CONTROLLED, UNSEEN, Run
 from slugdemo.ui.state import AppState
 from slugdemo.ui.view import View, label
@@ -220,7 +220,7 @@ def _row(
     found = compare.known(state, view, name)
     if isinstance(found, str):
         return row | {"note": found, "source": "here"}
-    return row | (_ran(found) if found else _shipped(view, name, weights))
+    return row | (_ran(state, found) if found else _shipped(view, name, weights))
 
 
 def _facts(method: Method) -> dict[str, Any]:
@@ -229,9 +229,12 @@ def _facts(method: Method) -> dict[str, Any]:
     return {"cite": method.cite, "bibtex": bibtex(method), "about": "; ".join(about)}
 
 
-def _ran(found: Run) -> dict[str, Any]:
-    """A row that was run here."""
+def _ran(state: AppState, found: Run) -> dict[str, Any]:
+    """A row that was run here, with the attacks on its edit that were tried here."""
     rates = {m.metric: [m.after, *bounds(m), m.n] for m in found.measured}
+    tried = gone.successes(state, found.view) if found.view else []
+    together = overall({m.metric: m.after for m in found.measured}, tried)
+    rates |= {HARMONIC: [together, None, None, len(tried)]} if together is not None else {}
     cost = {"peak_bytes": found.peak_bytes, **found.size}
     return {
         "values": rates | ({key: [number] for key, number in cost.items()} if found.size else {}),

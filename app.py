@@ -119,7 +119,7 @@ def main(
         raise typer.Exit(1) from error
     state = AppState(workers=Workers(usual() if workers is None else workers))
     threading.Thread(target=warm, args=(state,), daemon=True).start()
-    work = tasks.Tasks(partial(freed, state))
+    work = tasks.Tasks(partial(freed, state), places=max(tasks.PLACES, state.workers.count))
     demo = page.build(state, work)
     where = {"server_name": host, "server_port": port, "root_path": below(root_path)}
     try:

@@ -31,12 +31,11 @@ from slugdemo.results import rows
 from slugdemo.search import Score
 from slugdemo.ui import edits, jobs, locate, see, step
 from slugdemo.ui.state import AppState, freed
-from slugdemo.ui.tasks import BROKEN, out_of_memory, unwatched
+from slugdemo.ui.tasks import BROKEN, PLACES, out_of_memory, unwatched
 from slugdemo.ui.view import DIGEST, View, check
 
 STRENGTHS = 32  # numbers in a list
 QUEUE = {"concurrency_id": "api", "concurrency_limit": 2}  # the page's own keeps its limit
-LONG = {"concurrency_id": "long", "concurrency_limit": 2}  # so that nothing short waits for them
 
 
 def _whole(given: object) -> object:
@@ -66,7 +65,7 @@ NAMES = (
     "classify",
     "ask",
 )
-TAKES_LONG = ("sweep", "search_step", "erase", "compare", "attack")
+TAKES_LONG = ("sweep", "search_step", "erase", "compare", "attack")  # nothing short waits for them
 
 
 @dataclass(frozen=True)
@@ -267,8 +266,10 @@ class Api:
 def publish(state: AppState) -> None:
     """Makes the endpoints of the page; called inside gr.Blocks."""
     calls = Api(state)
+    most = max(PLACES, state.workers.count)
+    long = {"concurrency_id": "long", "concurrency_limit": most}
     for name in NAMES:
-        line = LONG if name in TAKES_LONG else QUEUE
+        line = long if name in TAKES_LONG else QUEUE
         gr.api(spoken(getattr(calls, name), partial(freed, state)), api_name=name, **line)
 
 

@@ -130,7 +130,7 @@ class Workers:
     """
 
     def __init__(self, count: int = 0) -> None:
-        self._count, self._closed = count, False
+        self.count, self._closed = count, False
         self._changed = threading.Condition()
         self._idle: list[Worker] = []
         self._busy: list[Worker] = []
@@ -149,7 +149,7 @@ class Workers:
         The task's own `progress` and `cancelled` are asked here. Raises what the job raises, and
         SlugError when the worker ends before its work does.
         """
-        if not self._count or task.opened.model.bytes > LARGEST:
+        if not self.count or task.opened.model.bytes > LARGEST:
             return job(task, hear, *given, **named)
         with self._free(task) as worker:
             return worker.run(job.__name__, task, hear, given, named)
@@ -157,8 +157,8 @@ class Workers:
     def warm(self) -> None:
         """Begins one worker, so that the first job does not wait for it."""
         with self._changed:
-            if self._count and not self._closed and not (self._idle or self._busy):
-                self._idle.append(Worker(share(self._count)))
+            if self.count and not self._closed and not (self._idle or self._busy):
+                self._idle.append(Worker(share(self.count)))
 
     def let_go(self) -> int:
         """Ends the workers that have nothing to do, for their memory; how many those were."""
@@ -204,13 +204,13 @@ class Workers:
         with self._changed:
             self._line.append(me)
             try:
-                while self._line[0] is not me or len(self._busy) >= self._count:
+                while self._line[0] is not me or len(self._busy) >= self.count:
                     task.step("Waiting for a free worker", 0, 0)
                     self._changed.wait(POLL)
                 if self._closed:
                     raise Cancelled(HALTED)
                 self._idle = [worker for worker in self._idle if worker.alive]
-                worker = self._idle.pop() if self._idle else Worker(share(self._count))
+                worker = self._idle.pop() if self._idle else Worker(share(self.count))
                 self._busy.append(worker)
                 return worker
             finally:

@@ -26,21 +26,21 @@ window.slug = (() => {
   // ---- plots
   function coloured(value) {
     const css = getComputedStyle(document.body);
-    const walk = (one) => {
-      if (typeof one === 'string' && one.startsWith('--')) return css.getPropertyValue(one).trim() || '#888';
-      if (Array.isArray(one)) return one.map(walk);
-      if (one && typeof one === 'object') return Object.fromEntries(Object.entries(one).map(([k, v]) => [k, walk(v)]));
-      return one;
+    const walk = (part) => {
+      if (typeof part === 'string' && part.startsWith('--')) return css.getPropertyValue(part).trim() || '#888';
+      if (Array.isArray(part)) return part.map(walk);
+      if (part && typeof part === 'object') return Object.fromEntries(Object.entries(part).map(([k, v]) => [k, walk(v)]));
+      return part;
     };
     return walk(value);
   }
   const stage = () => document.body.classList.contains('stage');
   function larger(figure) {
     if (!stage()) return figure;
-    const grow = (one) => {
-      if (Array.isArray(one)) return one.map(grow);
-      if (!one || typeof one !== 'object') return one;
-      return Object.fromEntries(Object.entries(one).map(([k, v]) => [k,
+    const grow = (part) => {
+      if (Array.isArray(part)) return part.map(grow);
+      if (!part || typeof part !== 'object') return part;
+      return Object.fromEntries(Object.entries(part).map(([k, v]) => [k,
         k === 'size' && typeof v === 'number' ? v * 1.35 : k === 'width' && typeof v === 'number' ? v * 1.5 : grow(v)]));
     };
     const grown = grow(figure);
@@ -85,7 +85,7 @@ window.slug = (() => {
       if (i || !pick) return make('td', {}, String(cell));
       return make('td', {}, make('button', {class: 'link', on: () => pick(cells)}, String(cell)));
     })));
-    return make('table', {}, make('thead', {}, make('tr', {}, ...head.map((one) => make('th', {scope: 'col'}, one)))),
+    return make('table', {}, make('thead', {}, make('tr', {}, ...head.map((title) => make('th', {scope: 'col'}, title)))),
       make('tbody', {}, ...lines));
   }
   function save(name, rows) {
@@ -124,8 +124,8 @@ window.slug = (() => {
   draw.forget = (body, value) => {
     body.replaceChildren(...value.groups.map((group) => make('div', {class: `group ${group.role}`},
       make('h3', {}, make('span', {}, group.title), make('small', {}, count(group.count))),
-      make('ul', {class: 'thumbs'}, ...group.pictures.map((one) =>
-        make('li', {}, make('img', {src: one.src, alt: one.alt, title: one.alt})))))),
+      make('ul', {class: 'thumbs'}, ...group.pictures.map((picture) =>
+        make('li', {}, make('img', {src: picture.src, alt: picture.alt, title: picture.alt})))))),
       ...(value.note ? [make('small', {class: 'note'}, value.note)] : []));
   };
 
@@ -150,9 +150,9 @@ window.slug = (() => {
   let scale = 'log';
   function scaled(figure) {
     if (scale === 'log') return figure;
-    const layout = Object.fromEntries(Object.entries(figure.layout).map(([key, one]) => {
-      if (!/^[xy]axis/.test(key) || one.type !== 'log') return [key, one];
-      const {range, dtick, exponentformat, ...rest} = one;
+    const layout = Object.fromEntries(Object.entries(figure.layout).map(([key, axis]) => {
+      if (!/^[xy]axis/.test(key) || axis.type !== 'log') return [key, axis];
+      const {range, dtick, exponentformat, ...rest} = axis;
       return [key, {...rest, type: 'linear', rangemode: 'tozero', nticks: 5}];
     }));
     return {...figure, layout};
@@ -161,18 +161,18 @@ window.slug = (() => {
     const value = values.map;
     if (!value) return;
     const choice = (title, note, now, options, on) => make('fieldset', {}, make('legend', {}, title, ' ', make('small', {}, note)),
-      ...options.map((one) => { const dot = make('input', {type: 'radio', name: title, checked: one === now}); dot.addEventListener('change', () => { on(one); box.close(); }); return make('label', {}, dot, ' ', one); }));
+      ...options.map((option) => { const dot = make('input', {type: 'radio', name: title, checked: option === now}); dot.addEventListener('change', () => { on(option); box.close(); }); return make('label', {}, dot, ' ', option); }));
     const body = document.querySelector('#map .body');
     const box = dialog('How the layers are drawn',
       choice('Alignment', 'which one the front minimises', value.alignment, ['absolute', 'signed'], (alignment) => body.turn({alignment, granularity: value.granularity})),
-      choice('Scale', 'of both axes', scale, ['log', 'linear'], (one) => { scale = one; again.map(); }),
+      choice('Scale', 'of both axes', scale, ['log', 'linear'], (chosen) => { scale = chosen; again.map(); }),
       choice('Layer', 'one tensor, or the two matrices of an MLP together', value.granularity, ['tensor', 'group'], (granularity) => body.turn({alignment: value.alignment, granularity})));
   }
   // The scatter with letters on layers: A is pinned, ? was guessed.
   function marked(value) {
     const spots = [[held()?.layer, 'A'], [values.guess, '?']].filter(([layer]) => layer);
     const extra = spots.flatMap(([layer, text]) => {
-      const trace = value.figure.data.find((one) => one.customdata?.some((row) => row[0] === layer));
+      const trace = value.figure.data.find((drawn) => drawn.customdata?.some((row) => row[0] === layer));
       if (!trace) return [];
       const at = trace.customdata.findIndex((row) => row[0] === layer);
       return [{type: 'scatter', mode: 'markers+text', x: [trace.x[at]], y: [trace.y[at]], xaxis: trace.xaxis, yaxis: trace.yaxis, text: [`<b>${text}</b>`],
@@ -220,7 +220,7 @@ window.slug = (() => {
       make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('layers.csv', [[...head, 'tensor'], ...rows])),
         ...slug.acts.figure('map')),
       table(head, rows.map((row) => row.slice(0, 6)), (cells) => {
-        const row = rows.find((one) => one[0] === cells[0] && one[1] === cells[1]);
+        const row = rows.find((other) => other[0] === cells[0] && other[1] === cells[1]);
         body.choose(row[6]);
         box.close();
       }));
@@ -253,8 +253,8 @@ window.slug = (() => {
   function beside(figure) {
     const a = held();
     if (!a) return figure;
-    const lines = a.curve.filter((one) => one.mode === 'lines+markers').map((one) => ({...one, mode: 'lines', opacity: 0.75,
-      line: {...one.line, width: 1.5, dash: 'dot'}, name: `A ${one.name}`, hoverinfo: 'skip', hovertemplate: null}));
+    const lines = a.curve.filter((line) => line.mode === 'lines+markers').map((line) => ({...line, mode: 'lines', opacity: 0.75,
+      line: {...line.line, width: 1.5, dash: 'dot'}, name: `A ${line.name}`, hoverinfo: 'skip', hovertemplate: null}));
     const upright = {...figure.layout.shapes[0], x0: a.step, x1: a.step, line: {color: '--ink', width: 1.5, dash: 'dot'}};
     const note = {x: a.step, y: 1, yref: 'paper', yanchor: 'top', xanchor: 'left', text: '<b>A</b>', showarrow: false, font: {size: 12, color: '--ink'}};
     return {data: [...lines, ...figure.data], layout: {...figure.layout, shapes: [...figure.layout.shapes, upright], annotations: [...figure.layout.annotations, note]}};
@@ -288,7 +288,7 @@ window.slug = (() => {
     const head = ['control', 'where', ...['forget', 'retain'].flatMap((side) => [side, `${side} low`, `${side} high`, `${side} n`])];
     dialog('Controls: is that better than chance?',
       make('p', {}, `What is left of “${value.concept}” and of everything else, on the same pictures with the same judge; whiskers are 95 % intervals.`),
-      make('table', {class: 'compare'}, make('thead', {}, make('tr', {}, ...['', value.concept, 'everything else'].map((one) => make('th', {scope: 'col'}, one)))), make('tbody', {}, ...rows)),
+      make('table', {class: 'compare'}, make('thead', {}, make('tr', {}, ...['', value.concept, 'everything else'].map((title) => make('th', {scope: 'col'}, title)))), make('tbody', {}, ...rows)),
       make('p', {}, small('Save as CSV', 'Save the table as CSV', () => save('controls.csv', [head, ...plain]))));
   };
 
@@ -307,7 +307,7 @@ window.slug = (() => {
     body.replaceChildren(make('div', {class: `rungs ${value.kind}`, role: 'group', 'aria-label': told(value), style: {'--columns': value.steps.length + (a ? 1 : 0)}},
       make('span', {class: 'corner'}, 'strength'), ...head, ...(a ? [make('b', {class: 'corner held', title: a.name}, 'A')] : []), ...rows));
   };
-  const nearest = (steps, at) => steps.reduce((best, one) => (Math.abs(one - at) < Math.abs(best - at) ? one : best), 0);
+  const nearest = (steps, at) => steps.reduce((best, step) => (Math.abs(step - at) < Math.abs(best - at) ? step : best), 0);
   const said = (cell) => cell.full ?? cell.text ?? '';
   const told = (value) => value.rows.map((row) => `${row.name}, ${row.role}: ${row.cells.map((cell, i) => `${said(cell) || 'a picture'} at ${percent(value.steps[i])}`).join(', ')}`).join('. ');
   const rungs_rows = (value) => value.rows.map((row) => [row.name, row.role, ...row.cells.map((cell) => `${said(cell)}${cell.share === undefined ? '' : ` ${percent(cell.share)}`}`)]);
@@ -329,9 +329,9 @@ window.slug = (() => {
   }
 
   draw.see = (body, value, call) => {
-    const looks = value.pictures ? [make('div', {class: 'looks', role: 'group', 'aria-label': 'Pictures to look at'}, ...value.pictures.map((one, i) =>
-      make('button', {class: `look ${one.role === 'target' ? 'forget' : 'retain'} ${i === value.chosen ? 'chosen' : ''}`, title: one.alt,
-        'aria-label': one.alt, 'aria-pressed': String(i === value.chosen), on: () => call.picture({picture: i})}, make('img', {src: one.src, alt: ''}))))] : [];
+    const looks = value.pictures ? [make('div', {class: 'looks', role: 'group', 'aria-label': 'Pictures to look at'}, ...value.pictures.map((look, i) =>
+      make('button', {class: `look ${look.role === 'target' ? 'forget' : 'retain'} ${i === value.chosen ? 'chosen' : ''}`, title: look.alt,
+        'aria-label': look.alt, 'aria-pressed': String(i === value.chosen), on: () => call.picture({picture: i})}, make('img', {src: look.src, alt: ''}))))] : [];
     const wide = value.pictures ? make('img', {class: 'big', src: value.pictures[value.chosen].src, alt: value.pictures[value.chosen].alt}) : null;
     const a = held()?.kind === value.kind ? held().see : null;
     if (value.kind === 'zero-shot') body.replaceChildren(...looks, make('div', {class: 'pair'}, wide, bars(value.bars, a)));
@@ -339,7 +339,7 @@ window.slug = (() => {
     if (value.kind === 'diffusion') wipe(body, a ? {...value, before: a.after} : value, a ? ['A', 'B'] : ['before', 'after']);
   };
   function bars(rows, a) {
-    const third = (name) => a?.bars.find((one) => one.name === name);
+    const third = (name) => a?.bars.find((bar) => bar.name === name);
     return make('div', {class: 'bars'}, make('div', {class: 'legend'}, make('span', {class: 'was'}, 'before'), make('span', {class: 'now'}, 'after'), a ? make('span', {class: 'third'}, 'A') : null),
       ...rows.map((row) => make('div', {class: `line ${row.role}`},
         make('span', {class: 'name', title: row.name}, row.name),
@@ -354,13 +354,13 @@ window.slug = (() => {
   function answers(value, a) {
     const shown = value.pictures[value.chosen];
     const now = {question: value.question, answers: value.answers, src: shown.src, alt: shown.alt, model: values.choice?.model};
-    const same = (one) => one && one.question === now.question && one.src === now.src && one.model === now.model;
+    const same = (turn) => turn && turn.question === now.question && turn.src === now.src && turn.model === now.model;
     if (same(talk.at(-1))) talk.pop();   // the same question at another step: its answer is put right
-    talk = [...talk.filter((one) => one.model === now.model), now].slice(-20);
+    talk = [...talk.filter((turn) => turn.model === now.model), now].slice(-20);
     const bubble = (who, text) => make('p', {class: `bubble ${who}`}, make('small', {}, who), ` ${text || '(says nothing)'}`);
-    const asked = (one) => make('p', {class: 'bubble you'}, make('img', {src: one.src, alt: one.alt, title: one.alt}), one.question);
-    const turns = talk.flatMap((one) => [...(talk.length > 1 ? [asked(one)] : []),   // a single question stands in the field
-      bubble('before', one.answers[0]), bubble('after', one.answers[1]), ...(one === now && a ? [bubble('A', a.answers[1])] : [])]);
+    const asked = (turn) => make('p', {class: 'bubble you'}, make('img', {src: turn.src, alt: turn.alt, title: turn.alt}), turn.question);
+    const turns = talk.flatMap((turn) => [...(talk.length > 1 ? [asked(turn)] : []),   // a single question stands in the field
+      bubble('before', turn.answers[0]), bubble('after', turn.answers[1]), ...(turn === now && a ? [bubble('A', a.answers[1])] : [])]);
     const clear = small('Clear', 'Clear what was asked before', () => { talk = []; again.see(); });
     const log = make('div', {class: 'talk', role: 'log', tabindex: '0', 'aria-label': 'Questions and answers'}, ...turns);
     requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });
@@ -421,7 +421,7 @@ window.slug = (() => {
   draw.pin = () => {
     document.querySelector('#pinned')?.setAttribute('aria-pressed', String(!!held()));
     document.body.classList.toggle('held', !!held());
-    ['map', 'curve', 'ladder', 'see', 'collateral', 'tray'].forEach((one) => again[one]?.());
+    ['map', 'curve', 'ladder', 'see', 'collateral', 'tray'].forEach((block) => again[block]?.());
   };
   draw.choices = () => {};
   draw.export = () => {};
@@ -450,7 +450,7 @@ window.slug = (() => {
   // Until the server says more, the page says that it has heard.
   function waiting() {
     const body = document.querySelector('#status .body');
-    if (body && !document.body.classList.contains('busy')) draw.status(body, {text: 'Sent; waiting for a free place…', share: null, tone: 'busy'});
+    if (body && !document.body.classList.contains('busy')) draw.status(body, {text: 'Sent; waiting for its turn…', share: null, tone: 'busy'});
   }
   document.addEventListener('click', (event) => { if (event.target.closest('#find, #find-all, #keep, #controls, #pinned, #undo, #draw')) waiting(); });
 
@@ -472,7 +472,7 @@ window.slug = (() => {
       await navigator.clipboard.writeText(text);
       say(said);
     } catch {   // not in every frame, and only over https or on this very machine
-      const field = make('textarea', {readonly: true, rows: 4, 'aria-label': 'What is to be copied'});
+      const field = make('textarea', {readonly: true, rows: 4, 'aria-label': 'Text to copy'});
       field.value = text;
       const box = dialog('Copy it from here', make('p', {}, 'This browser does not let the page copy by itself.'), field);
       field.select();

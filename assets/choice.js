@@ -17,15 +17,15 @@
   const lasts = (seconds) => (seconds < 90 ? `about ${Math.max(1, Math.round(seconds))} s` : `about ${Math.round(seconds / 60)} min`);
   acts.methods = () => {
     const kind = values.choice.kind;
-    const row = (one) => {
-      const reason = one.unable[kind] || (become.value.trim() && !one.replaces ? `${one.name} removes a concept; it cannot replace it by another.` : '');
-      const now = one.name === values.choice.method;
+    const row = (method) => {
+      const reason = method.unable[kind] || (become.value.trim() && !method.replaces ? `${method.name} removes a concept; it cannot replace it by another.` : '');
+      const now = method.name === values.choice.method;
       return make('li', {}, make('button', {class: `model method ${now ? 'chosen' : ''} ${reason ? 'away' : ''}`, 'aria-pressed': String(now),
-        disabled: !!reason, title: one.cite, on: () => { box.close(); calls.choice.method({method: one.name, anchor: become.value.trim()}); }},
-        make('b', {}, one.name), make('small', {}, reason || `changes ${one.changes}; ${lasts(one.seconds)}`)));
+        disabled: !!reason, title: method.cite, on: () => { box.close(); calls.choice.method({method: method.name, anchor: become.value.trim()}); }},
+        make('b', {}, method.name), make('small', {}, reason || `changes ${method.changes}; ${lasts(method.seconds)}`)));
     };
     const become = make('input', {type: 'text', list: 'anchors', value: values.choice.anchor ?? '', placeholder: 'nothing: it just goes', maxlength: '40', 'aria-label': 'Replace by', id: 'replace-by'});
-    const names = (values.choices?.concepts ?? []).flatMap((group) => group.rows.map((one) => one.name));
+    const names = (values.choices?.concepts ?? []).flatMap((group) => group.rows.map((concept) => concept.name));
     const groups = () => (values.choices?.methods ?? []).map((group) => make('section', {}, make('h3', {}, group.title),
       make('ul', {class: 'models'}, ...group.rows.map(row))));
     const list = make('div', {}, ...groups());
@@ -53,7 +53,7 @@
         make('img', {src: row.src, alt: '', loading: 'lazy'}), make('span', {}, row.name)))))));
     const box = dialog('What should it forget?', make('p', {}, field, make('small', {}, ' or type a name of your own in the card Forget, and give pictures of it.')), ...groups);
     box.classList.add('wide');
-    field.addEventListener('input', () => box.querySelectorAll('li[data-name]').forEach((one) => { one.hidden = !one.dataset.name.includes(field.value.trim().toLowerCase()); }));
+    field.addEventListener('input', () => box.querySelectorAll('li[data-name]').forEach((item) => { item.hidden = !item.dataset.name.includes(field.value.trim().toLowerCase()); }));
     field.focus();
   };
 
@@ -64,11 +64,11 @@
     const files = [...(event.dataTransfer?.files ?? [])];
     if (!files.length || event.target.closest('input[type=file]')) return;
     event.preventDefault();
-    const edit = files.some((one) => one.name.endsWith('.safetensors'));
+    const edit = files.some((file) => file.name.endsWith('.safetensors'));
     const field = input(edit ? 'open' : files.length > 1 ? 'give' : 'own');
-    if (!field) { slug.say('This file has no place here: drop an edit, or pictures.'); return; }
+    if (!field) { slug.say('This file cannot be used here: drop an edit file or pictures.'); return; }
     const some = new DataTransfer();
-    (field.multiple ? files : files.slice(0, 1)).forEach((one) => some.items.add(one));
+    (field.multiple ? files : files.slice(0, 1)).forEach((file) => some.items.add(file));
     field.files = some.files;
     field.dispatchEvent(new Event('change', {bubbles: true}));
   });

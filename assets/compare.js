@@ -57,8 +57,8 @@
   const known = (row) => Object.keys(row.values).length > 0;
   const runnable = (row) => row.name !== 'original' && !row.reason;
   const here = (row) => row.source === 'here' && known(row);
-  const group = (value) => value.groups.find((one) => one.title === link.columns) ?? value.groups[0];
-  const every = (value) => [...new Map(value.groups.flatMap((one) => one.columns.map((column) => [column.key, column]))).values()];
+  const group = (value) => value.groups.find((set) => set.title === link.columns) ?? value.groups[0];
+  const every = (value) => [...new Map(value.groups.flatMap((set) => set.columns.map((column) => [column.key, column]))).values()];
   const spread = (found) => (found.length < 3 || found[1] === null ? `${found[3] ? `n ${found[3]}` : ''}` : `95 % interval ${percent(found[1])} to ${percent(found[2])}, n ${found[3]}`);
 
   function cell(column, row) {
@@ -90,15 +90,15 @@
   function line(row, value, call) {
     const columns = group(value).columns;
     const does = runnable(row) ? [
-      small(here(row) ? 'again' : 'run', `Run ${row.name}${here(row) ? ' again' : ''}, ${lasts(row.total)} with its judging`, () => call.run({methods: [row.name]})),
+      small(here(row) ? 'again' : 'run', `Run ${row.name}${here(row) ? ' again' : ''}, ${lasts(row.total)} judging included`, () => call.run({methods: [row.name]})),
       row.opens ? small('open', `Open the edit by ${row.name} in Erase`, () => { look('erase'); call.open({method: row.name}); }) : null] : [];
     const note = row.reason || row.note;
     const name = row.name === 'original' ? row.name : make('button', {class: 'link', title: [row.cite, row.about, row.made].filter(Boolean).join('. '), on: () => details(row, value, call)}, row.name);
-    const time = row.seconds === null || row.seconds === undefined ? (runnable(row) ? make('small', {}, lasts(row.estimate)) : '') : took(row.seconds);
+    const time = !row.seconds ? (runnable(row) ? make('small', {title: 'an estimate'}, lasts(row.estimate).replace('about ', '~')) : '') : took(row.seconds);
     const said = here(row) && row.seconds ? make('small', {title: `said before the run: ${lasts(row.estimate)}`}, ` ~${Math.max(1, Math.round(row.estimate))}`) : null;
     return make('tr', {class: `${row.name === values.choice?.method ? 'ours' : ''} ${row.reason ? 'away' : ''} ${here(row) ? 'here' : ''}`},
       make('th', {scope: 'row'}, name, note && !row.reason ? make('small', {}, note) : null),
-      ...(row.reason ? [make('td', {colspan: String(columns.length), class: 'reason'}, make('small', {}, row.reason))] : columns.map((column) => cell(column, row))),
+      ...(row.reason ? [make('td', {colspan: String(columns.length), class: 'reason'}, make('small', {}, row.group === 'references' ? row.reason : row.reason.replace(/^[^:]*: /, '')))] : columns.map((column) => cell(column, row))),
       make('td', {class: 'number'}, time, said),
       make('td', {class: 'does'}, ...does.filter(Boolean)));
   }
@@ -106,7 +106,7 @@
     const {key: now, down} = sorted();
     const columns = group(value).columns;
     const sort = (key) => {
-      const falls = now === key ? !down : key !== 'seconds' && !columns.find((one) => one.key === key)?.less;
+      const falls = now === key ? !down : key !== 'seconds' && !columns.find((column) => column.key === key)?.less;
       linked({sort: `${key}.${falls ? 'down' : 'up'}`});
       draw.compare(body, value, call);
     };
@@ -114,7 +114,7 @@
       make('button', {class: 'link', on: () => sort(key)}, `${title}${now === key ? (down ? ' ↓' : ' ↑') : ''}`));
     const first = now ? make('button', {class: 'link', title: 'In groups again', on: () => { linked({sort: ''}); draw.compare(body, value, call); }}, 'method') : 'method';
     return make('thead', {}, make('tr', {}, make('th', {scope: 'col'}, first),
-      ...columns.map((one) => by(one.key, one.title, one.note)), by('seconds', 'time', 'seconds until the edit was there; before a run an estimate'), make('th', {scope: 'col'}, make('span', {class: 'sr'}, 'what can be done'))));
+      ...columns.map((column) => by(column.key, column.title, column.note)), by('seconds', 'time', 'seconds until the edit was there; before a run an estimate'), make('th', {scope: 'col'}, make('span', {class: 'sr'}, 'what can be done'))));
   }
   function lines(value, call) {
     let last = '';
@@ -128,8 +128,8 @@
   }
   // One row in full: where it comes from, what it costs, and what it gave before.
   function details(row, value, call) {
-    const rows = every(value).filter((one) => row.values[one.key]).map((one) => [one.title, write(one, row.values[one.key][0]),
-      row.old[one.key] === undefined ? '' : write(one, row.old[one.key]), spread(row.values[one.key]), one.note]);
+    const rows = every(value).filter((column) => row.values[column.key]).map((column) => [column.title, write(column, row.values[column.key][0]),
+      row.old[column.key] === undefined ? '' : write(column, row.old[column.key]), spread(row.values[column.key]), column.note]);
     const cite = row.bibtex ? [make('h3', {}, 'Citation'), make('pre', {tabindex: '0'}, row.bibtex), small('Copy', 'Copy the citation', () => slug.copy(row.bibtex, 'The citation is copied.'))] : [];
     const inside = row.opens ? [make('p', {}, small('Before and after inside', 'Cosines of pictures with names, and a map of the features, before and after', () => { box.close(); call.detail({method: row.name}); }))] : [];
     const box = dialog(row.name, make('p', {}, [row.cite, row.about, row.made].filter(Boolean).join('. ')), row.note ? make('p', {}, row.note) : '',
@@ -150,7 +150,7 @@
       make('tbody', {}, ...rows.map((row, i) => make('tr', {}, make('th', {scope: 'row'}, names[i]), ...row.map(shade))))));
     const box = make('div', {class: 'plot', role: 'img'});
     const sheet = dialog(`${found.name}: before and after inside`, make('p', {}, 'Cosines of pictures (rows) with names (columns) in the model’s CLIP.'), make('div', {class: 'pairs'}, grid('before', before), grid('after', after)),
-      ...(found.map.length ? [make('p', {}, 'Features of the report split on the two main axes that they have before the edit; a line joins before and after.'), box] : []));
+      ...(found.map.length ? [make('p', {}, 'Features of the report split on their two main axes (PCA) before the edit; a line joins before and after.'), box] : []));
     sheet.classList.add('wide');
     if (!found.map.length) return;
     const own = (point) => point.name === names[0];
@@ -169,13 +169,13 @@
   let order_of = '', on_many = false, by = '';
   function curves(value) {
     const now = value.many.orders.includes(order_of) ? order_of : value.many.orders[0];
-    const lines = value.many.lines.filter((one) => one.order === now && one.method !== 'original');
-    const methods = [...new Set(lines.map((one) => one.method))];
-    const data = lines.map((one) => ({type: 'scatter', mode: 'lines+markers', name: one.method, legendgroup: one.method, showlegend: one.metric === 'retain_acc',
-      x: one.points.map((point) => point[0]), y: one.points.map((point) => point[1]), customdata: one.points.map((point) => [point[2], point[5]]),
-      hovertemplate: `${one.method}, ${one.metric === 'retain_acc' ? 'kept' : 'left'}: %{y:.0%} of %{customdata[0]} after %{x} (%{customdata[1]})<extra>${one.how}, ${one.source}</extra>`,
-      line: {color: COLOURS[methods.indexOf(one.method) % COLOURS.length], dash: one.metric === 'retain_acc' ? 'solid' : 'dot', width: 2}, marker: {size: 6}}));
-    const counts = [...new Set(lines.flatMap((one) => one.points.map((point) => point[0])))].sort((a, b) => a - b);
+    const lines = value.many.lines.filter((line) => line.order === now && line.method !== 'original');
+    const methods = [...new Set(lines.map((line) => line.method))];
+    const data = lines.map((line) => ({type: 'scatter', mode: 'lines+markers', name: line.method, legendgroup: line.method, showlegend: line.metric === 'retain_acc',
+      x: line.points.map((point) => point[0]), y: line.points.map((point) => point[1]), customdata: line.points.map((point) => [point[2], point[5]]),
+      hovertemplate: `${line.method}, ${line.metric === 'retain_acc' ? 'kept' : 'left'}: %{y:.0%} of %{customdata[0]} after %{x} (%{customdata[1]})<extra>${line.how}, ${line.source}</extra>`,
+      line: {color: COLOURS[methods.indexOf(line.method) % COLOURS.length], dash: line.metric === 'retain_acc' ? 'solid' : 'dot', width: 2}, marker: {size: 6}}));
+    const counts = [...new Set(lines.flatMap((line) => line.points.map((point) => point[0])))].sort((a, b) => a - b);
     const axis = (title) => ({title: {text: title, font: {size: 12, color: '--muted'}, standoff: 4}, gridcolor: '--line', zeroline: false, color: '--muted'});
     return {now, lines, figure: {data, layout: {margin: {l: 48, r: 12, t: 8, b: 36}, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: '--muted', size: 11}, showlegend: true, legend: {font: {size: 11}},
       xaxis: {...axis('concepts erased'), type: 'log', tickmode: 'array', tickvals: counts, ticktext: counts.map(String)}, yaxis: {...axis('solid: others kept; dotted: erased ones left'), tickformat: '.0%', range: [-0.05, 1.08]}}}};
@@ -184,33 +184,33 @@
     const {now, lines, figure} = curves(value);
     const again = () => draw.compare(body, value, call);
     if (value.many.reason) return [make('p', {class: 'lead'}, value.many.reason)];
-    const way = make('span', {class: 'tabs', role: 'group', 'aria-label': 'Together or one after another'}, ...value.many.orders.map((one) => make('button', {class: `tab ${one === now ? 'chosen' : ''}`, type: 'button', 'aria-pressed': String(one === now), on: () => { order_of = one; again(); }}, one)));
+    const way = make('span', {class: 'tabs', role: 'group', 'aria-label': 'Together or one after another'}, ...value.many.orders.map((order) => make('button', {class: `tab ${order === now ? 'chosen' : ''}`, type: 'button', 'aria-pressed': String(order === now), on: () => { order_of = order; again(); }}, order)));
     const pick = make('select', {'aria-label': 'Method of a live run'}, ...value.many.methods.map((name) => make('option', {value: name, selected: name === (by || values.choice?.method)}, name)));
     pick.addEventListener('change', () => { by = pick.value; });
     const run = small(`Run on ${value.many.count} concepts`, `Erase “${value.concept}” and the next ${value.many.count - 1} of its kind`, () => call.many({method: pick.value, order: now}));
-    if (lines.length) slug.plot(box, figure, `Many concepts, ${now}: ${lines.map((one) => `${one.method} ${one.metric === 'retain_acc' ? 'kept' : 'left'} ${one.points.map((point) => `${percent(point[1])} after ${point[0]}`).join(', ')}`).join('; ')}`, () => {});
-    return [make('p', {class: 'lead'}, way, pick, run), lines.length ? box : make('p', {class: 'empty'}, 'Nothing was run yet: how much stays erased, and how much is kept, as more and more concepts go.')];
+    if (lines.length) slug.plot(box, figure, `Many concepts, ${now}: ${lines.map((line) => `${line.method} ${line.metric === 'retain_acc' ? 'kept' : 'left'} ${line.points.map((point) => `${percent(point[1])} after ${point[0]}`).join(', ')}`).join('; ')}`, () => {});
+    return [make('p', {class: 'lead'}, way, pick, run), lines.length ? box : make('p', {class: 'empty'}, 'Nothing has been run yet. The curves will show how much stays erased, and how much is kept, as more concepts are erased.')];
   }
 
   // ---- what is gone against what is kept
   function tradeoff(value) {
     const rows = value.rows.filter((row) => row.values.ua || row.values.forget_acc);
-    const kept = value.groups[0].columns.filter((one) => one.key !== 'ua' && !one.less && rows.every((row) => row.values[one.key])).map((one) => one.key);
+    const kept = value.groups[0].columns.filter((column) => column.key !== 'ua' && !column.less && rows.every((row) => row.values[column.key])).map((column) => column.key);
     const points = rows.map((row) => {
-      const rates = kept.map((key) => row.values[key]?.[0]).filter((one) => one !== undefined && one !== null);
+      const rates = kept.map((key) => row.values[key]?.[0]).filter((rate) => rate !== undefined && rate !== null);
       const gone = row.values.ua ? row.values.ua[0] : 1 - row.values.forget_acc[0];
       return {name: row.name, group: row.group, gone, kept: rates.reduce((a, b) => a + b, 0) / Math.max(1, rates.length), seconds: row.seconds ?? 0};
     });
     const spots = [];                    // names of points that lie near each other stand in one label
-    const near = (one, other) => Math.abs(one.kept - other.kept) < 0.05 && Math.abs(one.gone - other.gone) < 0.05;
-    points.forEach((one) => { const there = spots.find((some) => near(some[0], one)); if (there) there.push(one); else spots.push([one]); });
-    const label = (one) => { const some = spots.find((each) => each[0] === one); return !some ? '' : some.length > 2 ? `${one.name} +${some.length - 1}` : some.map((each) => each.name).join(', '); };
-    const colour = (one) => (one.group === 'references' ? '--muted' : one.group.startsWith('controls') ? '--faint' : one.name === values.choice?.method ? '--chosen' : '--retain');
-    const trace = {type: 'scatter', mode: 'markers+text', x: points.map((one) => one.kept), y: points.map((one) => one.gone), name: 'rows',
-      text: points.map(label), textposition: points.map((one, i) => `${one.gone > 0.95 || one.gone < 0.05 ? 'top' : ['bottom', 'middle'][i % 2]} ${one.kept > 0.85 ? 'left' : 'right'}`), textfont: {size: 11, color: '--ink'},
-      customdata: points.map((one) => one.name), hovertemplate: '%{customdata}: gone %{y:.0%}, kept %{x:.0%}<extra></extra>',
-      marker: {size: points.map((one) => 8 + 5 * Math.log10(1 + one.seconds)), color: points.map(colour), opacity: 0.85, line: {width: 1, color: '--card'}}};
-    const low = Math.min(0.8, ...points.map((one) => one.kept));
+    const near = (point, other) => Math.abs(point.kept - other.kept) < 0.05 && Math.abs(point.gone - other.gone) < 0.05;
+    points.forEach((point) => { const there = spots.find((some) => near(some[0], point)); if (there) there.push(point); else spots.push([point]); });
+    const label = (point) => { const some = spots.find((each) => each[0] === point); return !some ? '' : some.length > 2 ? `${point.name} +${some.length - 1}` : some.map((each) => each.name).join(', '); };
+    const colour = (point) => (point.group === 'references' ? '--muted' : point.group.startsWith('controls') ? '--faint' : point.name === values.choice?.method ? '--chosen' : '--retain');
+    const trace = {type: 'scatter', mode: 'markers+text', x: points.map((point) => point.kept), y: points.map((point) => point.gone), name: 'rows',
+      text: points.map(label), xaxis: 'x', yaxis: 'y', textfont: {size: 11, color: '--ink'},
+      customdata: points.map((point) => point.name), hovertemplate: '%{customdata}: gone %{y:.0%}, kept %{x:.0%}<extra></extra>',
+      marker: {size: points.map((point) => 8 + 5 * Math.log10(1 + point.seconds)), color: points.map(colour), opacity: 0.85, line: {width: 1, color: '--card'}}};
+    const low = Math.min(0.8, ...points.map((point) => point.kept));
     const axis = (title, range) => ({title: {text: title, font: {size: 12, color: '--muted'}, standoff: 4}, tickformat: '.0%', gridcolor: '--line', zeroline: false, color: '--muted', range});
     return {points, data: [trace], layout: {margin: {l: 48, r: 12, t: 8, b: 36}, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', showlegend: false,
       xaxis: axis('everything else kept', [low - 0.08, 1.05]), yaxis: axis('concept gone', [-0.08, 1.12])}};
@@ -220,7 +220,7 @@
   function gallery(value) {
     const rows = value.rows.filter((row) => row.pictures.length);
     const [wide] = rows;
-    if (!wide) return [make('p', {class: 'empty'}, value.roles.length ? 'Run a row, and it stands here: the same prompts from the same seed by every row.' : 'Only models that draw have a gallery.')];
+    if (!wide) return [make('p', {class: 'empty'}, value.roles.length ? 'Run a row, and its pictures appear here: the same prompts and seed for every row.' : 'Only models that draw pictures have a gallery.')];
     return [make('div', {class: 'grid', style: {'--columns': String(wide.pictures.length)}},
       make('span', {}, ''), ...value.roles.map((role) => make('small', {}, role)),
       ...rows.flatMap((row) => [make('span', {class: 'who'}, row.name),
@@ -245,7 +245,7 @@
   }
   function filled() {
     document.body.classList.toggle('filled', !!link.panel);
-    document.querySelectorAll('#compare [data-panel]').forEach((one) => one.classList.toggle('full', one.dataset.panel === link.panel));
+    document.querySelectorAll('#compare [data-panel]').forEach((panel) => panel.classList.toggle('full', panel.dataset.panel === link.panel));
     window.dispatchEvent(new Event('resize'));
   }
   function embed(name, title) {
@@ -270,7 +270,7 @@
     return make('span', {class: 'several'}, 'Up to ', pick, ' ', run);
   }
   function replacing(value, call) {
-    const names = (values.choices?.concepts ?? []).flatMap((one) => one.rows.map((row) => row.name));
+    const names = (values.choices?.concepts ?? []).flatMap((set) => set.rows.map((row) => row.name));
     const field = make('input', {type: 'text', id: 'become', list: 'become-names', value: value.anchor, placeholder: 'nothing', maxlength: '40', size: '10', 'aria-label': 'Replace by: what the concept should become; empty to remove it'});
     field.addEventListener('change', () => call.show({anchor: field.value.trim()}));
     return make('label', {class: 'become', title: 'What the concept should become; empty to remove it'}, 'Replace by ', field,
@@ -287,10 +287,10 @@
   draw.compare = (body, value, call) => {
     const at = body.querySelector('.scroll')?.scrollTop ?? 0;
     const box = make('div', {class: 'plot', role: 'img'});
-    const away = value.not_ported.map((one) => [one.name, one.reason]);
-    const tabs = make('span', {class: 'tabs', role: 'group', 'aria-label': 'Which columns'}, ...value.groups.map((one) => {
-      const now = one === group(value);
-      return make('button', {class: `tab ${now ? 'chosen' : ''}`, type: 'button', 'aria-pressed': String(now), on: () => { linked({columns: one.title}); draw.compare(body, value, call); }}, one.title);
+    const away = value.not_ported.map((method) => [method.name, method.reason]);
+    const tabs = make('span', {class: 'tabs', role: 'group', 'aria-label': 'Which columns'}, ...value.groups.map((set) => {
+      const now = set === group(value);
+      return make('button', {class: `tab ${now ? 'chosen' : ''}`, type: 'button', 'aria-pressed': String(now), on: () => { linked({columns: set.title}); draw.compare(body, value, call); }}, set.title);
     }));
     const made = [...new Set(value.rows.filter((row) => row.source === 'shipped' && row.made).map((row) => row.made))];
     const dated = made.length ? `Rows without a mark were ${made[0]}. ` : '';
@@ -305,12 +305,12 @@
     within(value);
     if (on_many) return;
     const {points, ...figure} = tradeoff(value);
-    slug.plot(box, figure, `Trade-off: ${points.map((one) => `${one.name} gone ${percent(one.gone)}, kept ${percent(one.kept)}`).join('; ')}`, () => {});
+    slug.plot(box, figure, `Trade-off: ${points.map((point) => `${point.name} gone ${percent(point.gone)}, kept ${percent(point.kept)}`).join('; ')}`, () => {});
   };
 
   acts.published = () => {
-    const rates = (one) => `${one[0]} / ${one[1]} / ${one[2]}`;
-    const rows = (values.compare?.published ?? []).map((one) => [one.name, rates(one.style), rates(one.object), one.seconds ?? '-', one.note]);
+    const rates = (scores) => scores.join(' / ');
+    const rows = (values.compare?.published ?? []).map((row) => [row.name, rates(row.style), rates(row.object), row.seconds ?? '-', row.note]);
     dialog('Published figures: Stable Diffusion 1.5, not comparable', make('p', {}, 'UA / IRA / CRA in per cent and seconds, as the papers print them. Another model, other pictures, another judge: they say nothing about the rows here.'),
       table(['method', 'styles', 'objects', 'seconds', 'source'], rows)).classList.add('wide');
   };
@@ -318,10 +318,10 @@
     const value = values.compare;
     if (!value) return;
     const columns = every(value);
-    const titles = columns.flatMap((one) => (one.form === 'share' ? [one.key, `${one.key} low`, `${one.key} high`, `${one.key} n`] : [one.key]));
-    const figures = (row, one) => (one.form === 'share' ? [0, 1, 2, 3].map((i) => row.values[one.key]?.[i] ?? '') : [row.values[one.key]?.[0] ?? '']);
+    const titles = columns.flatMap((column) => (column.form === 'share' ? [column.key, `${column.key} low`, `${column.key} high`, `${column.key} n`] : [column.key]));
+    const figures = (row, column) => (column.form === 'share' ? [0, 1, 2, 3].map((i) => row.values[column.key]?.[i] ?? '') : [row.values[column.key]?.[0] ?? '']);
     save('compare.csv', [['model', 'concept', 'replaced by', 'row', 'group', ...titles, 'seconds', 'seconds said', 'source', 'made', 'cite', 'note'],
-      ...value.rows.map((row) => [value.model, value.concept, value.anchor, row.name, row.group, ...columns.flatMap((one) => figures(row, one)),
+      ...value.rows.map((row) => [value.model, value.concept, value.anchor, row.name, row.group, ...columns.flatMap((column) => figures(row, column)),
         row.seconds ?? '', row.estimate ?? '', row.source ?? '', row.made ?? '', row.cite ?? '', row.reason || row.note || ''])]);
   };
 });

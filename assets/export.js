@@ -47,17 +47,17 @@
   }
   const packed = async (address) => {
     const [head, data] = address.split(',');
-    const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
     return new Blob([bytes], {type: head.slice(5).split(';')[0]});
   };
   acts.figure = (name) => ['svg', 'png'].map((format) => small(format.toUpperCase(), `Save the plot as ${format.toUpperCase()}`, () => figure(name, format)));
 
   async function canvas(rows) {
-    const shown = await Promise.all(rows.flat().map(async (src) => { const one = new Image(); one.src = src; await one.decode(); return one; }));
+    const shown = await Promise.all(rows.flat().map(async (src) => { const picture = new Image(); picture.src = src; await picture.decode(); return picture; }));
     const [wide, high, gap] = [shown[0].naturalWidth, shown[0].naturalHeight, 4];
     const made = make('canvas', {width: rows[0].length * (wide + gap) - gap, height: rows.length * (high + gap) - gap});
     const pen = made.getContext('2d');
-    shown.forEach((one, i) => pen.drawImage(one, (i % rows[0].length) * (wide + gap), Math.floor(i / rows[0].length) * (high + gap)));
+    shown.forEach((picture, i) => pen.drawImage(picture, (i % rows[0].length) * (wide + gap), Math.floor(i / rows[0].length) * (high + gap)));
     return new Promise((done) => made.toBlob(done, 'image/png'));
   }
   const pictures = async (rows, name) => give(await stamped(await canvas(rows)), `${named(name)}.png`);
@@ -91,7 +91,7 @@ img{max-width:100%}td img{width:64px;height:64px;image-rendering:auto;display:bl
       : [make('p', {class: 'pair'}, make('img', {src: see.pictures[see.chosen].src, alt: see.pictures[see.chosen].alt})),
         see.bars ? table(['class', 'before', 'after'], see.bars.map((row) => [row.name, percent(row.before), percent(row.after)]))
           : table(['', 'answer'], [['question', see.question], ['before', see.answers[0]], ['after', see.answers[1]]])];
-    const ladder = make('table', {}, make('tr', {}, ...['', ...values.ladder.steps.map((step) => (step ? percent(step) : 'before'))].map((one) => make('th', {}, one))),
+    const ladder = make('table', {}, make('tr', {}, ...['', ...values.ladder.steps.map((step) => (step ? percent(step) : 'before'))].map((title) => make('th', {}, title))),
       ...values.ladder.rows.map((row) => make('tr', {}, make('th', {}, `${row.name} (${row.role})`), ...row.cells.map((cell) => make('td', {}, cell.src ? make('img', {src: cell.src, alt: cell.text}) : '', cell.text)))));
     const page = make('main', {}, make('h1', {}, `Forgetting “${away.facts.concept}” in ${away.facts.model}`),
       make('p', {class: 'note'}, 'Made with slugdemo. The models are small ones for teaching: nothing is claimed about models of full size.'),
@@ -117,7 +117,7 @@ img{max-width:100%}td img{width:64px;height:64px;image-rendering:auto;display:bl
     const shown = values.see;
     const box = dialog('Take it away',
       line('Edit', 'a small file; drop it on the page to get the edit back', small('safetensors', 'Download the edit', () => fetch({}))),
-      line('Edited model', 'with every edit that is on, in its own format', ...away.models.map((one) => small(`${one.format} · ${one.name} · ${one.size}`, `Download ${one.name}`, () => fetch({model: one.name})))),
+      line('Edited model', 'with every edit that is on, in its own format', ...away.models.map((model) => small(`${model.format} · ${model.name} · ${model.size}`, `Download ${model.name}`, () => fetch({model: model.name})))),
       line('Report', 'everything on this page in one file that needs no network', small('HTML', 'Save the report', async () => give(new Blob([await report()], {type: 'text/html'}), `${named('report')}.html`))),
       line('Figures', 'PNG and SVG carry their parameters', make('span', {}, 'layers '), ...acts.figure('map'), make('span', {}, ' curve '), ...acts.figure('curve'),
         ...(shown.kind === 'diffusion' ? [small('before and after', 'Save before and after as PNG', () => pictures([[shown.before.src, shown.after.src]], 'before-after')),

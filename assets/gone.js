@@ -35,13 +35,13 @@
   const figure = (cell) => Math.round(100 * cell.rate);
   function told(value, row, name, cell) {
     const who = `${row.name}, ${said(name)}`;
-    if (!cell) return `${who}: not tried yet, ${lasts(row.estimate)} and more`;
+    if (!cell) return `${who}: not tried yet: ${lasts(row.estimate)} or more`;
     if (cell.reason) return `${who}: ${cell.reason}`;
     const ends = name in value.about ? '' : ['original', 'reference'].map((on) => {
       const rate = cell[on] ?? row.cells[on]?.rate;
       return `${on === 'original' ? 'ceiling' : 'floor'} ${rate === undefined || rate === null ? 'not measured' : percent(rate)}`;
     }).join(', ');
-    return `${who}: before the attack ${percent(cell.before ?? 0)}, with it ${percent(cell.rate)} (${tries(cell.rate, cell.n)} tries, 95 % ${percent(cell.low)} to ${percent(cell.high)})${ends ? `; ${ends}` : ''}${cell.source === 'shipped' ? '; shipped with the app' : ''}`;
+    return `${who}: before the attack ${percent(cell.before ?? 0)}, with it ${percent(cell.rate)} (${tries(cell.rate, cell.n)} tries, 95 % interval ${percent(cell.low)} to ${percent(cell.high)})${ends ? `; ${ends}` : ''}${cell.source === 'shipped' ? '; shipped with the app' : ''}`;
   }
   function spot(value, row, name, call) {
     const cell = row.cells[name];
@@ -51,7 +51,7 @@
   }
   function line(value, row, call) {
     const about = [row.access, row.budget, row.cite].filter(Boolean).join('; ');
-    if (row.reason) return make('tr', {class: 'away'}, make('th', {scope: 'row', title: about}, row.name), make('td', {colspan: String(value.columns.length)}, make('small', {}, row.reason)));
+    if (row.reason) return make('tr', {class: 'away'}, make('th', {scope: 'row', title: about}, row.name), make('td', {colspan: String(value.columns.length)}, make('small', {}, row.reason.replace(/^[^:]*: /, ''))));
     const ceiling = row.cells.original?.rate;
     const moot = ceiling !== undefined && ceiling < 0.5;
     return make('tr', {class: moot ? 'moot' : ''}, make('th', {scope: 'row', title: moot ? `It fails on the original too, so it proves nothing here. ${about}` : about}, row.name, moot ? make('small', {}, ' proves nothing here') : null),
@@ -103,33 +103,33 @@
 
   // ---- one attack on three models
   function path(losses) {
-    const node = (tag, attributes) => { const one = document.createElementNS('http://www.w3.org/2000/svg', tag); Object.entries(attributes).forEach(([k, v]) => one.setAttribute(k, v)); return one; };
+    const node = (tag, attributes) => { const made = document.createElementNS('http://www.w3.org/2000/svg', tag); Object.entries(attributes).forEach(([k, v]) => made.setAttribute(k, v)); return made; };
     const [low, high] = [Math.min(...losses), Math.max(...losses)];
     const at = losses.map((loss, i) => `${(200 * i / Math.max(1, losses.length - 1)).toFixed(1)},${(44 - 40 * (loss - low) / (high - low || 1)).toFixed(1)}`);
     const drawn = node('svg', {viewBox: '0 0 200 48', preserveAspectRatio: 'none', role: 'img', 'aria-label': `loss from ${losses[0].toPrecision(2)} to ${losses.at(-1).toPrecision(2)} in ${losses.length} steps`});
     drawn.append(node('polyline', {points: at.join(' ')}));
     return make('figure', {class: 'losses'}, drawn, make('figcaption', {}, `loss ${losses[0].toPrecision(2)} → ${losses.at(-1).toPrecision(2)}, ${losses.length} steps`));
   }
-  function rate(one) {
-    const bar = make('span', {class: 'range forget', 'aria-hidden': 'true'}, make('i', {style: {width: `${100 * one.rate}%`}}), make('u', {style: {left: `${100 * one.low}%`, width: `${100 * (one.high - one.low)}%`}}));
-    return [make('p', {class: 'rate', title: `95 % interval ${percent(one.low)} to ${percent(one.high)}`}, make('b', {}, tries(one.rate, one.n)), make('small', {}, ' tries'), bar),
-      make('p', {}, make('small', {}, one.n_before ? `Before the attack: ${tries(one.before, one.n_before)}` : 'The rate before the attack was not kept'))];
+  function rate(side) {
+    const bar = make('span', {class: 'range forget', 'aria-hidden': 'true'}, make('i', {style: {width: `${100 * side.rate}%`}}), make('u', {style: {left: `${100 * side.low}%`, width: `${100 * (side.high - side.low)}%`}}));
+    return [make('p', {class: 'rate', title: `95 % interval ${percent(side.low)} to ${percent(side.high)}`}, make('b', {}, tries(side.rate, side.n)), make('small', {}, ' tries'), bar),
+      make('p', {}, make('small', {}, side.n_before ? `Before the attack: ${tries(side.before, side.n_before)}` : 'The rate before the attack was not recorded'))];
   }
-  function shown(one) {
-    if (!one) return [make('p', {}, make('small', {}, busy() ? 'not tried yet: it follows' : 'not tried yet'))];
-    if (one.reason) return [make('p', {class: 'why'}, one.reason)];
-    const shots = one.pictures.map((shot) => make('img', {src: shot.src, class: shot.hit ? 'hit' : '', alt: shot.hit ? 'shows the concept' : 'does not show it', title: shot.hit ? 'shows the concept' : 'does not show it'}));
-    const most = Math.max(...one.curve.map(([, share]) => share), 0);
-    const steps = one.curve.slice(0, 12).map(([text, share]) => make('li', {class: share && share === most ? 'most' : ''}, make('span', {}, text), make('b', {}, percent(share))));
-    return [...rate(one), shots.length ? make('div', {class: 'shots'}, ...shots) : null, one.more ? make('p', {}, make('small', {}, `and ${one.more} more`)) : null,
-      one.found ? make('p', {}, make('small', {}, 'found: '), make('q', {}, one.found)) : null, one.note ? make('p', {}, make('small', {}, one.note)) : null,
-      one.losses.length > 1 ? path(one.losses) : null, steps.length ? make('ul', {class: 'rates'}, ...steps) : null,
-      one.seconds ? make('p', {}, make('small', {}, `${one.seconds.toFixed(1)} s`)) : null].filter(Boolean);
+  function shown(side) {
+    if (!side) return [make('p', {}, make('small', {}, busy() ? 'not tried yet: it comes next' : 'not tried yet'))];
+    if (side.reason) return [make('p', {class: 'why'}, side.reason)];
+    const shots = side.pictures.map((shot) => make('img', {src: shot.src, class: shot.hit ? 'hit' : '', alt: shot.hit ? 'shows the concept' : 'does not show it', title: shot.hit ? 'shows the concept' : 'does not show it'}));
+    const most = Math.max(...side.curve.map(([, share]) => share), 0);
+    const steps = side.curve.slice(0, 12).map(([text, share]) => make('li', {class: share && share === most ? 'most' : ''}, make('span', {}, text), make('b', {}, percent(share))));
+    return [...rate(side), shots.length ? make('div', {class: 'shots'}, ...shots) : null, side.more ? make('p', {}, make('small', {}, `and ${side.more} more`)) : null,
+      side.found ? make('p', {}, make('small', {}, 'found: '), make('q', {}, side.found)) : null, side.note ? make('p', {}, make('small', {}, side.note)) : null,
+      side.losses.length > 1 ? path(side.losses) : null, steps.length ? make('ul', {class: 'rates'}, ...steps) : null,
+      side.seconds ? make('p', {}, make('small', {}, `${side.seconds.toFixed(1)} s`)) : null].filter(Boolean);
   }
-  function tried(one) {
-    const names = Object.keys(one.sides).length === 1 && !one.sides.edited ? Object.keys(one.sides) : Object.keys(ON);
-    return make('section', {class: 'tried'}, make('h3', {}, one.name, make('small', {}, [one.access, one.budget].filter(Boolean).join(' · '))),
-      make('div', {class: 'sides3'}, ...names.map((on) => make('div', {class: `side ${on}`}, make('h4', {}, ON[on]), ...shown(one.sides[on])))));
+  function tried(attack) {
+    const names = Object.keys(attack.sides).length === 1 && !attack.sides.edited ? Object.keys(attack.sides) : Object.keys(ON);
+    return make('section', {class: 'tried'}, make('h3', {}, attack.name, make('small', {}, [attack.access, attack.budget].filter(Boolean).join(' · '))),
+      make('div', {class: 'sides3'}, ...names.map((on) => make('div', {class: `side ${on}`}, make('h4', {}, ON[on]), ...shown(attack.sides[on])))));
   }
   let box = null, picked = null, target = null;
   const saying = () => document.querySelector('#status .said')?.textContent ?? '';
@@ -151,24 +151,24 @@
       return cell.here && !cell.estimate ? null : make('p', {class: 'go'}, small(text, `${lasts(cell.estimate)}${cell.first ? `; ${cell.first}` : ''}`, () => begin(calls.gone, {method: cell.method, attack: cell.attack})),
         make('small', {}, [lasts(cell.estimate), cell.first, cell.here ? '' : 'then its pictures, what it found and its loss are here'].filter(Boolean).join('; ')));
     }
-    const option = (one) => make('option', {value: one.name, disabled: Boolean(one.reason)}, one.name);
-    const able = value.attacks.filter((one) => !one.reason);
-    const groups = [...new Set(able.map((one) => one.group))];
+    const option = (attack) => make('option', {value: attack.name, disabled: Boolean(attack.reason)}, attack.name);
+    const able = value.attacks.filter((attack) => !attack.reason);
+    const groups = [...new Set(able.map((attack) => attack.group))];
     const pair = value.first.length > 1 ? [make('option', {value: ''}, value.first.join(', then '))] : [];
-    const pick = make('select', {'aria-label': 'Which attack'}, ...pair, ...groups.map((group) => make('optgroup', {label: group}, ...able.filter((one) => one.group === group).map(option))));
+    const pick = make('select', {'aria-label': 'Which attack'}, ...pair, ...groups.map((group) => make('optgroup', {label: group}, ...able.filter((attack) => attack.group === group).map(option))));
     pick.value = picked ?? (pair.length ? '' : value.first[0]);
     const names = () => (pick.value ? [pick.value] : value.first);
     const note = make('small', {});
     const tell = () => {
-      const some = able.filter((one) => names().includes(one.name));
-      const wait = some.reduce((total, one) => total + one.estimate, 0);
-      note.textContent = [wait ? lasts(wait) : 'already tried', ...some.slice(0, names().length > 1 ? 0 : 1).flatMap((one) => [one.access, one.budget, one.cite])].filter(Boolean).join(' · ');
+      const some = able.filter((attack) => names().includes(attack.name));
+      const wait = some.reduce((total, attack) => total + attack.estimate, 0);
+      note.textContent = [wait ? lasts(wait) : 'already tried', ...some.slice(0, names().length > 1 ? 0 : 1).flatMap((attack) => [attack.access, attack.budget, attack.cite])].filter(Boolean).join(' · ');
     };
     pick.addEventListener('change', () => { picked = pick.value; tell(); });
     tell();
-    const away = value.attacks.filter((one) => one.reason);
+    const away = value.attacks.filter((attack) => attack.reason);
     return make('p', {class: 'go'}, pick, small('Try to bring it back', 'On the edited model, then on the original and the one that never saw it', () => begin(calls.attack, {attacks: names()})), note,
-      away.length ? small(`${away.length} cannot be tried`, 'Attacks that cannot be tried on this model, and why', () => dialog('Cannot be tried here, and why', table(['attack', 'reason'], away.map((one) => [one.name, one.reason])))) : null);
+      away.length ? small(`${away.length} cannot be tried`, 'Attacks that cannot be tried on this model, and why', () => dialog('Cannot be tried here, and why', table(['attack', 'reason'], away.map((attack) => [attack.name, attack.reason])))) : null);
   }
   function begin(call, data) {
     document.body.classList.add('busy');

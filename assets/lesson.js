@@ -25,10 +25,10 @@
     body.append(cover);
   };
   function reveal(row) {
-    const rows = values.map.rows.filter((one) => one.reads);
-    const rank = 1 + rows.filter((one) => one.importance > row.importance).length;
-    const front = rows.filter((one) => one.front).map((one) => `${one.tower} ${one.name}`).join(', ');
-    const said = row.front ? 'It is on the front: well predicted.' : `It is not on the front; there are ${front}.`;
+    const rows = values.map.rows.filter((other) => other.reads);
+    const rank = 1 + rows.filter((other) => other.importance > row.importance).length;
+    const front = rows.filter((layer) => layer.front).map((layer) => `${layer.tower} ${layer.name}`).join(', ');
+    const said = row.front ? 'It is on the front: well guessed.' : `It is not on the front, which holds ${front}.`;
     guessing = false;
     document.body.classList.remove('guessing');
     document.querySelector('.cover')?.remove();
@@ -48,7 +48,7 @@
     ['step', 'The layer moves once, along one direction. The curves say what is left of both, with 95 % intervals.'],
     ['step', 'Drag the green handle, or let the search find the step: it doubles until the concept is gone, then halves.'],
     ['ladder', 'The same seeds at every step: the target should go, its neighbour and the stranger should stay.'],
-    ['see', 'Before and after, live. Below it stands what else has changed, by name.'],
+    ['see', 'Before and after, live. Below: what else has changed, by name.'],
     ['step', 'Is it better than chance? Controls puts the opposite direction, a random one and a random layer beside it.'],
   ];
   // What a beat does on the real controls, when the visitor wants to see it done.
@@ -59,16 +59,16 @@
     7: ['Controls', () => document.querySelector('#controls').click()],
   };
   function story(at) {
-    document.querySelectorAll('.told').forEach((one) => one.classList.remove('told'));
+    document.querySelectorAll('.told').forEach((part) => part.classList.remove('told'));
     document.querySelector('.story')?.remove();
     if (at < 0 || at >= STORY.length) return;
     const [card, text] = STORY[at];
     const target = document.querySelector(`#${card}-card`);
     target.classList.add('told');
     target.scrollIntoView({block: 'nearest', behavior: calm() ? 'auto' : 'smooth'});
-    const next = small(at + 1 < STORY.length ? 'Next' : 'End', 'Next beat', () => story(at + 1));
+    const next = small(at + 1 < STORY.length ? 'Next' : 'End', 'Next step of the story', () => story(at + 1));
     const box = make('aside', {class: 'story slug-dialog', 'aria-live': 'polite', 'aria-label': 'Story'}, make('small', {}, `${at + 1} of ${STORY.length}`),
-      make('p', {}, text), make('div', {}, small('Back', 'Beat before', () => story(at - 1)), DEEDS[at] ? small(DEEDS[at][0], DEEDS[at][0], DEEDS[at][1]) : null, next, small('Leave', 'Leave the story', () => story(-1))));
+      make('p', {}, text), make('div', {}, small('Back', 'Previous step of the story', () => story(at - 1)), DEEDS[at] ? small(DEEDS[at][0], DEEDS[at][0], DEEDS[at][1]) : null, next, small('Leave', 'Leave the story', () => story(-1))));
     const [frame, height] = [target.getBoundingClientRect(), 104];
     const below = frame.bottom + height < innerHeight;
     box.style.top = `${Math.max(8, below ? frame.bottom + 8 : frame.top > height ? frame.top - height : innerHeight - height)}px`;

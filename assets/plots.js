@@ -4,7 +4,7 @@
   const NARROW = 480;                  // pixels
   const PLACES = ['top left', 'bottom right', 'top right', 'bottom left', 'top center', 'bottom center', 'middle left', 'middle right'];
   const axis = (layout, id) => layout[`${id[0]}axis${id.slice(1) || '1'}`] ?? layout[`${id[0]}axis`];
-  const onto = (one, value) => ((one.type === 'log' ? Math.log10(value) : value) - one.range[0]) / (one.range[1] - one.range[0]);
+  const onto = (axis, value) => ((axis.type === 'log' ? Math.log10(value) : value) - axis.range[0]) / (axis.range[1] - axis.range[0]);
 
   // Pixels of a trace's points from the upper left corner of the box.
   function spots(trace, layout, box) {
@@ -27,9 +27,10 @@
     const {layout} = figure;
     if (![trace.xaxis, trace.yaxis].every((id) => axis(layout, id)?.range)) return trace;
     const [points, size] = [spots(trace, layout, box), trace.textfont.size];
-    const beside = figure.data.filter((one) => one.xaxis === trace.xaxis && one.x);
-    const marks = beside.flatMap((one) => spots(one, layout, box)).map((spot) => dot(spot, 4));
-    const line = points.slice(1).flatMap(([x, y], i) => Array.from({length: 12}, (_, k) => dot([points[i][0] + (x - points[i][0]) * k / 12, points[i][1] + (y - points[i][1]) * k / 12], 1.5)));
+    const beside = figure.data.filter((other) => other.xaxis === trace.xaxis && other.x);
+    const marks = beside.flatMap((other) => spots(other, layout, box)).map((spot) => dot(spot, 4));
+    const joined = trace.mode.startsWith('lines') ? points : [];
+    const line = joined.slice(1).flatMap(([x, y], i) => Array.from({length: 12}, (_, k) => dot([points[i][0] + (x - points[i][0]) * k / 12, points[i][1] + (y - points[i][1]) * k / 12], 1.5)));
     const [low, top] = axis(layout, trace.xaxis).domain ?? [0, 1];
     const inside = box.clientWidth - layout.margin.l - layout.margin.r;
     const panel = [layout.margin.l + low * inside, layout.margin.t, layout.margin.l + top * inside + layout.margin.r, box.clientHeight - layout.margin.b];
@@ -39,7 +40,7 @@
       const tried = PLACES.map((place, rank) => {
         const here = frame(spot, place, wide, high, 7);
         const sum = (others, weight) => weight * others.reduce((total, other) => total + cover(here, other), 0);
-        const others = points.filter((_, k) => k !== i).map((one) => dot(one, 13));
+        const others = points.filter((_, k) => k !== i).map((point) => dot(point, 13));
         const outside = wide * high - cover(here, panel);
         return {place, here, cost: rank + sum(marks, 1) + sum(others, 2) + sum(line, 2) + sum(taken, 4) + 3 * outside};
       });
@@ -55,20 +56,20 @@
     const thin = Object.fromEntries(panels.filter((key) => layout[key].type === 'log').map((key) => [key, {...layout[key], dtick: 2}]));
     if (panels.length > 1 && thin.xaxis1) thin.xaxis1 = {...thin.xaxis1, tickfont: {size: 1.25 * thin.xaxis1.tickfont.size}, tickvals: [1e-4, 1e-2], ticktext: ['10<sup>−4</sup>', '10<sup>−2</sup>'], tickmode: 'array'};   // 1 would touch the next panel's first
     const last = `x${panels.length} domain`;
-    const annotations = layout.annotations.map((one) => (panels.length > 1 && one.xref === last ? {...one, x: 1, xanchor: 'right'} : one));
+    const annotations = layout.annotations.map((note) => (panels.length > 1 && note.xref === last ? {...note, x: 1, xanchor: 'right'} : note));
     return {...layout, ...thin, annotations};
   }
 
   // Every second power of ten only, where all of them would touch.
   function spaced(layout, box) {
-    const tight = Object.entries(layout).filter(([key, one]) => /^xaxis/.test(key) && one.type === 'log' && one.domain
-      && box.clientWidth * (one.domain[1] - one.domain[0]) / (one.range[1] - one.range[0]) < 3.8 * one.tickfont.size);
-    return {...layout, ...Object.fromEntries(tight.map(([key, one]) => [key, {...one, dtick: 2}]))};
+    const tight = Object.entries(layout).filter(([key, axis]) => /^xaxis/.test(key) && axis.type === 'log' && axis.domain
+      && box.clientWidth * (axis.domain[1] - axis.domain[0]) / (axis.range[1] - axis.range[0]) < 3.8 * axis.tickfont.size);
+    return {...layout, ...Object.fromEntries(tight.map(([key, axis]) => [key, {...axis, dtick: 2}]))};
   }
 
   slug.fit = (figure, box) => {
     const narrow = box.clientWidth && box.clientWidth < NARROW && figure.layout.xaxis1?.domain;
     const fitted = {...figure, layout: narrow ? close(figure.layout) : spaced(figure.layout, box)};
-    return {...fitted, data: fitted.data.map((one) => (one.mode === 'lines+markers+text' ? named(one, fitted, box) : one))};
+    return {...fitted, data: fitted.data.map((trace) => (trace.mode?.endsWith('markers+text') ? named(trace, fitted, box) : trace))};
   };
 });

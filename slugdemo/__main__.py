@@ -59,7 +59,7 @@ app = typer.Typer(
     help="Make a model forget one concept: by one layer and one gradient (SLUG), or by other methods.",
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality against their bars.")
+bench = typer.Typer(no_args_is_help=True, help="Measure speed and quality, each against its bar.")
 app.add_typer(bench, name="bench")
 comparing = typer.Typer(no_args_is_help=True, help="Compare methods over many concepts.")
 app.add_typer(comparing, name="benchmark")

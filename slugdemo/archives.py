@@ -227,9 +227,7 @@ def _inflated(packed: bytes, member: zipfile.ZipInfo) -> bytes:
         return packed
     if member.compress_type == zipfile.ZIP_DEFLATED:
         return zlib.decompressobj(-15).decompress(packed, member.file_size + 1)
-    raise SlugError(
-        f"{member.filename} is packed in a way that few programs know: pack it as usual."
-    )
+    raise SlugError(f"{member.filename} uses an unusual compression: pack it with an ordinary one.")
 
 
 # Parquet: pictures are read a group of rows at a time

@@ -25,7 +25,7 @@ from slugdemo.models import checkpoint_files
 from slugdemo.models.folder_kinds import kind_of, refusal
 from slugdemo.sources import Source, read
 
-KINDS = ("zero-shot", "diffusion", "vlm")
+MODEL_KINDS = ("zero-shot", "diffusion", "vlm")
 PLACES = ("embedded", "folder", "cache", "hub")
 RATE = 12.5e6  # bytes a second: a line of 100 Mbit/s
 

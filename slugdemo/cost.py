@@ -59,10 +59,11 @@ def settle() -> None:
 class Peak:
     """The most bytes held inside a `with`, more than before it; 0 where it cannot be known.
 
-    Call `settle` first where small amounts count.
+    `whole` are the same with what was there before. Call `settle` first where small amounts count.
     """
 
     bytes = 0
+    whole = 0
 
     def __enter__(self) -> "Peak":
         self._before = resident()
@@ -74,7 +75,7 @@ class Peak:
         with suppress(OSError):
             status = Path("/proc/self/status").read_text()
             mark = int(status.split("VmHWM:")[1].split()[0]) * 1024
-            self.bytes = max(0, mark - self._before)
+            self.bytes, self.whole = max(0, mark - self._before), mark
 
 
 def multiplies_bfloat16() -> bool:

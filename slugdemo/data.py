@@ -102,7 +102,7 @@ def shipped(directory: Path, name: str) -> Concept:
     forget = [e for e in parquet(directory / "forget.parquet") if e.labels.get(label) == found]
     if not forget:
         raise SlugError(
-            f"{found!r} comes without pictures to forget: let a Stable Diffusion draw it, or bring "
+            f"{found!r} comes without pictures to forget: let Stable Diffusion draw it, or bring "
             "pictures of your own."
         )
     retain = [e for e in parquet(directory / "retain.parquet") if e.labels.get(label) != found]
@@ -140,7 +140,9 @@ def concept(
             )
     both = {str(example.image) for example in made.forget} & {str(e.image) for e in made.retain}
     if both:
-        raise SlugError(f"{len(both)} pictures are to be forgotten and kept at once: {min(both)}.")
+        raise SlugError(
+            f"{len(both)} pictures are both to be forgotten and to be kept: {min(both)}."
+        )
     return made
 
 

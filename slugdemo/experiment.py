@@ -156,7 +156,7 @@ def _check(task: Task, method: Method, layer: str, strength: float | None) -> No
     if layer and not method.of_layer:
         raise SlugError(f"{method.name} does not edit one chosen layer: leave the layer out.")
     if method.of_layer and strength is not None and not layer:
-        raise SlugError("A strength alone says too little: name the layer that it belongs to.")
+        raise SlugError("A strength belongs to a layer: name the layer too.")
 
 
 def _made(task: Task, method: Method, layer: str, strength: float | None) -> Made:
@@ -434,10 +434,10 @@ def compare(task: Task, methods: Sequence[str] = ()) -> Iterator[list[Result]]:
         )
 
 
-def _as_long(lots: Weights, edit: Edit) -> Edit:
+def _as_long(along: Weights, edit: Edit) -> Edit:
     """The edit along other tensors, as long as its own."""
-    factor = weights.norm(edit.delta) / weights.norm(lots)
-    delta = {name: tensor * factor for name, tensor in lots.items()}
+    factor = weights.norm(edit.delta) / weights.norm(along)
+    delta = {name: tensor * factor for name, tensor in along.items()}
     return Edit(edit.concept, edit.method, delta, edit.strength, edit.unit, about=edit.about)
 
 
@@ -478,8 +478,8 @@ def control(task: Task, edit: Edit, name: str) -> Edit | None:
 
 def _random_direction(task: Task, edit: Edit) -> Edit:
     noise = task.generator()
-    lots = {name: torch.randn(t.shape, generator=noise) for name, t in edit.delta.items()}
-    return _as_long(lots, edit)
+    along = {name: torch.randn(t.shape, generator=noise) for name, t in edit.delta.items()}
+    return _as_long(along, edit)
 
 
 def _random_layer(task: Task, edit: Edit) -> Edit | None:
@@ -525,8 +525,8 @@ def reference_name(kind: str, concept: str, model: str) -> str:
     if concept not in withheld:
         some = f"; {name} never saw {', '.join(withheld)}" if withheld else ""
         raise SlugError(
-            f"There is no reference for {concept!r}: no model here of the kind of {model} was "
-            f"trained without it{some}."
+            f"There is no reference for {concept!r}: no model of the kind of {model} was trained "
+            f"without it{some}."
         )
     return name
 

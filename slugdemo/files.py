@@ -64,7 +64,7 @@ def no_pointer(path: Path) -> None:
     """Raises SlugError when a file is a git-lfs pointer, with the command that fetches it."""
     if pointed(path):
         raise SlugError(
-            f"{path.name} is a git-lfs pointer, the file itself was not fetched: run `git lfs "
+            f"{path.name} is a git-lfs pointer; the file itself was not fetched: run `git lfs "
             f"pull` in {path.parent}."
         )
 

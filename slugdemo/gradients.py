@@ -180,11 +180,11 @@ def gradient(
 def _activations(clip: Clip, pixels: Tensor, tokens: Tensor) -> float:
     """The bytes that one pair's forward pass keeps for the backward pass, weights aside."""
     kept = 0
-    weights = {tensor.data_ptr() for tensor in clip.model.state_dict().values()}
+    weights = {_storage(tensor) for tensor in clip.model.state_dict().values()}
 
     def counted(tensor: Tensor) -> Tensor:
         nonlocal kept
-        if tensor.data_ptr() not in weights:
+        if _storage(tensor) not in weights:
             kept += tensor.nbytes
         return tensor
 
@@ -192,6 +192,10 @@ def _activations(clip: Clip, pixels: Tensor, tokens: Tensor) -> float:
         clip.encode_image(pixels[:1])
         clip.encode_text(tokens[:1])
     return max(1, kept)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def _in_parts(
@@ -222,7 +226,7 @@ def _gather(total: Tensor, grad: Tensor) -> Tensor:
 def _check_finite(value: Tensor) -> None:
     if not value.isfinite():
         raise SlugError(
-            f"The loss is {value.item()}: a picture or the model holds no real numbers."
+            f"The loss is {value.item()}: a picture or the model holds values that are not numbers."
         )
 
 

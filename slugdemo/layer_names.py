@@ -3,7 +3,7 @@
 import re
 
 BLOCK = re.compile(r"(?:(?:text\.)?transformer\.res|trunk\.)blocks\.(\d+)\.(.+)")
-KINDS = {
+MATRICES = {
     "attn.in_proj_weight": "attention q, k, v",
     "attn.out_proj.weight": "attention output",
     "mlp.c_fc.weight": "MLP input",
@@ -65,7 +65,7 @@ def short(layer: str) -> str:
     """A layer's name within its tower: "layer 3 attention output", "projection"."""
     _, rest = parted(layer)
     if match := BLOCK.fullmatch(rest):
-        return f"layer {match[1]} {KINDS.get(match[2], match[2])}"
+        return f"layer {match[1]} {MATRICES.get(match[2], match[2])}"
     return OTHERS.get(rest, rest.removesuffix(".weight"))
 
 
@@ -76,10 +76,10 @@ def label(layer: str) -> str:
 
 
 def kind(layer: str) -> str:
-    """What kind of layer it is: a value of `KINDS`, "norm", "projection" or "patch convolution"."""
+    """What kind of layer it is: a value of `MATRICES`, "norm", "projection" or "patch convolution"."""
     _, rest = parted(layer)
     match = BLOCK.fullmatch(rest)
-    name = KINDS.get(match[2], match[2]) if match else OTHERS.get(rest, rest)
+    name = MATRICES.get(match[2], match[2]) if match else OTHERS.get(rest, rest)
     return "norm" if "norm" in name else name
 
 
@@ -87,5 +87,5 @@ def depth(layer: str) -> tuple[int, int, int]:
     """Where in its tower it lies, for sorting: before, in or after the blocks; block; place."""
     _, rest = parted(layer)
     if match := BLOCK.fullmatch(rest):
-        return 1, int(match[1]), PLACES.get(KINDS.get(match[2], ""), len(PLACES))
+        return 1, int(match[1]), PLACES.get(MATRICES.get(match[2], ""), len(PLACES))
     return (0 if OTHERS.get(rest) in FIRST else 2), 0, 0

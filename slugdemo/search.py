@@ -381,9 +381,10 @@ def _enough(before: Score, goal: Goal, tuning: Tuning) -> float:
 def check_known(concept: str, before: Score, max_forget_acc: float = 0.0) -> None:
     """Raises SlugError when the unedited model does not know what it should forget."""
     if before.forget_acc <= max_forget_acc:
+        hits = round(before.forget_acc * before.n_forget)
         raise SlugError(
-            f"There is nothing to forget: as it is, the model gets {before.forget_acc:.0%} of "
-            f"{before.n_forget} right for {concept!r}. Choose a concept that it knows."
+            f"There is nothing to forget: unedited, the model gets {hits} of {before.n_forget} right "
+            f"for {concept!r}. Choose a concept that it knows."
         )
 
 

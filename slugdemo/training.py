@@ -68,7 +68,7 @@ def differentiated(value: Tensor, leaves: Weights, *, retain_graph: bool = False
     if not value.isfinite():
         raise SlugError(
             f"The training loss is {value.item()}: the learning rate is far too high for this "
-            "model, or a picture or the model holds no real numbers."
+            "model, or a picture or the model holds values that are not numbers."
         )
     found = torch.autograd.grad(
         value, list(leaves.values()), allow_unused=True, retain_graph=retain_graph

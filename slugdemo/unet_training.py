@@ -90,7 +90,7 @@ def on_the_way(task: Task, prompts: Sequence[str]) -> OnTheWay:
     blank, latents, seen = model.states([""]), model.noise(seeds), []
     times = model.timesteps(STEPS)
     for step in range(STEPS):
-        task.step("Pictures on their way", step, STEPS)
+        task.step("Drawing half-finished pictures", step, STEPS)
         seen.append(latents)
         if step + 1 < STEPS:
             latents = model.denoise(

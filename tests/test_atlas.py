@@ -172,7 +172,7 @@ def test_computing_again_shows_both(made: dict[str, Entry]) -> None:
     entry = made["pocket-clip"]
     page = shown(AppState(), callbacks.again, View("pocket-clip", entry.concept))
     assert all(one == now for _, one, now in page["again"]["rows"])
-    assert "Every line is the same" in page["status"]["text"]
+    assert "Every line agrees" in page["status"]["text"]
     nothing = shown(AppState(), callbacks.again, View("pocket-clip", "house"))
     assert nothing["status"]["text"] == ui_atlas.NOTHING
 

@@ -309,7 +309,7 @@ def test_a_concept_without_enough_pictures_is_refused_with_a_sentence(shipped: P
 
 def test_no_picture_is_forgotten_and_kept_at_once() -> None:
     one, two, three = (Example(name, "x") for name in "abc")
-    with pytest.raises(SlugError, match="1 pictures are to be forgotten and kept at once: b"):
+    with pytest.raises(SlugError, match="1 pictures are both to be forgotten and to be kept: b"):
         data.concept("x", [one, two], [two, three])
 
 

@@ -90,16 +90,19 @@ def test_no_option_is_passed_over(words: tuple[str, ...], said: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((*LAYER, "--strength", ".1", "--margin", ".2"), "--margin has no part in a given"),
-        ((*LAYER, "--strength", ".1", "--evaluations", "3"), "--evaluations has no part"),
-        (("--rule", "paper", "--max-retain-drop", ".1"), "--max-retain-drop has no part in the"),
-        (("--rule", "paper", "--top", "1"), "--top has no part in the paper's rule"),
+        ((*LAYER, "--strength", ".1", "--margin", ".2"), "--margin has no effect with a given"),
+        ((*LAYER, "--strength", ".1", "--evaluations", "3"), "--evaluations has no effect"),
+        (
+            ("--rule", "paper", "--max-retain-drop", ".1"),
+            "--max-retain-drop has no effect with the",
+        ),
+        (("--rule", "paper", "--top", "1"), "--top has no effect with the paper's rule"),
         (("--replace-by", "dog"), "cannot replace"),
-        (("--shortlist", "2"), "--shortlist has no part in a CLIP"),
-        ((*LAYER, "--alignment", "signed"), "--alignment has no part in a given --layer"),
-        (("--method", "leace", "--alignment", "signed"), "--alignment has no part in leace"),
-        (("--method", "ga", "--granularity", "group"), "--granularity has no part in ga"),
-        (("--method", "leace", "--batch", "8"), "--batch has no part in leace"),
+        (("--shortlist", "2"), "--shortlist has no effect with zero-shot CLIP"),
+        ((*LAYER, "--alignment", "signed"), "--alignment has no effect with a given --layer"),
+        (("--method", "leace", "--alignment", "signed"), "--alignment has no effect with leace"),
+        (("--method", "ga", "--granularity", "group"), "--granularity has no effect with ga"),
+        (("--method", "leace", "--batch", "8"), "--batch has no effect with leace"),
     ],
 )
 def test_options_that_exclude_each_other_are_not_passed_over(

@@ -33,7 +33,7 @@ VISION = "visual.transformer.resblocks.0.mlp.c_fc.weight"
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of models, no embedded ones and an empty hub cache."""
     folder = tmp_path / "models"
     folder.mkdir()
@@ -119,7 +119,7 @@ def cached_tag(monkeypatch: pytest.MonkeyPatch, name: str, tag: str, model: open
     save_file(weights, store / "snapshots" / ("a" * 40) / "open_clip_model.safetensors")
 
 
-@pytest.mark.usefixtures("shelf")
+@pytest.mark.usefixtures("models")
 @pytest.mark.parametrize(
     ("name", "tag", "quick"),
     [
@@ -150,23 +150,23 @@ def test_a_published_clip_has_the_activation_of_its_tag(
 
 
 def test_the_clip_of_a_host_comes_from_the_hub_with_its_activation(
-    shelf: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached_tag(monkeypatch, "ViT-L-14", "openai", tiny.clip_model())
     monkeypatch.setattr(loading, "CARRIED", {("diffusion", 24): "ViT-L-14/openai"})
-    sd(shelf / "sd")
+    sd(models / "sd")
     clip = loading.opened("sd").clip
     assert clip.name == "ViT-L-14/openai"
     assert type(clip.model.transformer.resblocks[0].mlp.gelu) is QuickGELU
 
 
-def test_a_tower_with_another_activation_is_not_the_same_tower(shelf: Path) -> None:
+def test_a_tower_with_another_activation_is_not_the_same_tower(models: Path) -> None:
     clip = tiny.clip_model()
-    sd(shelf / "sd")
-    tiny.clip_folder(shelf / "gelu", clip)
-    changed_model(shelf / "gelu", quick_gelu=False)
+    sd(models / "sd")
+    tiny.clip_folder(models / "gelu", clip)
+    changed_model(models / "gelu", quick_gelu=False)
     assert "gelu has the activation gelu, and this one quick_gelu" in said("sd")
-    tiny.clip_folder(shelf / "quick", clip)
+    tiny.clip_folder(models / "quick", clip)
     assert loading.opened("sd").clip.name == "quick"
 
 
@@ -177,11 +177,11 @@ def changed_model(folder: Path, **entries: object) -> None:
 
 
 def test_architecture_is_part_of_the_digest_and_of_an_edit_file(
-    clip: Clip, shelf: Path, tmp_path: Path
+    clip: Clip, models: Path, tmp_path: Path
 ) -> None:
-    tiny.clip_folder(shelf / "quick", clip.model)
-    tiny.clip_folder(shelf / "gelu", clip.model)
-    changed_model(shelf / "gelu", quick_gelu=False)
+    tiny.clip_folder(models / "quick", clip.model)
+    tiny.clip_folder(models / "gelu", clip.model)
+    changed_model(models / "gelu", quick_gelu=False)
     quick, other = loading.opened("quick").clip, loading.opened("gelu").clip
     assert quick.digest[:64] == other.digest[:64]
     assert quick.digest == clip.digest != other.digest
@@ -194,33 +194,33 @@ def test_architecture_is_part_of_the_digest_and_of_an_edit_file(
         edit.load(tmp_path / "new", weights=other.digest)
 
 
-def test_a_trainers_folder_without_its_tokenizer_names_what_is_missing(shelf: Path) -> None:
-    hf_clip(shelf / "trained")
+def test_a_trainers_folder_without_its_tokenizer_names_what_is_missing(models: Path) -> None:
+    hf_clip(models / "trained")
     assert loading.opened("trained").clip.typed(["a cat"]).shape == (1, tiny.CONTEXT)
-    tiny.clip_folder(shelf / "open", tiny.clip_model())
-    sd(shelf / "sd")
-    llava(shelf / "llava")
+    tiny.clip_folder(models / "open", tiny.clip_model())
+    sd(models / "sd")
+    llava(models / "llava")
     for name in ("trained", "open", "sd/tokenizer", "llava"):
-        for file in (shelf / name).glob("tokenizer*"):
+        for file in (models / name).glob("tokenizer*"):
             file.unlink()
     for name in ("trained", "open", "sd", "llava"):
         assert re.search(r"has no tokenizer: tokenizer\.json is missing", said(name)), name
 
 
-def test_the_tokenizer_of_another_model_is_noticed(shelf: Path) -> None:
-    hf_clip(shelf / "trained")
+def test_the_tokenizer_of_another_model_is_noticed(models: Path) -> None:
+    hf_clip(models / "trained")
     tokenizer = tiny.clip_tokenizer()
     tokenizer.add_tokens(["<my-cat>"])
-    tokenizer.save_pretrained(shelf / "trained")
+    tokenizer.save_pretrained(models / "trained")
     assert "another model's" in said("trained")
 
 
 @pytest.mark.parametrize("text", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
 @pytest.mark.parametrize("vision", ["quick_gelu", "gelu_pytorch_tanh"])
 def test_towers_with_their_own_activations_answer_as_in_transformers(
-    shelf: Path, text: str, vision: str
+    models: Path, text: str, vision: str
 ) -> None:
-    theirs = hf_clip(shelf / "mixed", text=text, vision=vision)
+    theirs = hf_clip(models / "mixed", text=text, vision=vision)
     ours = loading.opened("mixed").clip
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     tokens = ours.tokenize(["a cat", "a red dog"])
@@ -233,8 +233,8 @@ def test_towers_with_their_own_activations_answer_as_in_transformers(
         assert torch.allclose(nn.functional.normalize(towers), told.text_embeds, atol=1e-5)
 
 
-def test_an_activation_that_clip_cannot_have_is_refused_by_name(shelf: Path) -> None:
-    hf_clip(shelf / "relu", vision="relu")
+def test_an_activation_that_clip_cannot_have_is_refused_by_name(models: Path) -> None:
+    hf_clip(models / "relu", vision="relu")
     why = "computes with the activation relu; quick_gelu, gelu and gelu_pytorch_tanh are supported"
     assert why in said("relu")
     assert why in catalog.refused()["relu"]
@@ -244,8 +244,8 @@ def test_an_activation_that_clip_cannot_have_is_refused_by_name(shelf: Path) -> 
     "kind",
     ["StableDiffusionInpaintPipeline", "PixArtAlphaPipeline", "LatentConsistencyModelPipeline"],
 )
-def test_a_pipeline_of_another_class_is_named(shelf: Path, kind: str) -> None:
-    folder = sd(shelf / "other")
+def test_a_pipeline_of_another_class_is_named(models: Path, kind: str) -> None:
+    folder = sd(models / "other")
     changed(folder / "model_index.json", _class_name=kind)
     for name in ("other", folder):
         assert f"other is a pipeline of the class {kind}; supported are Stable" in said(name)
@@ -253,18 +253,18 @@ def test_a_pipeline_of_another_class_is_named(shelf: Path, kind: str) -> None:
     assert "other" not in {model.name for model in catalog.models()}
 
 
-def test_a_unet_for_another_input_is_named(shelf: Path) -> None:
-    folder = sd(shelf / "paint")
+def test_a_unet_for_another_input_is_named(models: Path) -> None:
+    folder = sd(models / "paint")
     changed(folder / "unet" / "config.json", in_channels=9)
     assert "reads 9 channels and its VAE makes 4" in said("paint")
 
 
-def test_an_exported_pipeline_knows_its_clip_and_can_be_edited_again(shelf: Path) -> None:
-    base = tiny.clip_folder(shelf / "base", tiny.clip_model())
-    sd(shelf / "sd")
+def test_an_exported_pipeline_knows_its_clip_and_can_be_edited_again(models: Path) -> None:
+    base = tiny.clip_folder(models / "base", tiny.clip_model())
+    sd(models / "sd")
     clip = loading.opened("sd").clip
     first = tiny.edit(clip.model, TEXT, 0.5).noted(weights=clip.digest)
-    export(shelf / "sd", [first], shelf / "edited")
+    export(models / "sd", [first], models / "edited")
     again = loading.opened("edited").clip
     moved = clip.named()[TEXT] + 0.5 * first.delta[f"text/{TEXT}"]
     assert torch.allclose(again.named()[TEXT], moved, atol=1e-6)
@@ -272,36 +272,36 @@ def test_an_exported_pipeline_knows_its_clip_and_can_be_edited_again(shelf: Path
     assert still == {*clip.named()} - {TEXT}
     assert again.digest != clip.digest
     second = tiny.edit(again.model, "transformer.resblocks.0.mlp.c_fc.weight", 0.3)
-    export(shelf / "edited", [second.noted(weights=again.digest)], shelf / "twice")
-    notes = json.loads((shelf / "twice" / "slugdemo.json").read_text())
+    export(models / "edited", [second.noted(weights=again.digest)], models / "twice")
+    notes = json.loads((models / "twice" / "slugdemo.json").read_text())
     assert [note["weights"] for note in notes] == [clip.digest, again.digest]
     assert torch.allclose(loading.opened("twice").clip.named()[TEXT], moved, atol=1e-6)
     shutil.rmtree(base)
     assert "holds edits that were made for the CLIP with the weights" in said("edited")
 
 
-def test_an_exported_llava_can_be_edited_again(shelf: Path) -> None:
-    tiny.clip_folder(shelf / "base", tiny.clip_model())
-    llava(shelf / "llava")
+def test_an_exported_llava_can_be_edited_again(models: Path) -> None:
+    tiny.clip_folder(models / "base", tiny.clip_model())
+    llava(models / "llava")
     clip = loading.opened("llava").clip
     made = tiny.edit(clip.model, VISION, 0.5).noted(weights=clip.digest)
-    export(shelf / "llava", [made], shelf / "edited")
+    export(models / "llava", [made], models / "edited")
     again = loading.opened("edited").clip.named()[VISION]
     assert torch.allclose(again, clip.named()[VISION] + 0.5 * made.delta[f"vision/{VISION[7:]}"])
 
 
-def test_a_tower_that_was_trained_further_gets_the_true_reason(shelf: Path) -> None:
-    tiny.clip_folder(shelf / "base", tiny.clip_model())
+def test_a_tower_that_was_trained_further_gets_the_true_reason(models: Path) -> None:
+    tiny.clip_folder(models / "base", tiny.clip_model())
     pipe = tiny.pipeline(tiny.clip_model())
     pipe.text_encoder.encoder.layers[1].mlp.fc1.weight.data *= 1.5
-    pipe.save_pretrained(shelf / "tuned")
+    pipe.save_pretrained(models / "tuned")
     told = said("tuned")
     assert "that of base differs in 1 of " in told
     assert "encoder.layers.1.mlp.fc1.weight" in told
     pipe = tiny.pipeline(tiny.clip_model())
     pipe.tokenizer.add_tokens(["<my-cat>", "<my-dog>"])
     pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer))
-    pipe.save_pretrained(shelf / "inverted")
+    pipe.save_pretrained(models / "inverted")
     assert "that of base knows 2 fewer tokens (textual inversion adds some)" in said("inverted")
 
 
@@ -309,9 +309,9 @@ def test_a_tower_that_was_trained_further_gets_the_true_reason(shelf: Path) -> N
 
 
 @pytest.mark.parametrize("file", ["processor_config.json", "preprocessor_config.json"])
-def test_an_older_llava_processor_takes_its_numbers_from_the_model(shelf: Path, file: str) -> None:
-    llava(shelf / "new")
-    old = llava(shelf / "old")
+def test_an_older_llava_processor_takes_its_numbers_from_the_model(models: Path, file: str) -> None:
+    llava(models / "new")
+    old = llava(models / "old")
     config = json.loads((old / "processor_config.json").read_text())
     (old / "processor_config.json").unlink()
     if file == "processor_config.json":
@@ -324,42 +324,42 @@ def test_an_older_llava_processor_takes_its_numbers_from_the_model(shelf: Path, 
     assert answers[0] == answers[1]
 
 
-def test_shards_without_an_index_open(shelf: Path) -> None:
+def test_shards_without_an_index_open(models: Path) -> None:
     model, processor = tiny.llava(tiny.clip_model())
     for name in ("sharded", "whole"):
-        model.save_pretrained(shelf / name, max_shard_size="60KB" if name == "sharded" else "5GB")
-        processor.save_pretrained(shelf / name)
-    (shelf / "sharded" / "model.safetensors.index.json").unlink()
+        model.save_pretrained(models / name, max_shard_size="60KB" if name == "sharded" else "5GB")
+        processor.save_pretrained(models / name)
+    (models / "sharded" / "model.safetensors.index.json").unlink()
     sizes = [catalog.memory(catalog.find(name)) for name in ("sharded", "whole")]
     assert sizes[0] == sizes[1]
     states = [loading.opened(name).host.model.state_dict() for name in ("sharded", "whole")]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    next((shelf / "sharded").glob("model-00002-*")).unlink()
+    next((models / "sharded").glob("model-00002-*")).unlink()
     assert "model-00002-of-" in said("sharded")
 
 
 @pytest.mark.parametrize("name", ["sd", "clip"])
-def test_half_precision_variants_open(shelf: Path, name: str) -> None:
+def test_half_precision_variants_open(models: Path, name: str) -> None:
     if name == "sd":
         pipe = tiny.pipeline(tiny.clip_model()).to(dtype=torch.float16)
-        pipe.save_pretrained(shelf / name, variant="fp16")
-        tiny.clip_folder(shelf / "base", tiny.clip_model())
+        pipe.save_pretrained(models / name, variant="fp16")
+        tiny.clip_folder(models / "base", tiny.clip_model())
         host = loading.opened(name).host
         assert next(host.text.parameters()).dtype == torch.float32
         assert loading.opened(name).clip.name == "base"
     else:
-        model = hf_clip(shelf / name)
-        (shelf / name / "model.safetensors").unlink()
-        model.half().save_pretrained(shelf / name, variant="fp16")
+        model = hf_clip(models / name)
+        (models / name / "model.safetensors").unlink()
+        model.half().save_pretrained(models / name, variant="fp16")
         clip = loading.opened(name).clip
         ours = clip.named()["visual.conv1.weight"]
         assert torch.equal(ours, model.vision_model.embeddings.patch_embedding.weight.float())
-    assert list((shelf / name).rglob("*.fp16.safetensors"))
-    assert not list((shelf / name).rglob("*model.safetensors"))  # the folder itself stays as it is
+    assert list((models / name).rglob("*.fp16.safetensors"))
+    assert not list((models / name).rglob("*model.safetensors"))  # the folder itself stays as it is
 
 
-def test_a_feature_extractor_that_only_a_safety_checker_needs_may_be_missing(shelf: Path) -> None:
-    folder = sd(shelf / "sd")
+def test_a_feature_extractor_that_only_a_safety_checker_needs_may_be_missing(models: Path) -> None:
+    folder = sd(models / "sd")
     changed(folder / "model_index.json", feature_extractor=["transformers", "CLIPImageProcessor"])
     checkpoint_files.check(folder)
     assert loading.opened("sd").host.generate(["a cat"], seeds=[1], steps=2)
@@ -367,8 +367,8 @@ def test_a_feature_extractor_that_only_a_safety_checker_needs_may_be_missing(she
     assert "its part unet_2 is missing" in said("sd")
 
 
-def test_a_checkpoint_in_a_single_file_is_told_how_to_become_a_folder(shelf: Path) -> None:
-    folder = shelf / "single"
+def test_a_checkpoint_in_a_single_file_is_told_how_to_become_a_folder(models: Path) -> None:
+    folder = models / "single"
     folder.mkdir()
     name = "model.diffusion_model.input_blocks.0.0.weight"
     save_file({name: torch.zeros(1)}, folder / "v1-5-pruned.safetensors")
@@ -380,13 +380,13 @@ def test_a_checkpoint_in_a_single_file_is_told_how_to_become_a_folder(shelf: Pat
 
 
 @pytest.mark.parametrize("name", ["clip", "sd", "llava"])
-def test_what_git_lfs_leaves_in_place_of_a_file_is_named(shelf: Path, name: str) -> None:
+def test_what_git_lfs_leaves_in_place_of_a_file_is_named(models: Path, name: str) -> None:
     make = {
         "clip": lambda path: tiny.clip_folder(path, tiny.clip_model()),
         "sd": sd,
         "llava": llava,
     }
-    folder = make[name](shelf / name)
+    folder = make[name](models / name)
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 123\n"
     weights = checkpoint_files.files(folder)[0]
     tokenizer = next(folder.rglob("tokenizer.json"))
@@ -397,11 +397,11 @@ def test_what_git_lfs_leaves_in_place_of_a_file_is_named(shelf: Path, name: str)
         file.write_bytes(before)
 
 
-def test_a_clip_of_transformers_is_exported_in_its_own_format(shelf: Path) -> None:
-    model = hf_clip(shelf / "clip")
+def test_a_clip_of_transformers_is_exported_in_its_own_format(models: Path) -> None:
+    model = hf_clip(models / "clip")
     clip = loading.opened("clip").clip
     made = [tiny.edit(clip.model, name, 0.5) for name in (TEXT, VISION, "visual.proj")]
-    out = export(shelf / "clip", made, shelf / "edited")
+    out = export(models / "clip", made, models / "edited")
     theirs = CLIPModel.from_pretrained(out)
     fresh = loading.opened("edited").clip
     for one in made:
@@ -411,12 +411,12 @@ def test_a_clip_of_transformers_is_exported_in_its_own_format(shelf: Path) -> No
     assert len(model.state_dict()) - len(same) == 3
 
 
-def test_half_a_repository_in_the_cache_is_named(shelf: Path, tmp_path: Path) -> None:
+def test_half_a_repository_in_the_cache_is_named(models: Path, tmp_path: Path) -> None:
     store = tmp_path / "hub" / "models--some--sd"
     (store / "refs").mkdir(parents=True)
     (store / "refs" / "main").write_text("a" * 40)
-    sd(shelf / "sd")
-    whole = shutil.copytree(shelf / "sd", store / "snapshots" / ("a" * 40))
+    sd(models / "sd")
+    whole = shutil.copytree(models / "sd", store / "snapshots" / ("a" * 40))
     assert catalog.find("some/sd").place == "cache"
     shutil.rmtree(whole / "unet")
     with pytest.raises(
@@ -425,7 +425,7 @@ def test_half_a_repository_in_the_cache_is_named(shelf: Path, tmp_path: Path) ->
         catalog.find("some/sd")
 
 
-@pytest.mark.usefixtures("shelf")
+@pytest.mark.usefixtures("models")
 def test_a_size_is_counted_for_every_build_or_said_to_be_unknown() -> None:
     with pytest.raises(SlugError, match=r"about 0\.8 GB"):
         loading.opened("ViT-B-16-SigLIP/webli")
@@ -477,56 +477,56 @@ CANNOT = {
 }
 
 
-def every_layout(shelf: Path) -> None:
+def every_layout(models: Path) -> None:
     """A folder of models as somebody has it who tried many: whole ones, and all others."""
-    tiny.clip_folder(shelf / "open-clip", tiny.clip_model())
-    tiny.siglip_folder(shelf / "siglip", tiny.siglip_model())
-    hf_clip(shelf / "trainer")
-    sd(shelf / "sd")
+    tiny.clip_folder(models / "open-clip", tiny.clip_model())
+    tiny.siglip_folder(models / "siglip", tiny.siglip_model())
+    hf_clip(models / "trainer")
+    sd(models / "sd")
     half = tiny.pipeline(tiny.clip_model()).to(dtype=torch.float16)
-    half.save_pretrained(shelf / "sd-fp16", variant="fp16")
+    half.save_pretrained(models / "sd-fp16", variant="fp16")
     second = tiny.clip_model(7)
-    tiny.xl_pipeline(tiny.clip_model(), second).save_pretrained(shelf / "sdxl")
-    llava(shelf / "llava")
+    tiny.xl_pipeline(tiny.clip_model(), second).save_pretrained(models / "sdxl")
+    llava(models / "llava")
     model, processor = tiny.llava(tiny.clip_model())
     for part in ("llava-sharded", "llava-half"):
-        model.save_pretrained(shelf / part, max_shard_size="60KB")
-        processor.save_pretrained(shelf / part)
-        (shelf / part / "model.safetensors.index.json").unlink()
-    next((shelf / "llava-half").glob("model-00002-*")).unlink()
+        model.save_pretrained(models / part, max_shard_size="60KB")
+        processor.save_pretrained(models / part)
+        (models / part / "model.safetensors.index.json").unlink()
+    next((models / "llava-half").glob("model-00002-*")).unlink()
     for name in ("sd-inpaint", "sd-nine", "sd-no-unet"):
-        shutil.copytree(shelf / "sd", shelf / name)
+        shutil.copytree(models / "sd", models / name)
     kind = {"_class_name": "StableDiffusionInpaintPipeline"}
-    changed(shelf / "sd-inpaint" / "model_index.json", **kind)
-    changed(shelf / "sd-nine" / "unet" / "config.json", in_channels=9)
-    shutil.rmtree(shelf / "sd-no-unet" / "unet")
+    changed(models / "sd-inpaint" / "model_index.json", **kind)
+    changed(models / "sd-nine" / "unet" / "config.json", in_channels=9)
+    shutil.rmtree(models / "sd-no-unet" / "unet")
     for name in ("flux", "bert", "pickled", "empty"):
-        (shelf / name).mkdir()
+        (models / name).mkdir()
     encoders = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
     index = {name: ["transformers", encoder] for name, encoder in encoders.items()}
     index["_class_name"] = "FluxPipeline"
-    (shelf / "flux" / "model_index.json").write_text(json.dumps(index))
-    (shelf / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    shutil.copy(shelf / "open-clip" / "open_clip_config.json", shelf / "pickled")
-    (shelf / "pickled" / "open_clip_pytorch_model.bin").write_bytes(b"pickle")
+    (models / "flux" / "model_index.json").write_text(json.dumps(index))
+    (models / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    shutil.copy(models / "open-clip" / "open_clip_config.json", models / "pickled")
+    (models / "pickled" / "open_clip_pytorch_model.bin").write_bytes(b"pickle")
     for name in ("relu", "no-tokenizer", "pointers"):
-        shutil.copytree(shelf / "trainer", shelf / name)
-    config = json.loads((shelf / "relu" / "config.json").read_text())
+        shutil.copytree(models / "trainer", models / name)
+    config = json.loads((models / "relu" / "config.json").read_text())
     config["vision_config"]["hidden_act"] = "relu"
-    (shelf / "relu" / "config.json").write_text(json.dumps(config))
-    for file in (shelf / "no-tokenizer").glob("tokenizer*"):
+    (models / "relu" / "config.json").write_text(json.dumps(config))
+    for file in (models / "no-tokenizer").glob("tokenizer*"):
         file.unlink()
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 123\n"
-    (shelf / "pointers" / "model.safetensors").write_text(pointer)
+    (models / "pointers" / "model.safetensors").write_text(pointer)
     name = "model.diffusion_model.input_blocks.0.0.weight"
-    save_file({name: torch.zeros(1)}, shelf / "v1-5-pruned.safetensors")
-    (shelf / "old.ckpt").write_bytes(b"pickle")
-    (shelf / "notes.txt").write_text("mine")
-    (shelf / ".cache").mkdir()
+    save_file({name: torch.zeros(1)}, models / "v1-5-pruned.safetensors")
+    (models / "old.ckpt").write_bytes(b"pickle")
+    (models / "notes.txt").write_text("mine")
+    (models / ".cache").mkdir()
 
 
-def test_every_folder_is_listed_as_what_it_is_or_with_the_reason_why_not(shelf: Path) -> None:
-    every_layout(shelf)
+def test_every_folder_is_listed_as_what_it_is_or_with_the_reason_why_not(models: Path) -> None:
+    every_layout(models)
     result = CliRunner().invoke(app, ["models"])
     heading, *lines = result.stdout.splitlines()
     assert heading.split()[:3] == ["name", "kind", "place"]

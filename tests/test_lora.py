@@ -59,7 +59,7 @@ def test_the_tools_rule_gives_the_edited_weights(tmp_path: Path) -> None:
         tiny.edit(clip, LAYERS[0], 0.2, seed=1),
     ]
     edits.append(unet_edit(host))
-    path = lora.save(tmp_path / "e.safetensors", edits, dtype=torch.float32)
+    path = lora.save(tmp_path / "e.safetensors", edits, host.named(), dtype=torch.float32)
     parts = {"lora_te_text_model": host.text, "lora_unet": host.unet}
     theirs, ours = loaded(path, parts), host.edited(edits)
     for prefix, part in (("lora_te_text_model", ours.text), ("lora_unet", ours.unet)):
@@ -70,7 +70,7 @@ def test_the_tools_rule_gives_the_edited_weights(tmp_path: Path) -> None:
 def as_low_rank(file: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same moves as an ordinary LoRA of full rank, up = diff and down = 1: the same names."""
     found = {}
-    for key, diff in file.items():
+    for key, diff in ((key, diff) for key, diff in file.items() if diff.any()):
         layer = key.removesuffix(".diff")
         found[f"{layer}.lora_up.weight"] = diff
         found[f"{layer}.lora_down.weight"] = torch.eye(diff.shape[1])
@@ -95,7 +95,9 @@ def test_diffusers_own_renaming_finds_each_weight_that_the_edit_moves(
         edits[0] = replace(
             own, delta={n.replace("text/", "text_2/"): d for n, d in own.delta.items()}
         )
-    file = load_file(lora.save(tmp_path / "e.safetensors", edits, dtype=torch.float32))
+    file = load_file(
+        lora.save(tmp_path / "e.safetensors", edits, host.named(), dtype=torch.float32)
+    )
     renamed, _ = _convert_non_diffusers_lora_to_diffusers(as_low_rank(file))
     of_unet = {name: tensor for name, tensor in renamed.items() if name.startswith("unet.")}
     rest = {name: tensor for name, tensor in renamed.items() if name not in of_unet}
@@ -122,11 +124,35 @@ def test_diffusers_own_renaming_finds_each_weight_that_the_edit_moves(
 
 
 def test_half_precision_rounds_and_the_names_are_kohyas(tmp_path: Path) -> None:
-    path = lora.save(tmp_path / "e.safetensors", [tiny.edit(tiny.clip_model(), LAYERS[0], 0.5)])
-    stored = load_file(path)
+    clip = tiny.clip_model()
+    own = Diffusion(tiny.pipeline(clip)).named()
+    edit = tiny.edit(clip, LAYERS[0], 0.5)
+    stored = load_file(lora.save(tmp_path / "e.safetensors", [edit], own))
     layer = "lora_te_text_model_encoder_layers_1_self_attn"
-    assert {*stored} == {f"{layer}_{letter}_proj.diff" for letter in "qkv"}
+    moved = {key for key, tensor in stored.items() if tensor.any()}
+    assert moved == {f"{layer}_{letter}_proj.diff" for letter in "qkv"}
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+
+
+def test_a_tool_that_needs_a_matrix_finds_one_of_zeros(tmp_path: Path) -> None:
+    """InvokeAI: `diff` beside `diff_b`, a cross-attention; A1111: an attention's four matrices."""
+    clip, second = tiny.clip_model(), tiny.clip_model(7)
+    host = DiffusionXL(tiny.xl_pipeline(clip, second))
+    bias = tiny.edit(clip, "transformer.resblocks.0.mlp.c_proj.bias", 0.5)
+    heads = tiny.edit(second, LAYERS[0], 0.5)
+    two = {name.replace("text/", "text_2/"): tensor for name, tensor in heads.delta.items()}
+    edits = [bias, replace(heads, delta=two)]
+    stored = load_file(lora.save(tmp_path / "e.safetensors", edits, host.named()))
+    first = "lora_te1_text_model_encoder_layers_0_mlp_fc2"
+    attention = "lora_te2_text_model_encoder_layers_1_self_attn"
+    assert stored[f"{first}.diff_b"].any()
+    (cross,) = (key for key in stored if key.startswith("lora_unet"))
+    assert lora.CROSS.fullmatch(cross)
+    zeros = {key for key, tensor in stored.items() if not tensor.any()}
+    assert zeros == {f"{first}.diff", f"{attention}_out_proj.diff", cross}
+    width = host.unet.config.cross_attention_dim
+    assert stored[cross].shape[1] == width
+    assert stored[f"{first}.diff"].shape[0] == stored[f"{first}.diff_b"].shape[0]
 
 
 @pytest.mark.parametrize(
@@ -139,5 +165,5 @@ def test_half_precision_rounds_and_the_names_are_kohyas(tmp_path: Path) -> None:
 )
 def test_what_such_a_file_cannot_hold_is_a_sentence(edit: Edit, said: str, tmp_path: Path) -> None:
     with pytest.raises(SlugError, match=said):
-        lora.save(tmp_path / "e.safetensors", [edit])
+        lora.save(tmp_path / "e.safetensors", [edit], {})
     assert not (tmp_path / "e.safetensors").exists()

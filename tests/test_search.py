@@ -303,7 +303,7 @@ def test_shortlist_then_the_others_then_the_next_fronts_but_not_by_the_paper(
 
 def test_without_candidates_or_anything_to_forget_there_is_a_sentence() -> None:
     ignorant = by_layer({"a": (lambda _: 0.0, lambda _: 1.0)}, [])
-    with pytest.raises(SlugError, match=r"nothing to forget.*0% of 20"):
+    with pytest.raises(SlugError, match=r"nothing to forget.*0 of 20"):
         tune(CANDIDATES[:1], Evaluators(ignorant), Tuning())
     with pytest.raises(SlugError, match="No layer"):
         tune([], Evaluators(ignorant), Tuning())

@@ -433,7 +433,7 @@ def test_any_methods_edit_behaves_like_every_other(
 def test_a_method_that_cannot_serve_says_why(state: AppState, doubled: str) -> None:
     page = shown(state, callbacks.method, View("pocket-llava", "cat", method=doubled))
     assert page["status"]["tone"] == "error"
-    assert "cannot edit a vision-language model" in page["status"]["text"]
+    assert "cannot edit vision-language models" in page["status"]["text"]
 
 
 def test_a_method_can_be_stopped_while_it_trains(state: AppState, doubled: str) -> None:

@@ -137,7 +137,7 @@ def test_what_cannot_be_tried_is_a_sentence(state: AppState) -> None:
     }
     assert {status["tone"] for status in said.values()} == {"error"}
     assert "no attack 'sing'" in said["sing"]["text"]
-    assert "works through" in said["inpainting"]["text"]
+    assert "attacks the latents" in said["inpainting"]["text"]
     assert "no edit to attack yet" in said["undo"]["text"]
     assert "uce" in said["int8"]["text"]  # the edit of another kind of model
 

@@ -34,7 +34,7 @@ from slugdemo.weights import Weights
 GROUPS = ("words", "embeddings", "noise", "weights", "images", "inside")
 ACCESS = ("black box", "white box")
 ON = ("edited", "original", "reference")
-KINDS = {
+HOSTS = {
     "zero-shot": "zero-shot CLIP",
     "diffusion": "Stable Diffusion",
     "vlm": "vision-language model",
@@ -368,10 +368,10 @@ class Attack:
         """Why it cannot attack a kind of model, in a sentence; "" when it can."""
         if kind in self.hosts:
             return ""
-        able = " and ".join(KINDS[host] for host in self.hosts)
+        able = " and ".join(HOSTS[host] for host in self.hosts)
         return (
-            f"{self.name} cannot attack a {KINDS[kind]}: it works through "
-            f"{' and '.join(self.parts)}, on {able}."
+            f"{self.name} cannot attack {HOSTS[kind]}: it attacks the {' and '.join(self.parts)} of "
+            f"{able}."
         )
 
     def check(self, task: Task) -> None:

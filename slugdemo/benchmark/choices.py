@@ -111,14 +111,14 @@ def _as(task: Task, **changed: Any) -> Task:  # noqa: ANN401
     return other
 
 
-def _overlap(one: Sequence[LayerScore], other: Sequence[LayerScore]) -> float:
-    a, b = {score.layer for score in one}, {score.layer for score in other}
+def _overlap(first: Sequence[LayerScore], second: Sequence[LayerScore]) -> float:
+    a, b = {score.layer for score in first}, {score.layer for score in second}
     return len(a & b) / max(1, len(a | b))
 
 
-def _rank(one: Sequence[LayerScore], other: Sequence[LayerScore]) -> float:
-    known = {score.layer: score.importance for score in other}
-    both = [score for score in one if score.layer in known]
+def _rank(first: Sequence[LayerScore], second: Sequence[LayerScore]) -> float:
+    known = {score.layer: score.importance for score in second}
+    both = [score for score in first if score.layer in known]
     sides = ([score.importance for score in both], [known[score.layer] for score in both])
     ranks = np.array([np.argsort(np.argsort(side)) for side in sides], dtype=float)
     return float(np.corrcoef(ranks)[0, 1])

@@ -24,7 +24,7 @@ from slugdemo.models.loading import Opened, opened
 from slugdemo.results import plain
 from slugdemo.task import Task
 
-KINDS = ("character", "object", "style")
+CONCEPT_KINDS = ("character", "object", "style")
 MOST = {"character": 16, "object": 24, "style": 99}
 THINGS = ("character", "object")
 
@@ -41,7 +41,7 @@ class Bar:
     how: str
     limit: float
     less: bool = True
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = CONCEPT_KINDS
 
 
 BARS = {
@@ -160,7 +160,7 @@ def chosen(count: int | None) -> list[tuple[int, Mapping]]:
     """The concepts to measure with their number in their kind, kinds in turn."""
     fit = [entry for entry in catalog.listing() if entry.get("forgettable", True)]
     picked = []
-    for kind in KINDS:
+    for kind in CONCEPT_KINDS:
         some = [entry for entry in fit if entry["kind"] == kind]
         most = min(len(some), MOST[kind], count or len(some))
         picked += [(at, some[at * len(some) // most]) for at in range(most)]

@@ -19,7 +19,7 @@ from slugdemo.many import COUNTS, IN_TURN, TOGETHER, many
 from slugdemo.results import plain
 
 Out = Annotated[Path, typer.Option(help="the folder of the results")]
-Models = Annotated[str, typer.Option(help="names with commas")]
+Models = Annotated[str, typer.Option(help="names, separated by commas")]
 Presets = Annotated[str, typer.Option(help='names with commas, or "all" that can be forgotten')]
 Workers = Annotated[int, typer.Option(min=1, help="processes at once")]
 
@@ -36,15 +36,17 @@ def run(
     candidate: Annotated[
         list[Path] | None, typer.Option(help="a folder with an edited model, judged likewise")
     ] = None,
-    attacks: Annotated[str, typer.Option(help="names with commas; none if not given")] = "",
-    seeds: Annotated[str, typer.Option(help="whole numbers with commas")] = "0",
+    attacks: Annotated[
+        str, typer.Option(help="names, separated by commas; none if not given")
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="whole numbers, separated by commas")] = "0",
     engine: Annotated[str, typer.Option(help="processes or ray")] = "processes",
     workers: Workers = 1,
     address: Annotated[str, typer.Option(help="of a Ray cluster; a local one if not given")] = "",
     out: Out = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Judge every method on every concept; goes on where an earlier run stopped."""
+    """Judge every method on every concept, going on where an earlier run stopped."""
     plan = Plan(
         models=_names(models),
         concepts=_concepts(concepts),
@@ -76,15 +78,17 @@ def show(out: Out = Path("results"), as_json: Json = False) -> None:
 
 def several(
     model: ModelName,
-    concepts: Annotated[str, typer.Option(help="names with commas, in the order of erasing")],
-    methods: Annotated[str, typer.Option(help="names with commas")] = "slug",
-    counts: Annotated[str, typer.Option(help="how many of them at once, with commas")] = ",".join(
-        map(str, COUNTS)
-    ),
+    concepts: Annotated[
+        str, typer.Option(help="names, separated by commas, in the order of erasing")
+    ],
+    methods: Annotated[str, typer.Option(help="names, separated by commas")] = "slug",
+    counts: Annotated[
+        str, typer.Option(help="how many of them at once, separated by commas")
+    ] = ",".join(map(str, COUNTS)),
     in_turn: Annotated[
-        bool, typer.Option("--in-turn", help="one after another, and a look after each")
+        bool, typer.Option("--in-turn", help="one after another, measured after each")
     ] = False,
-    seed: Annotated[int, typer.Option(help="of whatever is drawn at random")] = 0,
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
     out: Annotated[Path | None, typer.Option(help="a .parquet file for the rows")] = None,
     device: Device = "",
     download: Download = False,
@@ -115,7 +119,7 @@ def atlas(
     out: Annotated[Path, typer.Option(help="the folder of the entries")] = Path("atlas"),
     as_json: Json = False,
 ) -> None:
-    """Compute what the page shows of every preset at once; goes on where an earlier run stopped."""
+    """Compute what the page shows at once of every preset, going on where an earlier run stopped."""
     store = entries.Store(out.expanduser())
     wanted = entries.places(_names(models), _concepts(concepts))
     began, fresh, rows = time.monotonic(), 0, []

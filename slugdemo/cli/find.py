@@ -103,7 +103,9 @@ def sweep(
     draw: Draw = 0,
     granularity: Granularity = "tensor",
     batch: Batch = Config.batch,
-    top: Annotated[int, typer.Option(min=1, help="still there when among so many best")] = 1,
+    top: Annotated[
+        int, typer.Option(min=1, help="a concept is still there when among so many best")
+    ] = 1,
     device: Device = "",
     download: Download = False,
     as_json: Json = False,
@@ -132,28 +134,32 @@ def erase(
     caption: Caption = "",
     draw: Draw = 0,
     replace_by: Annotated[
-        str, typer.Option(help="what it should become, for methods that can replace")
+        str, typer.Option(help="what the concept should become, for methods that can replace")
     ] = "",
     layer: Annotated[str, typer.Option(help="try this layer only")] = "",
-    strength: Annotated[float | None, typer.Option(help="this far, without a search")] = None,
+    strength: Annotated[float | None, typer.Option(help="go this far, without a search")] = None,
     rule: Rule = "floor",
     max_retain_drop: Annotated[
         float | None, typer.Option(help="how much retain accuracy may be lost")
     ] = None,
-    evaluations: Annotated[int | None, typer.Option(min=1, help="of a layer, at most")] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="evaluations of a layer, at most")
+    ] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="still there when among so many best")
+        int | None,
+        typer.Option(min=1, help="a concept is still there when among so many best"),
     ] = None,
     margin: Annotated[
-        float | None, typer.Option(help="beyond the step that was found, as a share of it")
+        float | None,
+        typer.Option(help="how far beyond the found step to go, as a share of it"),
     ] = None,
     shortlist: Annotated[
-        int | None, typer.Option(help="layers that a slow model is asked about; 0 for all")
+        int | None, typer.Option(help="layers to try on a slow model; 0 for all")
     ] = None,
     granularity: Granularity = "tensor",
     alignment: Alignment = "absolute",
     batch: Batch = Config.batch,
-    seed: Annotated[int, typer.Option(help="of whatever is drawn at random")] = Config.seed,
+    seed: Annotated[int, typer.Option(help="of everything random")] = Config.seed,
     out: Annotated[Path | None, typer.Option(help="the file for the edit")] = None,
     test: Annotated[bool, typer.Option(help="judge on held-out pictures too")] = True,
     device: Device = "",
@@ -213,7 +219,8 @@ def compare(
     model: ModelName,
     concept: OneConcept,
     methods: Annotated[
-        str, typer.Option(help="names with commas; all that can serve the model if not given")
+        str,
+        typer.Option(help="names, separated by commas; all that can serve the model if not given"),
     ] = "",
     device: Device = "",
     download: Download = False,
@@ -238,7 +245,7 @@ def _no_spare(
     layer: str,
     strength: float | None,
 ) -> None:
-    """Raises SlugError for an option that would have no part in the result."""
+    """Raises SlugError for an option that would have no effect on the result."""
     unused = tuple(name for name in OPTIONS if name not in method.uses)
     fixed: tuple[tuple[bool, tuple[str, ...], str], ...] = (
         (strength is not None, SEARCH, "a given --strength, which is not searched"),
@@ -249,14 +256,14 @@ def _no_spare(
         ),
         (True, unused, method.name),
         (bool(layer), ("shortlist", "alignment"), "a given --layer, which no front chooses"),
-        (kind == "zero-shot", ("shortlist",), "a CLIP, whose layers are all asked about"),
-        (kind == "vlm", ("top",), "what a model answers in words"),
+        (kind == "zero-shot", ("shortlist",), "zero-shot CLIP, which tries every layer"),
+        (kind == "vlm", ("top",), "a model that answers in words"),
     )
     for applies, names, reason in fixed:
         for name in names:
             if applies and given[name] not in (None, getattr(CONFIGS[kind], name, None)):
                 option = name.replace("_", "-")
-                raise SlugError(f"--{option} has no part in {reason}: leave one of them out.")
+                raise SlugError(f"--{option} has no effect with {reason}: leave one of them out.")
 
 
 def _together(tasks: Sequence[Task], made: Sequence[edit.Edit]) -> list[records.Facts]:

@@ -44,11 +44,21 @@ def quality(
     ] = None,
     concepts: Annotated[int | None, typer.Option(min=1, help="of each kind, at most")] = None,
     controls: Annotated[int, typer.Option(help="concepts of each kind with controls")] = 2,
-    limit_seconds: Annotated[float, typer.Option(help="stop after so long")] = math.inf,
-    top: Annotated[int | None, typer.Option(min=1, help="margin of the search")] = None,
-    margin: Annotated[float | None, typer.Option(help="beyond the step that was found")] = None,
-    shortlist: Annotated[int | None, typer.Option(help="layers for slow models; 0 for all")] = None,
-    evaluations: Annotated[int | None, typer.Option(min=1, help="a layer's, at most")] = None,
+    limit_seconds: Annotated[float, typer.Option(help="stop after so many seconds")] = math.inf,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="a concept is still there when among so many best classes"),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="how far to go beyond the step that was found, as a share of it"),
+    ] = None,
+    shortlist: Annotated[
+        int | None, typer.Option(help="layers to try on a slow model; 0 for all")
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="evaluations of a layer, at most")
+    ] = None,
     max_retain_drop: Annotated[
         float | None, typer.Option(help="how much retain accuracy may be lost")
     ] = None,
@@ -71,7 +81,7 @@ def quality(
         )
     hosts = {kind: name for kind, name in speeds.POCKET.items() if not host or kind in host}
     if shortlist is not None and set(hosts) == {"zero-shot"}:
-        raise SlugError("--shortlist has no part in a CLIP, whose layers are all asked about.")
+        raise SlugError("--shortlist has no effect with zero-shot CLIP, which tries every layer.")
     given = {
         "top": top,
         "margin": margin,
@@ -116,7 +126,8 @@ def fullsize(
     for figure in sizes.figures(sizes.Plan(chosen, pairs=pairs, device=device)):
         say(f"{figure.name}: {figure.value:.2f} s")
         found.append(figure.facts())
-    columns = ["name", "value", "unit", "memory_gb", "weights_gb", "stored_gb"]
+    columns = ["name", "value", "unit", "cpu_seconds", "memory_gb", "whole_gb", "weights_gb"]
+    columns += ["stored_gb"]
     columns += ["paper_seconds", "paper_memory_gb", "paper_stored_gb"]
     put({"figures": found, "paper": sizes.PAPER}, text=table(found, columns), as_json=as_json)
 

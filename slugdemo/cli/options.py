@@ -24,12 +24,16 @@ OneConcept = Annotated[str, typer.Option("--concept", help="a name of `concepts`
 Forget = Annotated[
     Path | None, typer.Option(help="your pictures of the concept: a folder, tar, zip or parquet")
 ]
-Retain = Annotated[Path | None, typer.Option(help="pictures of all else: the same")]
-Draw = Annotated[int, typer.Option(min=0, help="let the model draw so many pictures of it instead")]
+Retain = Annotated[Path | None, typer.Option(help="your pictures of everything else: likewise")]
+Draw = Annotated[
+    int, typer.Option(min=0, help="draw so many pictures of it with Stable Diffusion instead")
+]
 Caption = Annotated[str, typer.Option(help="the caption of your pictures that have none")]
-Json = Annotated[bool, typer.Option("--json", help="for machines")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps; the fastest one if not given")]
-Download = Annotated[bool, typer.Option("--download", help="fetch what is only at the hub")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda or mps; cuda if there is one, else cpu, by default")
+]
+Download = Annotated[bool, typer.Option("--download", help="fetch a model that is only at the hub")]
 Edits = Annotated[list[Path] | None, typer.Option("--edit", help="an edit file; several add up")]
 Granularity = Annotated[
     Literal["tensor", "group"], typer.Option(help="a layer is one tensor, or a group of them")
@@ -39,9 +43,9 @@ Alignment = Annotated[
 ]
 Rule = Annotated[
     Literal["floor", "paper"],
-    typer.Option(help="of the step search: with a floor for what is kept, or the paper's own"),
+    typer.Option(help="of the step search: with a floor under what is kept, or the paper's own"),
 ]
-Batch = Annotated[int, typer.Option(min=2, help="pairs in a batch of the gradients")]
+Batch = Annotated[int, typer.Option(min=2, help="pairs in each batch of the gradients")]
 Pictures = Annotated[list[Path], typer.Option("--picture", help="may be given several times")]
 
 DRAWN = 12  # pictures of a concept that comes without any
@@ -168,7 +172,7 @@ def once(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         if any(known.same(name, other) for other in found):
-            say(f"{name!r} is given more than once; once counts.")
+            say(f"{name!r} is given more than once; it counts once.")
         else:
             found.append(name)
     return found

@@ -65,7 +65,7 @@ def _lora(model: str, paths: list[Path], out: Path, device: str, *, as_json: boo
         opening(model, device, download=False), "diffusion", "is no model of ComfyUI or A1111"
     )
     made = edits(here, paths)
-    lora.save(out, made)
+    lora.save(out, made, here.host.named())
     facts = {"model": model, "out": out, "edits": [[e.concept, e.method, e.layer] for e in made]}
     put(facts, text=f"{out} is read by ComfyUI, A1111 and InvokeAI as a LoRA.", as_json=as_json)
 

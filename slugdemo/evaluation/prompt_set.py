@@ -173,12 +173,12 @@ def prompt_set(
     else:
         mine = [(concept.name, styles[at % len(styles)]) for at in range(own)]
         looks, names = styles, _company(concept, eval_set, others)
-    rest = [(name, looks[_lot(name) % len(looks)]) for name in names]
+    rest = [(name, looks[_hashed(name) % len(looks)]) for name in names]
     seen: dict[tuple[str, str], int] = {}
     made = []
     for thing, style in mine + rest:
         seen[thing, style] = seen.get((thing, style), -1) + 1
-        number = 16 * _lot(f"{thing}|{style}") + seen[thing, style]
+        number = 16 * _hashed(f"{thing}|{style}") + seen[thing, style]
         made.append(PromptSpec(thing, style, seed + number))
     return made
 
@@ -193,7 +193,7 @@ def _company(concept: Concept, eval_set: EvalSet, count: int) -> list[str]:
     return [*near, *some, *spread(spare or some, missing)]
 
 
-def _lot(text: str) -> int:
+def _hashed(text: str) -> int:
     """A number below 65,536 that is the same for a text in every run."""
     return crc32(text.encode()) % 65_536
 

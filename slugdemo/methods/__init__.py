@@ -51,7 +51,7 @@ OURS = "ours, after Cai, Tan, Asif, ICML 2025, arXiv 2407.11867"
 TABLE_1 = "Cai, Tan, Asif, ICML 2025, arXiv 2407.11867, table 1"
 ATTENTION, PROJECTIONS = "closed form on cross-attention", "closed form on CLIP's projections"
 POOLED = "; also the pooled text embedding"
-NOTHING = "at pocket size these published ones do nothing:"
+NOTHING = "at pocket size these published rates do nothing:"
 
 METHODS: dict[str, Method] = {
     method.name: method

@@ -19,10 +19,10 @@ GROUPS = (
     "trained",
     "at inference",
 )
-KINDS = {
+HOSTS = {
     "zero-shot": "zero-shot CLIP",
     "diffusion": "Stable Diffusion",
-    "vlm": "vision-language model",
+    "vlm": "vision-language models",
 }
 PARTS = {
     "text": "the text tower",
@@ -68,9 +68,9 @@ class Method:
         if kind in self.hosts:
             cannot = f"{self.name} removes a concept; it cannot replace it by another."
             return cannot if anchor and not self.replaces else ""
-        able = " and ".join(KINDS[host] for host in self.hosts)
+        able = " and ".join(HOSTS[host] for host in self.hosts)
         return (
-            f"{self.name} cannot edit a {KINDS[kind]}: it changes {self.changes}, and works on "
+            f"{self.name} cannot edit {HOSTS[kind]}: it changes {self.changes}, and works on "
             f"{able}."
         )
 
@@ -100,4 +100,4 @@ def from_file(place: str) -> Method:
         raise SlugError(f"{path} cannot be run: {type(problem).__name__}: {problem}.") from problem
     if not callable(run):
         raise SlugError(f"{path} has no function {name!r}.")
-    return Method(name, run, "your own", tuple(KINDS), ("any",), "both", place, uses=OPTIONS)
+    return Method(name, run, "your own", tuple(HOSTS), ("any",), "both", place, uses=OPTIONS)

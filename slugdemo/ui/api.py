@@ -25,7 +25,7 @@ from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.methods import METHODS
 from slugdemo.methods import named as method_named
-from slugdemo.methods.method import KINDS
+from slugdemo.methods.method import HOSTS
 from slugdemo.models.prompts import MOST
 from slugdemo.results import rows
 from slugdemo.search import Score
@@ -249,14 +249,14 @@ class Api:
 
     def _check_kind(self, model: str, kind: str) -> None:
         if (own := self.state.kind(model)) != kind:
-            raise SlugError(f"{model} is a {KINDS[own]}, and this asks for a {KINDS[kind]}.")
+            raise SlugError(f"This call is for {HOSTS[kind]}; {model} belongs to {HOSTS[own]}.")
 
     def _edits(self, view: View) -> list[Edit]:
         if view.chosen and not view.concept:
-            raise SlugError("A layer or an edit is of a concept: name that too.")
+            raise SlugError("A layer or an edit belongs to a concept: name that too.")
         if view.strength and not view.chosen:
             raise SlugError(
-                "A strength is of an edit: name its layer, or the edit that erase gave."
+                "A strength belongs to an edit: name its layer, or the edit that erase gave."
             )
         if not view.chosen:
             return []
@@ -296,7 +296,7 @@ def asked(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             inspect.signature(function).bind(*given, **named)
         except TypeError as error:
-            raise SlugError(f"This endpoint is asked otherwise: {error}.") from error
+            raise SlugError(f"The arguments do not fit this endpoint: {error}.") from error
         try:
             return function(*given, **named)
         except ValidationError as error:
@@ -338,5 +338,5 @@ def _picture(given: str | dict[str, Any]) -> Image.Image:
         raise SlugError("“picture” is a data address, or a file by gradio_client's handle_file.")
     path = Path(str(given.get("path")))
     if not path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise SlugError("“picture” is a file that was not brought here.")
+        raise SlugError("“picture” names a file that was not uploaded.")
     return images.uploaded(path)

@@ -22,7 +22,7 @@ from slugdemo.layer_names import BLOCK, depth, kind, label, parted, short
 from slugdemo.search import Score
 from slugdemo.task import Task
 from slugdemo.ui import edits, forget, jobs, locate, see, step
-from slugdemo.ui.state import KINDS, AppState
+from slugdemo.ui.state import CONCEPT_TITLES, AppState
 from slugdemo.ui.tasks import Watch, status, unwatched
 from slugdemo.ui.view import View
 
@@ -200,7 +200,7 @@ def show(state: AppState, view: View) -> Row:
         "layers": [_column(layer, entries) for layer in layers],
         "groups": [
             {
-                "title": KINDS[group],
+                "title": CONCEPT_TITLES[group],
                 "rows": [_row(entries[name], layers) for name in names if name in entries],
             }
             for group, names in state.forgettable.items()
@@ -275,7 +275,7 @@ def said(entries: Sequence[Entry]) -> str:
         name = label(top)
         parts.append(
             f"{len(chosen)} of {len(entries)} chosen layers are in the {tower} tower: "
-            f"{len(there)} in its {half} half, {len(such)} attention, {len(both)} both; most often "
+            f"{len(there)} in its {half} half, {len(such)} in attention, {len(both)} in both; most often "
             f"{name[:1].lower()}{name[1:]} ({times})"
         )
     verdict = "holds" if all(holding) else "does not hold" if not any(holding) else "holds in part"
@@ -322,8 +322,10 @@ def _lost(entries: dict[str, Entry]) -> Row:
             {
                 "concept": name,
                 "total": len(fallen),
-                "points": [fallen.get(one, 0) for one in names],
-                "all": [f"{one} {points}".replace("-", "\u2212") for one, points in fallen.items()],
+                "points": [fallen.get(lost, 0) for lost in names],
+                "all": [
+                    f"{lost} {points}".replace("-", "\u2212") for lost, points in fallen.items()
+                ],
             }
             for name, fallen in rows.items()
         ],
@@ -338,27 +340,27 @@ def _choices(state: AppState, view: View, entries: Sequence[Entry]) -> list[Row]
     if not entries:
         return []
     keys = {entry.model: entry.key for entry in entries}
-    for model in {one.name for one in state.offers} - {view.model}:
+    for model in {offered.name for offered in state.offers} - {view.model}:
         for concept in state.shipped.concepts(model)[:1]:
             other = state.entry(model, concept)
             if other is not None and other.weights == entries[0].weights:
                 keys[model] = other.key
     return [
         {
-            "model": one.model,
-            "concept": one.concept,
-            "what": one.what,
-            "value": one.value,
-            "layer": one.layer,
-            "name": label(one.layer) if one.layer else "",
-            "overlap": _number(one.overlap),
-            "rank": _number(one.rank),
-            "strength": _number(one.strength),
-            "left": _number(one.forget_acc),
-            "kept": _number(one.retain_acc),
-            "note": one.note,
+            "model": choice.model,
+            "concept": choice.concept,
+            "what": choice.what,
+            "value": choice.value,
+            "layer": choice.layer,
+            "name": label(choice.layer) if choice.layer else "",
+            "overlap": _number(choice.overlap),
+            "rank": _number(choice.rank),
+            "strength": _number(choice.strength),
+            "left": _number(choice.forget_acc),
+            "kept": _number(choice.retain_acc),
+            "note": choice.note,
         }
-        for one in choices.shipped(atlas.place(), keys)
+        for choice in choices.shipped(atlas.place(), keys)
     ]
 
 

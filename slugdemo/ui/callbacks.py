@@ -83,8 +83,11 @@ def again(state: AppState, view: View, watch: Watch) -> None:
     found = atlas.again(state, view, watch)
     watch.put("again", found)
     other = sum(shipped != now for _, shipped, now in found["rows"])
-    said = f"{other} of {len(found['rows'])} lines differ" if other else "Every line is the same"
-    done(state, watch, view, f"{said}: shipped, and computed now in {found['seconds']:.0f} s.")
+    lines = (
+        f"{other} of {len(found['rows'])} lines differ from" if other else "Every line agrees with"
+    )
+    said = f"{lines} what was shipped; computed again in {found['seconds']:.0f} s."
+    done(state, watch, view, said)
 
 
 def _method(state: AppState, view: View, watch: Watch, found: locate.Map) -> None:
@@ -171,7 +174,7 @@ def turned(state: AppState, view: View, watch: Watch, *, alignment: str, granula
     view = state.settled(replace(view, alignment=alignment))
     watch.put("view", view)
     _mapped(watch, locate.locate(state.task(view, watch)), view)
-    done(state, watch, view, f"The fronts now go by the {view.alignment} alignment.")
+    done(state, watch, view, f"The fronts now use the {view.alignment} alignment.")
 
 
 def method(state: AppState, view: View, watch: Watch) -> None:

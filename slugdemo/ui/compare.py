@@ -240,7 +240,7 @@ def _control(state: AppState, view: View, watch: Watch, name: str) -> Subject:
     task = state.task(replace(view, method=CONTROLLED), watch)
     beside = known(state, view, CONTROLLED)
     if not isinstance(beside, Run) or beside.view is None:
-        raise SlugError(f"{name} stands beside the edit by {CONTROLLED}: run that first.")
+        raise SlugError(f"{name} is a control of {CONTROLLED}: run {CONTROLLED} first.")
     began = time.perf_counter()
     given = state.edit(view, beside.view.edit, watch)
     edit = state.workers.run(jobs.control, task, jobs.unheard, given, name)
@@ -369,7 +369,9 @@ def run_many(
 def _concepts(state: AppState, view: View) -> list[str]:
     """The view's concept and the next ones of its kind."""
     if MARK in view.concept:
-        raise SlugError("Many concepts are erased among the shipped ones: choose one of them.")
+        raise SlugError(
+            "Many concepts can be erased among the shipped ones only: choose one of them."
+        )
     concept: Concept = state.concept(view.concept)
     style = concept.domain == "style"
     alike = [some for kind, some in state.forgettable.items() if (kind == "style") == style]

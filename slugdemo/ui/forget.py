@@ -19,7 +19,7 @@ from slugdemo.evaluation.eval_set import DRAWN_SEED, left_out, recognised
 from slugdemo.images import source
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import GROUPS
-from slugdemo.ui.state import DRAWN, KINDS, AppState
+from slugdemo.ui.state import CONCEPT_TITLES, DRAWN, AppState
 from slugdemo.ui.tasks import Watch
 from slugdemo.ui.view import MARK, View, label
 
@@ -48,7 +48,10 @@ def choices(state: AppState) -> dict[str, Any]:
         models.append({"title": "Cannot be opened", "note": note, "rows": rows})
     thumbs = _thumbs(state)
     concepts = [
-        {"title": KINDS[kind], "rows": [{"name": name, "src": thumbs[name]} for name in names]}
+        {
+            "title": CONCEPT_TITLES[kind],
+            "rows": [{"name": name, "src": thumbs[name]} for name in names],
+        }
         for kind, names in state.forgettable.items()
     ]
     groups = {method.group for method in METHODS.values()}
@@ -142,7 +145,7 @@ def named(text: str) -> str:
     if not any(letter.isalpha() for letter in name):
         raise SlugError("Type a name for your concept first, such as “my mug”.")
     if len(name) > LONGEST:
-        raise SlugError(f"This name has {len(name)} letters: keep it below {LONGEST}.")
+        raise SlugError(f"This name has {len(name)} letters: use {LONGEST} at most.")
     return name
 
 
@@ -156,7 +159,7 @@ def uploaded(
     """
     name, paths = named(name), given or []
     if not FEWEST <= len(paths) <= MOST:
-        raise SlugError(f"Choose {FEWEST} to {MOST} pictures of “{name}”; these are {len(paths)}.")
+        raise SlugError(f"Choose {FEWEST} to {MOST} pictures of “{name}”: you chose {len(paths)}.")
     shown = []
     for number, path in enumerate(map(Path, paths), 1):
         watch.say(f"Reading picture {number} of {len(paths)}", number, len(paths))

@@ -51,7 +51,7 @@ HEADS = {
     ),
     "atlas": (
         "Atlas",
-        "Which layers hold what, and who goes with whom?",
+        "Which layers hold what, and who is lost with whom?",
         '<button class="small" data-act="atlasTable">Save as CSV</button>',
     ),
     "gone": (

@@ -181,7 +181,7 @@ def blind(edits: Sequence[Edit]) -> str:
     if not outside:
         return ""
     names = " and ".join(dict.fromkeys(outside))
-    return f"{names} does not change CLIP, which is asked here: look at the pictures instead."
+    return f"{names} does not change CLIP, whose answers these are: look at the pictures instead."
 
 
 # ---- the ladder

@@ -46,7 +46,7 @@ DRAWN = 12  # pictures of a concept that comes without any
 SHORT = "This machine ran out of memory, and what was being made is dropped."
 IN_USE = 1  # models that are left alone: the one at work
 LONGEST = 100  # letters of a concept's name
-KINDS = {"character": "Characters", "object": "Objects", "style": "Styles"}
+CONCEPT_TITLES = {"character": "Characters", "object": "Objects", "style": "Styles"}
 
 
 class Cache(Generic[Value]):
@@ -150,7 +150,7 @@ class AppState:
     def offers(self) -> tuple[Model, ...]:
         """The models that are here, zero-shot first."""
         here = [model for model in catalog.models() if model.place != "hub"]
-        return tuple(sorted(here, key=lambda model: catalog.KINDS.index(model.kind)))
+        return tuple(sorted(here, key=lambda model: catalog.MODEL_KINDS.index(model.kind)))
 
     @cached_property
     def published(self) -> tuple[Model, ...]:
@@ -161,7 +161,7 @@ class AppState:
     def forgettable(self) -> dict[str, list[str]]:
         """The shipped concepts with pictures to forget, by kind, characters first."""
         seen = {name for example in self.forget_pictures for name in example.labels.values()}
-        found: dict[str, list[str]] = {kind: [] for kind in KINDS}
+        found: dict[str, list[str]] = {kind: [] for kind in CONCEPT_TITLES}
         for entry in catalog.listing():
             if entry["name"] in seen - {PLAIN} and entry.get("forgettable", True):
                 found.setdefault(entry["kind"], []).append(entry["name"])

@@ -56,16 +56,18 @@ IN_CLIP = (
 NEIGHBOURS = Columns(
     "Neighbours",
     (
-        Column("near by look", "by look", "neighbours whose pictures are most alike, still told right"),
-        Column("near by name", "by name", "neighbours whose names are most alike, still told right"),
-        Column("near by meaning", "by meaning", "neighbours by meaning (CLIP's text tower), still told right"),
-        Column("rest", "rest", "what is near in no way, still told right"),
+        Column("near by look", "by look", "neighbours whose pictures are most alike, still recognised"),
+        Column("near by name", "by name", "neighbours whose names are most alike, still recognised"),
+        Column("near by meaning", "by meaning", "neighbours by meaning (CLIP's text tower), still recognised"),
+        Column("rest", "rest", "everything near in none of these ways, still recognised"),
     ),
 )  # fmt: skip
 FID = (
     "Frechet distance of all other pictures to real ones, in the judge's features: not Inception's"
 )
-MEMBERS = "how well the cosine of picture and name tells pictures to forget from others: 0.5 is not"
+MEMBERS = (
+    "how well the cosine of picture and name tells pictures to forget from others; 0.5: not at all"
+)
 NEVER = "the model that never saw the concept"
 REFERRED = (
     Column("as never saw it", "as if never seen", f"items that {NEVER} answers alike: exact unlearning is 100 %"),
@@ -104,8 +106,8 @@ COLUMNS: dict[str, tuple[Columns, ...]] = {
                 Column("forget_acc", "left", "pictures of the concept that are still recognised", True),
                 Column("forget_acc@5", "left @5", "pictures with the concept among the five best", True),
                 Column("retain_acc", "kept", "pictures of everything else that are still recognised"),
-                Column("style", "styles", "styles still told right"),
-                Column("background", "background", "backgrounds told as before"),
+                Column("style", "styles", "styles still recognised"),
+                Column("background", "background", "backgrounds recognised as before"),
             ),
         ),
         NEIGHBOURS,
@@ -124,8 +126,8 @@ COLUMNS: dict[str, tuple[Columns, ...]] = {
             (
                 Column("forget_acc", "left", "pictures of the concept whose answer still names it", True),
                 Column("retain_acc", "kept", "answers about everything else that are still right"),
-                Column("style", "styles", "styles still told right"),
-                Column("concept", "names", "names still told right"),
+                Column("style", "styles", "styles still recognised"),
+                Column("concept", "names", "names still recognised"),
                 Column("background", "background", "answers about the background that stay as they were"),
             ),
         ),
@@ -148,15 +150,15 @@ OTHERS = {
     UNSEEN: 1.0,
 }
 ABOUT = {
-    "opposite direction": f"The edit by {CONTROLLED} the other way: a step along -g, just as long.",
-    "random direction": f"A step as long as that of {CONTROLLED}, in the same layer, at random.",
+    "opposite direction": f"The edit by {CONTROLLED} reversed: a step along -g of the same length.",
+    "random direction": f"A step as long as that of {CONTROLLED} in the same layer, in a random direction.",
     "random layer": f"{CONTROLLED} on a layer chosen at random, with its own best step.",
     "all front layers": f"All layers of the front moved at once, as far as {CONTROLLED} moves one.",
     UNSEEN: "A model of the same kind, trained on the same pictures without this concept.",
 }
 FIRST = {"diffusion": "UA, IRA and CRA"}  # elsewhere "left" and "kept"
 GAUGES = (
-    "On things {} are nearly the same for most methods. What tells methods apart: styles, time, "
+    "On things, {} hardly differ between methods. What sets methods apart: styles, time, "
     "neighbours, many concepts at once, attacks, and the distance to the model that never saw the "
     "concept. SLUG is one row among them, and may lose."
 )

@@ -45,7 +45,7 @@ class Uploads:
         """
         with self._lock:
             if sum(visitor in upload.owners for upload in self._uploads.values()) >= MOST:
-                raise SlugError(f"You have brought {MOST} things already: reload the page first.")
+                raise SlugError(f"You have uploaded {MOST} things already: reload the page first.")
             secret = secrets.token_hex(8)
             self._uploads[secret] = Upload(value, {visitor}, folder)
             return secret

@@ -125,7 +125,7 @@ class View:
         if self.alignment not in ALIGNMENTS:
             raise SlugError(f"The alignment is {' or '.join(ALIGNMENTS)}.")
         if self.granularity not in GRANULARITIES:
-            raise SlugError(f"A layer is a {' or a '.join(GRANULARITIES)}.")
+            raise SlugError(f"The granularity is {' or '.join(GRANULARITIES)}.")
         if not 0 <= self.seed <= LARGEST_SEED or not 0 <= self.picture <= 10_000:
             raise SlugError(f"A seed is a whole number from 0 to {LARGEST_SEED}.")
         return self

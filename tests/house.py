@@ -4,6 +4,7 @@ The pictures carry the labels that the tiny CLIP itself gives them, so that it k
 """
 
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from safetensors.torch import save_file
 from slugdemo.concept import prompt, style_prompt
 from slugdemo.evaluation.judge import Net
 from slugdemo.models.clip import Clip
+from slugdemo.models.diffusion import Diffusion
+from slugdemo.sparse import Autoencoder, tower_digest
 
 CONCEPTS = ("cat", "dog", "tree", "house", "wizard", "robot")
 STYLES = ("plain", "neon", "sepia")
@@ -63,7 +66,9 @@ def build(folder: Path) -> Path:
     """`folder`, an assets folder whose four models share one tiny random CLIP."""
     model = tiny.clip_model()
     clip = Clip.from_folder(tiny.clip_folder(folder / "models" / "pocket-clip", model))
-    tiny.pipeline(model).save_pretrained(folder / "models" / "pocket-sd")
+    pipe = tiny.pipeline(model)
+    pipe.save_pretrained(folder / "models" / "pocket-sd")
+    autoencoder(Diffusion(pipe)).save(folder / "sae" / "pocket-sd")
     for part in tiny.llava(model):
         part.save_pretrained(folder / "models" / "pocket-llava")
     judge(folder / "models" / "judge")
@@ -95,3 +100,27 @@ def judge(folder: Path) -> None:
     facts = {"concepts": CONCEPTS, "styles": STYLES, "widths": widths}
     (folder / "judge.json").write_text(json.dumps(facts))
     save_file(net.state_dict(), folder / "judge.safetensors")
+
+
+def asked() -> list[str]:
+    """Every name's prompts: things in every style, and styles alone."""
+    return [prompt(*pair) for pair in itertools.product(CONCEPTS, STYLES)] + [
+        *map(style_prompt, STYLES)
+    ]
+
+
+def autoencoder(model: Diffusion) -> Autoencoder:
+    """A feature for each token of each prompt, active on states that are very much like it."""
+    states = model.states(asked()).flatten(0, 1)  # (texts x tokens, D)
+    mean = states.mean(0)
+    apart = states - mean
+    directions = torch.nn.functional.normalize(apart, dim=1)
+    return Autoencoder(
+        mean=mean,
+        scale=torch.tensor(1.0),
+        encoder=directions.T,
+        bias=-0.9 * apart.norm(dim=1),
+        decoder=directions,
+        active=3,
+        tower=tower_digest(model.text),
+    )

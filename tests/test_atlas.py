@@ -110,7 +110,7 @@ def test_a_touch_goes_on_from_what_was_shown_without_the_retain_gradient(
     made: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry, fresh = made["pocket-clip"], AppState()
-    monkeypatch.setattr("slugdemo.task.gradients", None)  # both gradients at once
+    monkeypatch.setattr("slugdemo.task.retain_gradient", None)
     page = shown(fresh, callbacks.concept, View("pocket-clip", entry.concept))
     moved = shown(fresh, callbacks.stepped, replace(page["view"], strength=0.5))
     assert moved["status"]["text"] == callbacks.READY

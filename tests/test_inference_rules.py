@@ -22,6 +22,7 @@ from slugdemo.methods.adavd import Values
 from slugdemo.methods.casteer import STEPS as TAKEN
 from slugdemo.methods.casteer import Steer, vectors
 from slugdemo.methods.negative_prompt import NegativePrompt
+from slugdemo.methods.sae import TurnedOff, features, of_tower
 from slugdemo.methods.safree import Filtered, far, projection
 from slugdemo.methods.seot import SoftWeighted, damped
 from slugdemo.methods.sld import SafeGuidance
@@ -406,3 +407,60 @@ def test_what_a_rule_makes_of_the_model_is_made_once(host: Diffusion) -> None:
     moved = host.edited([edit, weight]).rules[0]
     assert moved._vectors is not one._vectors
     assert any(not torch.equal(moved._vectors[n], one._vectors[n]) for n in one._vectors)
+
+
+def test_sae_takes_away_what_its_features_add_token_by_token(task: Task) -> None:
+    own, model = of_tower(task), task.model
+    prompts = ["a picture of a cat", "a neon picture of a dog", "a tree"]
+    states, blank = model.states(prompts), model.states([""])
+    end = int(model.ends(prompts)[0])
+    chosen = [states.shape[1] * house.asked().index(prompts[0]) + place for place in (end, 0)]
+    params = {"autoencoder": own.digest, "features": " ".join(map(str, chosen)), "factor": 1.5}
+    got, other = TurnedOff(model, params, 0.6).conditions(states, blank, at(0))
+    assert other is blank
+    for n in range(len(prompts)):
+        assert torch.equal(got[n, 0], states[n, 0])
+        for t in range(1, states.shape[1]):
+            before = ((states[n, t] - own.mean) / own.scale) @ own.encoder + own.bias
+            limit = sorted(before.tolist())[-own.active]
+            expected = states[n, t].clone()
+            for f in chosen:
+                if before[f] >= limit and before[f] > 0:
+                    expected -= 0.6 * 1.5 * before[f] * own.decoder[f]
+            torch.testing.assert_close(got[n, t], expected, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(got[0, end], states[0, end])
+
+
+def test_sae_chooses_what_is_active_on_the_concept_and_hardly_elsewhere() -> None:
+    own = torch.tensor([1.0, 9.0, 8.0, 0.0, 0.1, 5.0])
+    rest = torch.tensor([0.0, 9.0, 0.1, 0.0, 0.0, 1.0])
+    assert features(own, rest) == [2, 5, 0]  # 1 is active on both, 3 on none, 4 hardly at all
+    assert features(own, own) == []
+
+
+def test_sae_chooses_features_of_prompts_with_the_name(task: Task) -> None:
+    edit = METHODS["sae"].run(task.by("sae"))
+    length = task.model.states([""]).shape[1]
+    texts = {house.asked()[int(f) // length] for f in str(edit.params["features"]).split()}
+    assert "a picture of a cat" in texts
+    assert edit.params["autoencoder"] == of_tower(task).digest
+
+
+def test_sae_of_another_model_or_with_other_features_is_refused(
+    task: Task, host: Diffusion
+) -> None:
+    other = copy.copy(task)
+    other.__dict__["model"] = host.edited(
+        [tiny.edit(tiny.clip_model(), "transformer.resblocks.1.mlp.c_fc.weight", 0.5)]
+    )
+    with pytest.raises(SlugError, match="No sparse autoencoder here reads the text tower"):
+        METHODS["sae"].run(other)
+    digest_ = of_tower(task).digest
+    for params, words in (
+        ({"autoencoder": "0" * 16}, "needs the sparse autoencoder 0000"),
+        ({"autoencoder": digest_, "features": "1 x"}, "no feature 'x' among"),
+        ({"autoencoder": digest_, "features": "-1"}, "no feature '-1'"),
+    ):
+        edit = Edit("cat", "sae", {}, rule="sae", params={"factor": 1.0, **params})
+        with pytest.raises(SlugError, match=words):
+            task.model.edited([edit])

@@ -305,6 +305,17 @@ def test_a_tower_that_was_trained_further_gets_the_true_reason(models: Path) -> 
     assert "that of base knows 2 fewer tokens (textual inversion adds some)" in said("inverted")
 
 
+def test_a_broken_clip_keeps_no_host_from_its_own(models: Path) -> None:
+    tiny.clip_folder(models / "mine", tiny.clip_model())
+    (models / "a-broken").mkdir()
+    shutil.copy(models / "mine" / "open_clip_config.json", models / "a-broken")
+    (models / "a-broken" / "open_clip_pytorch_model.bin").write_bytes(b"pickle")
+    sd(models / "sd")
+    assert loading.opened("sd").clip.name == "mine"
+    shutil.rmtree(models / "mine")
+    assert "that of a-broken cannot be compared (a-broken has only pickled" in said("sd")
+
+
 # ---- folders
 
 

@@ -59,8 +59,8 @@ NOT_PORTED = {
     "Co-Erasing": "training of its own; formulas not checked by us",
     "SFD": "training of its own; formulas not checked by us",
     "PURE": "rank threshold, steps and anchors are printed nowhere; sane at none that we tried",
-    "SAeUron": "a sparse autoencoder on U-Net activations: hours of training",
-    "Concept Steerers": "a sparse autoencoder on the text tower, trained beforehand",
-    "ItD": "a sparse autoencoder of 524,288 features on the text tower, trained beforehand",
+    "SAeUron": "a sparse autoencoder on U-Net activations: hours of training; sae is after it",
+    "Concept Steerers": "a middle text layer, both passes; sae is after it, on the last states",
+    "ItD": "a sparse autoencoder of 524,288 features on a middle text layer; sae has 1,024",
     "EraseAnything": "made for FLUX alone",
 }

@@ -28,6 +28,7 @@ from slugdemo.methods.negative_prompt import negative_prompt
 from slugdemo.methods.nest import nest
 from slugdemo.methods.razor import razor
 from slugdemo.methods.rece import rece
+from slugdemo.methods.sae import sae
 from slugdemo.methods.safree import safree
 from slugdemo.methods.salun import salun
 from slugdemo.methods.seot import seot
@@ -216,7 +217,7 @@ METHODS: dict[str, Method] = {
             ("diffusion",),
             ("unet",),
             "texts",
-            "CVPR 2026, arXiv 2604.10032",
+            "Zhang et al., CVPR 2026, arXiv 2604.10032",
             f"many tokens, so a pseudoinverse; spans cut at 95 % and 99 % of energy{POOLED}",
             replaces=True,
         ),
@@ -424,6 +425,17 @@ METHODS: dict[str, Method] = {
             "Gaintseva et al., 2025, arXiv 2503.09630",
             "16 pairs of prompts at 8 steps; the half that reads prompts alone",
             seconds=3.0,
+        ),
+        Method(
+            "sae",
+            sae,
+            "at inference",
+            ("diffusion",),
+            ("none",),
+            "texts",
+            "after Cywiński, Deja, ICML 2025, arXiv 2501.18052, and Kim, Ghadiyaram, 2025, arXiv 2501.19066",
+            "one autoencoder of 1,024 features on the text tower's last states, 12 active; only what "
+            "the features add is taken away, and twice",
         ),
         Method(
             "few-shot",

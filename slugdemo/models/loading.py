@@ -129,6 +129,9 @@ class Opened:
         alike = [model for model in here if _width(model.folder, self.kind) == carried.width]
         root, differences, tried = exported_from(self.model.folder), {}, ""
         for name, clip in self._offered(alike, carried):
+            if isinstance(clip, SlugError) and any(model.name == name for model in alike):
+                differences[name] = f"cannot be compared ({str(clip).removesuffix('.')})"
+                continue
             if isinstance(clip, SlugError):
                 tried = f" {clip}"
                 continue
@@ -151,7 +154,10 @@ class Opened:
     ) -> Iterator[tuple[str, Clip | SlugError]]:
         """The CLIPs whose tower it may be, here and then at the hub; or why one cannot be had."""
         for model in alike:
-            yield model.name, _clip(model)
+            try:
+                yield model.name, _clip(model)
+            except SlugError as problem:
+                yield model.name, problem
         if name := CARRIED.get((self.kind, carried.width)):
             try:
                 yield name, opened(name, download=self.download).clip

@@ -80,7 +80,9 @@ def write_report(
     figures, table = report.everything(assets, world)
     typer.echo(_json(figures) if as_json else _table(figures))
     if sheet:
-        typer.echo("\n".join(str(path) for path in sheets.write(sheet, world, table)), err=True)
+        active = report.activations(assets, table)
+        paths = sheets.write(sheet, world, table, active)
+        typer.echo("\n".join(map(str, paths)), err=True)
 
 
 def _table(figures: list[report.Figure]) -> str:

@@ -37,8 +37,14 @@ PARTS = {
     "see": "the vision tower, on what pictures show",
     "agree": "the vision tower, against the locked text tower",
     "align": "the projector alone, on what lies where",
+    "sae": "the sparse autoencoder, on the states of captions alone",
     "llava": "projector and language model, on questions and answers; the tower's weights carry isotropic noise",
 }
+SAE = (
+    "Top-k (Gao et al. 2024, arXiv 2406.04093): it writes each state of the text tower, 192 wide, as a sum of few of "
+    "its features. The method `sae` turns off those of a concept. `slugdemo/sparse.py` reads it; it knows the states "
+    "of this one text tower."
+)
 TRUNK = ", trunk without what the reference never saw"
 LICENCES = """\
 Trained on drawings from Fluent Emoji (Microsoft, MIT licence), Noto Emoji and Blobmoji (Google, Apache-2.0), composed
@@ -72,6 +78,26 @@ def write(folder: Path, runs: Sequence[Path], *, unseen: Sequence[str] = ()) -> 
         f"# {name}\n\n{WHAT[name]}\n\n{never}## How it was made\n"
         f"`python -m slugdemo.pocket train all --sprites DIR` on {versions}.\n\n{table}\n\n"
         f"## Licences of what it learnt from\n{LICENCES}\n\n## What it is not for\n{LIMITS}\n"
+    )
+
+
+def write_sae(folder: Path, run: Path, *, kept: float, captions: int, shown: Sequence[str]) -> None:
+    """Write the card of a sparse autoencoder: how it was made, what it explains, some features.
+
+    `kept` is the share of variance that it explains on so many held-out captions; `shown` are
+    rows of a table: feature, share of captions on which it is active, its strongest captions.
+    """
+    made = "\n".join(["| part | steps | seconds | last log line |", "|---|---|---|---|", _row(run)])
+    some = ["| feature | active on | most active on |", "|---|---|---|", *shown]
+    (folder / "README.md").write_text(
+        f"# A sparse autoencoder of what {folder.name}'s U-Net reads\n\n{SAE}\n\n"
+        f"## How it was made\n`python -m slugdemo.pocket train sae --sprites DIR` on {hardware()}."
+        f"\n\n{made}\n\n## What it explains\n"
+        f"{kept:.1%} of the variance of the states of {captions} captions that no training used.\n\n"
+        "Some of its features, from those that many captions have to those that few have:\n\n"
+        + "\n".join(some)
+        + "\n\n`python -m slugdemo.pocket report --sheets OUT` shows features by their strongest "
+        f"pictures.\n\n## What it is not for\n{LIMITS}\n"
     )
 
 

@@ -18,13 +18,14 @@ from slugdemo.errors import SlugError
 from slugdemo.evaluation.judge import Judge
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.names import text_model, vision_model
-from slugdemo.pocket import cards, clip, judge, llava, unet, vae, varied
+from slugdemo.pocket import cards, clip, judge, llava, sae, unet, vae, varied
 from slugdemo.pocket.claims import CONTEXT
 from slugdemo.pocket.names import UNSEEN
 from slugdemo.pocket.picture_set import PictureSet, joined, limited, render_set
 from slugdemo.pocket.tokens import tokenizer
 from slugdemo.pocket.words import vocabulary
 from slugdemo.pocket.world import CALM, GROUNDS, WIDE, Sprites
+from slugdemo.sparse import explained, load
 
 STEPS = {
     "judge": 1200,
@@ -37,6 +38,7 @@ STEPS = {
     "unet": 2500,
     "reference_unet": 2500,
     "llava": 1500,
+    "sae": 2400,
 }  # in the order in which they need one another
 PICTURES = 24000  # of the wide set; the calm one has two thirds as many
 SEED = 1
@@ -187,6 +189,21 @@ class Recipe:
         made = llava.train(pictures, tower, self.work, names=self.whole.known, steps=steps)
         llava.save(*made, self.models / "pocket-llava")
         cards.write(self.models / "pocket-llava", [self.work / part for part in ("align", "llava")])
+
+    def sae(self, steps: int) -> None:
+        """Train the sparse autoencoder of what pocket-sd's U-Net reads; its folder is beside the models."""
+        artist = Diffusion.from_folder(self._needs(self.models / "pocket-sd", "unet"))
+        names, folder = self.whole.known, self.models.parent / "sae" / "pocket-sd"
+        sae.train(artist, names, self.work, steps=steps).save(folder)
+        made, texts = load(folder), sae.fresh(names)
+        active = sae.answered(made, artist, texts)
+        shown = [
+            f"| {feature} | {(active[:, feature] > 0).float().mean():.1%} | "
+            f"{'; '.join(texts[at] for at in sae.strongest(active, feature, 3))} |"
+            for feature in sae.sample(active, 16)
+        ]
+        kept = explained(made, sae.states(artist, texts))
+        cards.write_sae(folder, self.work / "sae", kept=kept, captions=len(texts), shown=shown)
 
     def _card(self, world: Sprites, model: str, runs: list[Path]) -> None:
         unseen = self.without if world is self.small else ()

@@ -22,13 +22,15 @@ from slugdemo.evaluation.prompt_set import JUDGED_DENOISING as STEPS
 from slugdemo.evaluation.prompt_set import JUDGED_GUIDANCE as GUIDANCE
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.names import text_model, vision_model
-from slugdemo.pocket import dialogue
+from slugdemo.pocket import dialogue, sae
 from slugdemo.pocket.clip import SIDE as LOOKED_AT
 from slugdemo.pocket.clip import encode_text
-from slugdemo.pocket.names import UNSEEN
+from slugdemo.pocket.names import UNSEEN, Names
 from slugdemo.pocket.vae import psnr
 from slugdemo.pocket.words import prompt, style_prompt
 from slugdemo.pocket.world import HELD_OUT, SIDE, Scene, Sprites, render, rendered, scenes
+from slugdemo.sparse import Autoencoder, explained
+from slugdemo.sparse import load as autoencoder
 
 FRESH = 1_000_003  # seed of renderings that no training used
 ASK = "USER: <image>\n{} ASSISTANT:"
@@ -119,6 +121,9 @@ def everything(assets: Path, sprites: Sprites | None) -> tuple[list[Figure], pd.
     if (models / "reference-sd").is_dir():
         figures += on_reference_sd(Diffusion.from_folder(models / "reference-sd"), table, judge)
     figures += towers(models, clip, model)
+    if (assets / "sae" / "pocket-sd").is_dir():
+        names = Names(tuple(judge.concepts), tuple(judge.styles))
+        figures += on_features(autoencoder(assets / "sae" / "pocket-sd"), model, names)
     if sprites and (models / "pocket-llava").is_dir():
         figures += on_questions(models / "pocket-llava", sprites)
     return [*figures, *sizes(assets)], table
@@ -378,6 +383,26 @@ def answers(
         out = model.generate(**inputs, max_new_tokens=24)[:, inputs.input_ids.shape[1] :]
         said += [a.strip() for a in reader.batch_decode(out, skip_special_tokens=True)]
     return said
+
+
+@torch.inference_mode()
+def on_features(own: Autoencoder, model: Diffusion, names: Names) -> Iterator[Figure]:
+    """What the sparse autoencoder explains of captions that it was not trained on."""
+    texts = sae.fresh(names)
+    rows = sae.states(model, texts)
+    yield Figure("sparse autoencoder, variance explained, held-out captions", explained(own, rows))
+    never = ~(own.activations(rows) > 0).any(0)
+    yield share("sparse autoencoder, features on no held-out caption", never)
+
+
+@torch.inference_mode()
+def activations(assets: Path, table: pd.DataFrame) -> Tensor | None:
+    """How active each feature is on the prompt of each judged picture (N, F), if there are features."""
+    if not (assets / "sae" / "pocket-sd").is_dir():
+        return None
+    model = Diffusion.from_folder(assets / "models" / "pocket-sd")
+    texts = [prompt(*pair) for pair in zip(table.concept, table["style"], strict=True)]
+    return sae.answered(autoencoder(assets / "sae" / "pocket-sd"), model, texts)
 
 
 @torch.inference_mode()

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image, ImageDraw
+from torch import Tensor
 
+from slugdemo.pocket import sae
 from slugdemo.pocket.styles import STYLES
 from slugdemo.pocket.world import CALM, SIDE, Scene, Sprites, render, scenes
 
 INK = (20, 20, 24)
 WRONG = (204, 40, 40)
+FEATURES, WIDE = 32, 9  # features on their sheet, and pictures of each
 
 
 def grid(
@@ -62,10 +65,30 @@ def prompts(table: pd.DataFrame) -> Image.Image:
     )
 
 
-def write(folder: Path, sprites: Sprites | None, table: pd.DataFrame) -> list[Path]:
-    """Write the sheets as PNG files and return their paths."""
+def features(table: pd.DataFrame, active: Tensor) -> Image.Image:
+    """Features by their strongest pictures, a feature a row, those of many prompts first.
+
+    `active` (N, F) says how active each feature is on the prompts of the table's N rows.
+    """
+    shown, labels = [], []
+    rows = table.to_dict("records")
+    for feature in sae.sample(active, FEATURES):
+        best = sae.strongest(active, feature, WIDE)
+        shown += [rows[at]["picture"] for at in best]
+        labels += [f"{feature}: {active[at, feature]:.1f}" for at in best]
+        blank = WIDE - len(best)
+        shown += [Image.new("RGB", (SIDE, SIDE), "white")] * blank
+        labels += [""] * blank
+    return grid(shown, labels, columns=WIDE)
+
+
+def write(
+    folder: Path, sprites: Sprites | None, table: pd.DataFrame, active: Tensor | None = None
+) -> list[Path]:
+    """Write the sheets as PNG files and return their paths; of features when `active` is given."""
     folder.mkdir(parents=True, exist_ok=True)
     made = {"prompts": prompts(table), **({"world": world(sprites)} if sprites else {})}
+    made |= {"features": features(table, active)} if active is not None else {}
     for name, sheet in made.items():
         sheet.save(folder / f"{name}.png")
     return [folder / f"{name}.png" for name in made]

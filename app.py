@@ -97,7 +97,7 @@ def main(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="processes for what takes long, 0 for none; by default 2, or what memory allows",
+            help="processes for what takes long, 0 for none; by default 2, or 0 below 6 GB of free memory",
             envvar="SLUGDEMO_WORKERS",
             min=0,
             max=64,

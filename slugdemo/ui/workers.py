@@ -37,7 +37,7 @@ from slugdemo.ui.tasks import out_of_memory
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 MOST = 2  # workers, where nobody says how many
-ROOM = 2e9  # bytes of free memory for each of them
+ROOM = 6e9  # bytes of free memory that they and the server want; with less there are none
 LARGEST = 500_000_000  # bytes on disk: a larger model is opened once, in the server
 MODELS = 4  # that a worker keeps open
 NICE = 10  # the server's threads come first where both want a core
@@ -54,13 +54,11 @@ HALTED = "Stopped: nothing was changed, and nothing was kept."
 
 
 def usual() -> int:
-    """How many workers there are where nobody says: two, as far as there is memory for them.
+    """How many workers there are where nobody says: two, or none with little memory.
 
-    None in a ZeroGPU Space, where a GPU is lent to the server's own process only.
+    None in a ZeroGPU Space too, where a GPU is lent to the server's own process only.
     """
-    if zerogpu.spaces is not None:
-        return 0
-    return int(min(MOST, cost.available() // ROOM))
+    return MOST if zerogpu.spaces is None and cost.available() >= ROOM else 0
 
 
 def share(workers: int) -> int:

@@ -25,7 +25,7 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).parent.parent
-CONCEPTS = ("robot", "house", "cat", "wizard")
+CONCEPTS = ("robot", "penguin", "cat", "wizard")
 METHODS = ("original", "slug", "ga", "ssd")
 AGAIN = ("seconds", "peak_bytes")  # what no two runs have in common
 PATIENCE = 60.0  # seconds until the processes of a killed run have ended

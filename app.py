@@ -26,6 +26,7 @@ from slugdemo import limits as public
 from slugdemo.errors import SlugError
 from slugdemo.ui import callbacks, page, tasks
 from slugdemo.ui.state import AppState, freed
+from slugdemo.ui.workers import Workers, usual
 
 HERE = Path(__file__).parent
 ARENAS, M_ARENA_MAX = 2, -8  # how many, and what glibc's malloc.h calls the setting
@@ -68,6 +69,12 @@ def below(path: str) -> str | None:
     return path.rstrip("/") if "://" in path else f"/{bare}" if bare else None
 
 
+def warm(state: AppState) -> None:
+    """Opens what the first visitor will need, then begins a worker."""
+    callbacks.warm(state)
+    state.workers.warm()
+
+
 def main(
     assets: Annotated[
         Path, typer.Option(help="models and pictures", envvar="SLUGDEMO_ASSETS")
@@ -87,6 +94,15 @@ def main(
     root_path: Annotated[
         str, typer.Option(help="where it is served below a path", envvar="GRADIO_ROOT_PATH")
     ] = "",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="processes for what takes long, 0 for none; by default 2, or 0 below 6 GB of free memory",
+            envvar="SLUGDEMO_WORKERS",
+            min=0,
+            max=64,
+        ),
+    ] = None,
 ) -> None:
     """Open the page and keep it open."""
     thrifty()
@@ -101,15 +117,16 @@ def main(
     except SlugError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    state = AppState()
-    threading.Thread(target=callbacks.warm, args=(state,), daemon=True).start()
-    work = tasks.Tasks(partial(freed, state))
+    state = AppState(workers=Workers(usual() if workers is None else workers))
+    threading.Thread(target=warm, args=(state,), daemon=True).start()
+    work = tasks.Tasks(partial(freed, state), places=max(tasks.PLACES, state.workers.count))
     demo = page.build(state, work)
     where = {"server_name": host, "server_port": port, "root_path": below(root_path)}
     try:
         page.launch(demo, **where, **opened(demo))
     finally:
         work.close()
+        state.workers.close()
 
 
 if __name__ == "__main__":

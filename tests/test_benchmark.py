@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import kills
 import pandas as pd
 import pytest
 
@@ -141,31 +139,13 @@ def test_what_a_method_cannot_do_is_a_row_that_says_why() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_and_does_nothing_twice(tmp_path: Path) -> None:
-    """kill -9 at several moments; every cell that was written is trusted, none is written twice."""
-    words = [sys.executable, "-m", "slugdemo", "benchmark", "run", "--models", "pocket-clip"]
-    words += [
-        "--concepts",
-        "robot,house,cat,wizard",
-        "--methods",
-        "original,slug",
-        "--out",
-        str(tmp_path),
-    ]
-    seen: dict[str, int] = {}
-    for pause in (4.0, 6.0, 7.0):
-        process = subprocess.Popen(
-            words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        for path in (tmp_path / "cells").glob("*.json"):
-            json.loads(path.read_text())
-            assert seen.setdefault(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
-    done = subprocess.run([*words, "--json"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {row["method"] for row in json.loads(done.stdout)} == {"original", "slug"}
-    assert len(list((tmp_path / "cells").glob("*.json"))) == 8
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_that_is_killed_goes_on_and_does_nothing_twice(count: int, tmp_path: Path) -> None:
+    """`python -m tests.kills` does it at fifty moments."""
+    names = {"concepts": ["robot", "house", "cat"], "methods": ["original", "slug"]}
+    found = kills.disturbed(tmp_path, moments=3, workers=count, **names)
+    assert found.wrong == []
+    assert found.kills == 3
 
 
 def killer(cell: Cell) -> runner.Computed:

@@ -196,6 +196,25 @@ def test_what_was_used_longest_ago_makes_room() -> None:
         loading.fitting(lambda: loading.check_room(catalog.find("llava-1.5-7b"), "cpu"), drop)
 
 
+def test_models_that_are_opened_at_once_are_whole(models: Path) -> None:
+    """diffusers reads a pipeline with modules on the meta device, in all threads."""
+    names, done = ("sd-1.5", "sd-2.1"), threading.Event()
+
+    def others() -> None:
+        while not done.is_set():
+            for name in names:
+                assert loading.opened(name).host
+
+    reader = threading.Thread(target=others)
+    reader.start()
+    try:
+        clips = [loading.opened(str(models / "ViT-L-14")).clip for _ in range(20)]
+    finally:
+        done.set()
+        reader.join()
+    assert not any(tensor.is_meta for clip in clips for tensor in clip.named().values())
+
+
 def damaged(folder: Path, name: str, how: str) -> Path:
     """A copy of a model with one of its weight files damaged."""
     copy = shutil.copytree(folder / name, folder.parent / f"{name}-{how}", dirs_exist_ok=True)

@@ -8,11 +8,13 @@ import json
 import multiprocessing
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -196,9 +198,19 @@ def _tried(tries: dict[Item, int], under_way: Sequence[Item]) -> None:
 def _pool(workers: int) -> ProcessPoolExecutor:
     share = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(
-        workers, mp_context=context, initializer=torch.set_num_threads, initargs=(share,)
-    )
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(share,))
+
+
+def _begin(threads: int) -> None:
+    """A worker takes its share of the cores, and ends when the process that began it is gone."""
+    torch.set_num_threads(threads)
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _ray(cells: Sequence[Cell], workers: int, address: str) -> Iterator[Computed]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from slugdemo.errors import SlugError
+from slugdemo.models.base import building
 
 SIDE = 64
 
@@ -95,7 +96,8 @@ class Judge:
             raise SlugError(
                 f"There is no judge in {folder}; it needs judge.json and judge.safetensors."
             ) from problem
-        net = Net(len(names["concepts"]), len(names["styles"]), widths=names["widths"])
+        with building():
+            net = Net(len(names["concepts"]), len(names["styles"]), widths=names["widths"])
         net.load_state_dict(
             {n: w.float() if w.is_floating_point() else w for n, w in weights.items()}
         )

@@ -3,7 +3,9 @@
 Knows callbacks and tensors only; each call of a model has a watch of its own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
 
@@ -14,6 +16,17 @@ from slugdemo.errors import SlugError
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 Question = Callable[[], bool]
+_BUILDING = threading.RLock()
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Modules are built by one thread at a time.
+
+    While diffusers reads a pipeline, modules that any thread builds have parameters without values.
+    """
+    with _BUILDING:
+        yield
 
 
 class Drawing(TypedDict, total=False):

@@ -26,6 +26,7 @@ from slugdemo.catalog import Model
 from slugdemo.edit import Edit, apply, clip_name, qualified, same_model
 from slugdemo.errors import SlugError
 from slugdemo.models import checkpoint_files, folder_kinds, zerogpu
+from slugdemo.models.base import building
 from slugdemo.models.carried import Carried, exported_from
 from slugdemo.models.clip import Clip
 from slugdemo.models.diffusion import Diffusion
@@ -89,7 +90,7 @@ class Opened:
         folder = self.model.folder or _fetched(self.model)
         checkpoint_files.check(folder)
         dtype = DTYPES[self.dtype]
-        with checkpoint_files.standard(folder) as whole:
+        with building(), checkpoint_files.standard(folder) as whole:
             if self.kind == "vlm":
                 return Llava.from_folder(whole, device=self.device, dtype=dtype)
             kind = _pipeline_class(folder)
@@ -281,6 +282,7 @@ def _fetched(model: Model) -> Path:
         ) from error
 
 
+@building()
 def _clip(model: Model) -> Clip:
     if model.folder is None:
         name, tag = model.name.split("/", 1)

@@ -18,7 +18,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 
-from slugdemo import experiment, images
+from slugdemo import images
 from slugdemo.attacks import ATTACKS
 from slugdemo.config import CONFIGS
 from slugdemo.edit import Edit
@@ -29,9 +29,9 @@ from slugdemo.methods.method import HOSTS
 from slugdemo.models.prompts import MOST
 from slugdemo.results import rows
 from slugdemo.search import Score
-from slugdemo.ui import edits, locate, see, step
+from slugdemo.ui import edits, jobs, locate, see, step
 from slugdemo.ui.state import AppState, freed
-from slugdemo.ui.tasks import BROKEN, out_of_memory, unwatched
+from slugdemo.ui.tasks import BROKEN, PLACES, out_of_memory, unwatched
 from slugdemo.ui.view import DIGEST, View, check
 
 STRENGTHS = 32  # numbers in a list
@@ -65,6 +65,7 @@ NAMES = (
     "classify",
     "ask",
 )
+TAKES_LONG = ("sweep", "search_step", "erase", "compare", "attack")  # nothing short waits for them
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,10 @@ class Api:
         view = self.state.settled(View(model, concept, layer))
         wanted = [check(strength) for strength in strengths]
         edit = step.unstepped(self.state, view, unwatched())
-        task = step.measured(self.state, view, unwatched(), step.unseen)
-        evaluate = task.evaluators.full(edit)
-        return [_score(evaluate(strength)) for strength in wanted]
+        task, hear = self.state.task(view, unwatched()), partial(self.state.hear, view)
+        known = self.state.measured(view)
+        found = self.state.workers.run(jobs.scores, task, hear, edit, wanted, known)
+        return [_score(score) for score in found]
 
     @checked
     def search_step(self, model: Text, concept: Text, layer: Text) -> dict[str, Any]:
@@ -157,9 +159,7 @@ class Api:
         """The rows of one method on a concept: the search split, and the report split."""
         view = self.state.settled(View(model, concept, method=method_named(method).name))
         task = self.state.task(view, unwatched())
-        erasure = experiment.erase(task)
-        measured = experiment.report(task, [erasure.edit])
-        return rows(experiment.results(task, erasure, measured))
+        return rows(self.state.workers.run(jobs.results, task, jobs.unheard))
 
     def attacks(self) -> list[dict[str, Any]]:
         """The attacks and probes: on which models, through what, and where they come from."""
@@ -183,10 +183,10 @@ class Api:
         view = self.state.settled(view)
         made = self._edits(view)
         task = self.state.task(view, unwatched())
+        ask = self.state.workers.run
         if on == "all":
-            each = experiment.attack_each(task, [attack], made)
-            return rows([row for part in each for row in part])
-        return rows(experiment.attack(task, attack, made, on=on)[0])
+            return rows(ask(jobs.attack_each, task, jobs.unheard, attack, made))
+        return rows(ask(jobs.attack, task, jobs.unheard, attack, made, on)[0])
 
     @checked
     def generate(
@@ -266,8 +266,11 @@ class Api:
 def publish(state: AppState) -> None:
     """Makes the endpoints of the page; called inside gr.Blocks."""
     calls = Api(state)
+    most = max(PLACES, state.workers.count)
+    long = {"concurrency_id": "long", "concurrency_limit": most}
     for name in NAMES:
-        gr.api(spoken(getattr(calls, name), partial(freed, state)), api_name=name, **QUEUE)
+        line = long if name in TAKES_LONG else QUEUE
+        gr.api(spoken(getattr(calls, name), partial(freed, state)), api_name=name, **line)
 
 
 def spoken(function: Callable[..., Any], free_memory: Callable[[], str]) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ from slugdemo.errors import SlugError
 from slugdemo.layer_names import BLOCK, depth, kind, label, parted, short
 from slugdemo.search import Score
 from slugdemo.task import Task
-from slugdemo.ui import edits, forget, locate, see, step
+from slugdemo.ui import edits, forget, jobs, locate, see, step
 from slugdemo.ui.state import CONCEPT_TITLES, AppState
 from slugdemo.ui.tasks import Watch, status, unwatched
 from slugdemo.ui.view import View
@@ -173,7 +173,7 @@ def again(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
         progress=watch.progress,
         cancelled=watch.stop.is_set,
     )
-    now, _ = atlas.make(task, entry.key)
+    now = state.workers.run(jobs.entry, task, jobs.unheard, entry.key)
     return {
         "concept": entry.concept,
         "model": entry.model,

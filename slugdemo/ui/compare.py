@@ -7,13 +7,13 @@ Knows the engine and shipped results; the page adds that a run can be watched an
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from slugdemo import catalog, experiment, ladder, many, search
+from slugdemo import catalog, experiment, search
 from slugdemo.benchmark import cells, shipped
 from slugdemo.concept import Concept, prompt
+from slugdemo.config import CONFIGS
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import Measurement
@@ -24,7 +24,7 @@ from slugdemo.methods import METHODS, named
 from slugdemo.models.base import Cancelled
 from slugdemo.results import Result, harmonic, plain
 from slugdemo.task import Task
-from slugdemo.ui import see
+from slugdemo.ui import jobs, see
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Watch
 from slugdemo.ui.view import DIGEST, MARK, View, share
@@ -179,15 +179,20 @@ def _run(
     subject = _subject(state, view, watch, name)
     size = experiment.size(subject.edit) if subject.edit else {}
     found = Run(subject.seconds, subject.peak_bytes, size, view=subject.view, old=old)
-    for rows in experiment.reporting(subject.task, subject.edits):
-        if not found.measured and name in METHODS:
-            _check_known(state, view, subject.task)
+    if name in METHODS:
+        _check_known(state, view, subject.task)
+
+    def hear(rows: tuple[Measurement, ...]) -> None:
+        nonlocal found
         found = replace(found, measured=rows, at=time.time())
         state.shown.put(_key(view, name), found)
         shown()
+
+    ask = state.workers.run
+    ask(jobs.report, subject.task, hear, subject.edits)
     more = [*_in_clip(state, view, subject)]
-    with suppress(SlugError):  # there is no model that never saw it
-        more += experiment.distance(subject.task, subject.edits) if name != UNSEEN else []
+    if name != UNSEEN:
+        more += ask(jobs.distance, subject.task, jobs.unheard, subject.edits)
     found = replace(found, measured=(*found.measured, *more), whole=True)
     state.shown.put(_key(view, name), found)
     return done | {name: subject}
@@ -197,7 +202,7 @@ def _check_known(state: AppState, view: View, task: Task) -> None:
     """Raises SlugError when the model does not know the concept, by a score made beforehand if any."""
     entry = state.entry(view.model, view.concept)
     if entry is None or entry.before is None:
-        experiment.known(task)
+        state.workers.run(jobs.check_known, task, jobs.unheard)
     else:
         search.check_known(entry.concept, entry.before)
 
@@ -216,7 +221,7 @@ def _subject(state: AppState, view: View, watch: Watch, name: str) -> Subject:
     if name in CONTROLS:
         return _control(state, view, watch, name)
     task = state.task(replace(view, method=name), watch)
-    made = experiment.made(task)
+    made = state.workers.run(jobs.make, task, jobs.unheard)
     edit = made.edit
     if not edit.layer:
         state.keep(view, edit)
@@ -237,7 +242,8 @@ def _control(state: AppState, view: View, watch: Watch, name: str) -> Subject:
     if not isinstance(beside, Run) or beside.view is None:
         raise SlugError(f"{name} is a control of {CONTROLLED}: run {CONTROLLED} first.")
     began = time.perf_counter()
-    edit = experiment.control(task, state.edit(view, beside.view.edit, watch), name)
+    given = state.edit(view, beside.view.edit, watch)
+    edit = state.workers.run(jobs.control, task, jobs.unheard, given, name)
     if edit is None:
         raise SlugError(f"There is no {name} beside this edit by {CONTROLLED}.")
     return Subject(task, edit, time.perf_counter() - began)
@@ -271,11 +277,11 @@ def asked(state: AppState, view: View) -> dict[str, str]:
 def _draw(state: AppState, view: View, made: Mapping[str, Subject]) -> None:
     """The gallery's pictures of all that was made: one denoising run for what shares a U-Net."""
     prompts = [*asked(state, view).values()]
-    models = {id(subject.task.model): subject.task for subject in made.values()}
-    for task in models.values():
-        names = [name for name, subject in made.items() if subject.task.model is task.model]
+    models = {subject.task.opened.model.name: subject.task for subject in made.values()}
+    for model, task in models.items():
+        names = [name for name, one in made.items() if one.task.opened.model.name == model]
         edits = [made[name].edits for name in names]
-        rows = ladder.drawn(task, prompts, edits, seed=view.seed, saying="Drawing the gallery")
+        rows = state.workers.run(jobs.draw, task, jobs.unheard, prompts, edits, view.seed)
         for name, row in zip(names, rows, strict=True):
             shown = tuple(
                 {"src": source(cell.picture, quality=90), "text": cell.text, "share": cell.share}
@@ -341,18 +347,17 @@ def run_many(
     """
     method, found = named(name), list[Joint]()
     watch.say(f"{method.name} on {COUNTS[-1]} concepts, {order}")
-    for rows in many.many(
-        state.opened(view.model),
-        _concepts(state, view),
-        [method.name],
-        order=order,
-        counts=COUNTS,
-        progress=watch.progress,
-        cancelled=watch.stop.is_set,
-    ):
-        found += rows
+    names = _concepts(state, view)
+
+    def hear(rows: list[Joint]) -> None:
+        found.extend(rows)
         state.shown.put(_many_key(view, order, method.name), tuple(found))
         shown()
+
+    here = state.opened(view.model)
+    task = Task(here, state.concept(view.concept), CONFIGS[here.kind])
+    task = task.watched(watch.progress, watch.stop.is_set)
+    state.workers.run(jobs.erase_many, task, hear, names, method.name, order, COUNTS)
     last = {row.metric: row for row in found[-2:]}
     left, kept = last["forget_acc"], last["retain_acc"]
     return (

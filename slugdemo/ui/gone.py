@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL.Image import Image
+
 from slugdemo import attacks, experiment
 from slugdemo.attacks import ATTACKS, ON, Attack
 from slugdemo.attacks.attack import GROUPS, Attacked
@@ -20,7 +22,7 @@ from slugdemo.images import source
 from slugdemo.methods import METHODS, named
 from slugdemo.models.base import Cancelled
 from slugdemo.results import Result
-from slugdemo.ui import compare
+from slugdemo.ui import compare, jobs
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import STOPPED, Watch
 from slugdemo.ui.view import View, label, place
@@ -56,7 +58,14 @@ class Live:
     losses: list[float] = field(default_factory=list)
     told: float = 0.0
 
-    def picture(self, picture: Any) -> None:  # noqa: ANN401
+    def hear(self, told: Image | float) -> None:
+        """What the attack tells on its way."""
+        if isinstance(told, float):
+            self.loss(told)
+        else:
+            self.picture(told)
+
+    def picture(self, picture: Image) -> None:
         """The best picture so far."""
         self.src = source(picture, quality=QUALITY)
         self.tell()
@@ -214,15 +223,9 @@ def _try(state: AppState, view: View, watch: Watch, attack: Attack, on: str) -> 
         watch.progress(f"{attack.name}{where}: {text}", done, total)
 
     edits = state.applied(view, watch)
+    task = task.watched(progress, watch.stop.is_set)
     try:
-        rows, found = experiment.attack(
-            task.watched(progress, watch.stop.is_set),
-            attack.name,
-            edits,
-            on=on,
-            show=live.picture,
-            follow=live.loss,
-        )
+        rows, found = state.workers.run(jobs.attack, task, live.hear, attack.name, edits, on)
     except Cancelled as stopped:
         live.tell(stopped=True)
         raise Cancelled(STOPPED) from stopped

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from cachetools import LRUCache
 
-from slugdemo import catalog, experiment
+from slugdemo import catalog
 from slugdemo import data as examples
 from slugdemo import edit as edits
 from slugdemo.benchmark import atlas
@@ -35,9 +35,11 @@ from slugdemo.models.loading import Opened
 from slugdemo.models.zero_shot import ZeroShot
 from slugdemo.search import Score
 from slugdemo.task import Task, never, unwatched
+from slugdemo.ui import jobs
 from slugdemo.ui.tasks import Watch
 from slugdemo.ui.uploads import Uploads
 from slugdemo.ui.view import DIGEST, MARK, Kept, View, label
+from slugdemo.ui.workers import Workers
 
 Value = TypeVar("Value")
 DRAWN = 12  # pictures of a concept that comes without any
@@ -127,10 +129,12 @@ class AppState:
     before a CLIP, by concept; `evaluations` what CLIPs are asked, by task; `edits` by layer or by
     digest;
     `scores` what evaluators measured; `pictures` what was drawn and how it was judged; `shown`
-    whatever else is on the page. The folder of models and pictures is `catalog.assets()`.
+    whatever else is on the page. `workers` do what takes long. The folder of models and pictures
+    is `catalog.assets()`.
     """
 
     uploads: Uploads = field(default_factory=Uploads)
+    workers: Workers = field(default_factory=Workers)
     models: Cache[Opened] = field(default_factory=lambda: Cache(8))
     tasks: Cache[Task] = field(default_factory=lambda: Cache(6))
     features: Cache[ZeroShot] = field(default_factory=lambda: Cache(3))
@@ -342,7 +346,7 @@ class AppState:
         """The edit of a layer, of a method or of a visitor's file, as far as `kept` says.
 
         What a method gave is found by its digest, and made again where it is not here any more.
-        Raises SlugError for an edit that was made for other weights, and as `experiment.erase`.
+        Raises SlugError for an edit that was made for other weights, and as `jobs.make`.
         """
         given = self.uploads.find(kept.concept.split(MARK)[-1])
         if isinstance(given, Edit):
@@ -360,7 +364,7 @@ class AppState:
         task, method = self.task(mine, watch), named(kept.method)
         if not kept.layer:
             watch.say(f"Making the edit by {method.name} again")
-            return self.keep(view, experiment.made(task).edit)
+            return self.keep(view, self.workers.run(jobs.make, task, jobs.unheard).edit)
         if method.of_layer is None:
             raise SlugError(f"{method.name} does not edit one chosen layer.")
         for granularity in sorted(GRANULARITIES, key=lambda each: each != view.granularity):
@@ -371,6 +375,15 @@ class AppState:
                     self._remember(view, kept, edit)
                     return edit
         raise SlugError(f"This model has no layer called “{kept.layer[:80]}”.")
+
+    def measured(self, view: View) -> jobs.Known:
+        """All scores of a concept in a model that are remembered."""
+        mine = (view.model, view.concept)
+        return {key[2:]: score for key, score in self.scores.items() if key[:2] == mine}
+
+    def hear(self, view: View, told: jobs.Told) -> None:
+        """Remembers a score that a job has told."""
+        self.scores.put((view.model, view.concept, *told[0]), told[2])
 
     def keep(self, view: View, edit: Edit) -> Edit:
         """Keeps what a method gave for a concept, so that its digest finds it."""
@@ -395,6 +408,7 @@ def freed(state: AppState) -> str:
         (features, "set of features", "sets of features"),
         (state.edits.clear(), "edit", "edits"),
         (state.shown.clear(), "other result", "other results"),
+        (state.workers.let_go(), "idle worker", "idle workers"),
     )
     gone = [f"{count} {single if count == 1 else many}" for count, single, many in counts if count]
     gone += [f"the model {unused}"] if unused else []
@@ -432,5 +446,4 @@ def by_layer(view: View) -> str:
 
 def score_key(view: View, digest: str, strength: float, which: str = "full") -> tuple[object, ...]:
     """Under what a score is remembered; at strength 0 all edits are the same."""
-    own = digest if strength else ""
-    return view.model, view.concept, own, round(strength, 6), which
+    return view.model, view.concept, *jobs.measured(digest, strength, which)

@@ -19,15 +19,14 @@ from slugdemo.layer_names import TOWERS
 from slugdemo.layers import LayerScore
 from slugdemo.methods import named
 from slugdemo.models.base import Cancelled
-from slugdemo.search import Evaluate, Evaluator, Evaluators, Score
+from slugdemo.search import Evaluators, Score
 from slugdemo.task import Task
-from slugdemo.ui import plots
+from slugdemo.ui import jobs, plots
 from slugdemo.ui.state import AppState, by_layer, score_key
 from slugdemo.ui.tasks import Watch
 from slugdemo.ui.view import DIGEST, View, label, place, share
 
 UNKNOWN = 0.2  # where to begin when CLIP itself does not know the concept
-Seen = Callable[[Edit, Score], None]
 
 
 def unstepped(state: AppState, view: View, watch: Watch) -> Edit:
@@ -81,40 +80,6 @@ def _start(state: AppState, view: View, edit: Edit, watch: Watch) -> float:
 # ---- measuring
 
 
-def measured(state: AppState, view: View, watch: Watch, seen: Seen) -> Task:
-    """The task of a view with evaluators that remember every score, and tell `seen` of each."""
-    task = state.task(view, watch)
-    plain = task.evaluators
-    remember = partial(_remembered, state, view, seen)
-    task.evaluators = replace(
-        plain,
-        full=remember(plain.full, "full"),
-        forget_only=plain.forget_only and remember(plain.forget_only, "forget only"),
-    )
-    return task
-
-
-def _remembered(
-    state: AppState, view: View, seen: Seen, evaluator: Evaluator, which: str
-) -> Evaluator:
-    def of(edit: Edit) -> Evaluate:
-        evaluate, digest = evaluator(edit), edit.digest
-
-        def at(strength: float) -> Score:
-            name = score_key(view, digest, strength, which)
-            score = state.scores.get(name, lambda: evaluate(strength))
-            seen(edit, score)
-            return score
-
-        return at
-
-    return of
-
-
-def unseen(edit: Edit, score: Score) -> None:
-    """For those who do not look at single scores."""
-
-
 def known(state: AppState, view: View, edit: Edit) -> tuple[list[Score], list[Score]]:
     """The scores of the curve and of the search's trace that have been measured already."""
 
@@ -138,10 +103,13 @@ def complete(state: AppState, view: View, watch: Watch) -> bool:
 
 def sweep(state: AppState, view: View, watch: Watch, *, shown: Callable[[], None]) -> None:
     """Measures the curve; `shown` is called after each new score."""
-    edit = unstepped(state, view, watch)
-    task = measured(state, view, watch, unseen)
-    for _ in experiment.curve(task, edit, grid(state, view, edit)):
+    edit, known = unstepped(state, view, watch), state.measured(view)
+
+    def hear(told: jobs.Told) -> None:
+        state.hear(view, told)
         shown()
+
+    jobs.scores(state.task(view, watch), hear, edit, grid(state, view, edit), known)
 
 
 # ---- the curve
@@ -317,14 +285,16 @@ def _found(
 ) -> Found:
     tried: list[tuple[Edit, Score]] = []
 
-    def seen(edit: Edit, score: Score) -> None:
+    def hear(told: jobs.Told) -> None:
+        state.hear(view, told)
+        _, edit, score = told
         tried.append((edit, score))
         if layer and score.strength:
             shown(_moved(task, view, tried[-1], tried))
 
-    task = measured(state, view, watch, seen)
+    task, known = state.task(view, watch), state.measured(view)
     try:
-        erasure = experiment.erase(task, layer=layer)
+        erasure = state.workers.run(jobs.erase, task, hear, layer, known)
     except Cancelled:
         full = [pair for pair in tried if pair[1].n_retain and pair[1].strength]
         if not full:
@@ -367,18 +337,12 @@ def controls(state: AppState, view: View, watch: Watch) -> list[tuple[str, str, 
 
     On the search split, with nothing of the tray.
     """
-    task = measured(state, view, watch, unseen)
-    edit = state.edit(view, view.edit, watch)
+    task, edit = state.task(view, watch), state.edit(view, view.edit, watch)
     if not edit.strength:
         raise SlugError("A strength of 0 changes nothing: move the slider before comparing.")
     watch.say("Preparing the controls")
-    tried = {"before": edit.at(0.0), edit.method: edit} | dict(experiment.controls(task, edit))
-    rows = []
-    for number, (name, other) in enumerate(tried.items()):
-        watch.say(f"Comparing: {name}", number, len(tried))
-        score = task.evaluators.full(other)(other.strength)
-        rows.append((name, "" if name == "before" else search.where(other, other.strength), score))
-    return rows
+    hear = partial(state.hear, view)
+    return state.workers.run(jobs.controls, task, hear, edit, state.measured(view))
 
 
 def show_controls(state: AppState, view: View, watch: Watch) -> dict[str, Any]:

@@ -155,10 +155,15 @@ class Pool:
 class Tasks:
     """The work that runs for each visitor: new work takes the place of the old."""
 
-    def __init__(self, free_memory: Callable[[], str] = lambda: MEMORY) -> None:
-        """`free_memory` is asked for room when memory runs out, and says what it let go of."""
+    def __init__(
+        self, free_memory: Callable[[], str] = lambda: MEMORY, *, places: int = PLACES
+    ) -> None:
+        """`free_memory` is asked for room when memory runs out, and says what it let go of.
+
+        `places` is how many visitors' long work may run at once.
+        """
         self._lock, self._free_memory = threading.Lock(), free_memory
-        self._pools = {"work": Pool(), "live": Pool()}
+        self._pools = {"work": Pool(places), "live": Pool()}
         self._running: dict[str, dict[Signal, Callable[[], None]]] = {}
 
     def stop(self, visitor: str) -> bool:

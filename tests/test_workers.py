@@ -29,7 +29,7 @@ from slugdemo.ui.workers import Bench, Workers
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 ROOT = Path(__file__).parent.parent
-TRAINED = "ga"
+TRAINED, LONG = "ga", "gaft"
 PATIENCE = 300.0  # seconds: a machine may have other work
 
 
@@ -101,7 +101,7 @@ def test_scores_that_are_known_are_not_measured_again(one: Workers) -> None:
 
 def test_progress_and_stop_reach_the_worker_which_takes_the_next_job(one: Workers) -> None:
     said: list[str] = []
-    stopped = task().watched(lambda text, *_: said.append(text), lambda: bool(said))
+    stopped = task(LONG).watched(lambda text, *_: said.append(text), lambda: bool(said))
     with pytest.raises(Cancelled):
         one.run(jobs.make, stopped, jobs.unheard)
     (pid,) = one.pids
@@ -228,16 +228,23 @@ def test_the_page_shows_the_same_with_workers_and_without(one: Workers, method: 
     assert found[0]["status"]["text"] == found[1]["status"]["text"]
 
 
-def test_a_visitor_whose_worker_is_killed_reads_it_and_can_go_on(one: Workers) -> None:
-    state, said = AppState(workers=one), list[str]()
+def test_a_visitor_whose_worker_is_killed_reads_it_and_can_go_on(
+    one: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, said, run = AppState(workers=one), list[str](), Workers.run
     one.run(jobs.make, task(), jobs.unheard)
+    (pid,) = one.pids
+
+    def killed(*given: Any) -> Any:  # noqa: ANN401
+        monkeypatch.setattr(Workers, "run", run)
+        os.kill(pid, signal.SIGSTOP)  # so that it cannot end before it is killed
+        threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+        return run(*given)
 
     def work(watch: Any) -> None:  # noqa: ANN401
-        (pid,) = one.pids
-        os.kill(pid, signal.SIGSTOP)
-        threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
         callbacks.method(state, View("pocket-clip", "robot", method=TRAINED), watch)
 
+    monkeypatch.setattr(Workers, "run", killed)
     for bundle in Tasks().stream("me", work):
         said += [bundle["status"]["text"]] if "status" in bundle else []
     assert said[-1] == workers.ENDED
@@ -250,6 +257,7 @@ SERVER = """
 import signal, sys, threading
 from slugdemo.ui.workers import Workers
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     some = Workers(1)
     some.warm()
     print(*some.pids, flush=True)

@@ -58,7 +58,7 @@ class Plan:
 
     models: tuple[tuple[str, str], ...] = tuple(POCKET.items())
     pairs: int = 256
-    repeat: int = 5
+    repeat: int = 3
     full: bool = False
     full_pairs: int = 512
 

@@ -72,7 +72,7 @@ def chosen(tab: Page) -> list[float]:
         tab.locator("button.pick[title='Choose another concept'] b", has_text=name).wait_for(
             timeout=PATIENCE
         )
-        tab.locator("#status .said", has_text="Ready.").wait_for(timeout=PATIENCE)
+        tab.locator("#status .said", has_text=f": {name} ").wait_for(timeout=PATIENCE)
         times.append(time.monotonic() - began)
     return times
 

@@ -99,11 +99,12 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def merged(shipped: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
-    """Shipped rows with those that were made anew in their place: by model, concept, method, attack, on.
+    """Shipped rows with those that were made anew in their place.
 
+    A cell is known by its model, concept, method, attack, attacked model and seed.
     A cell whose fresh rows only say why it cannot be has those.
     """
-    keys = ["model", "concept", "method", "attack", "on"]
+    keys = ["model", "concept", "method", "attack", "on", "seed"]
     new = {*fresh[keys].itertuples(index=False, name=None)}
     old = [tuple(row) not in new for row in shipped[keys].itertuples(index=False, name=None)]
     return pd.concat([shipped[old], fresh], ignore_index=True)

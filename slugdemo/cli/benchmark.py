@@ -87,6 +87,8 @@ def ship(
 ) -> None:
     """Put the rows of a run into the table that comes with the app, and make the README's tables anew."""
     fresh = runner.table(out.expanduser())
+    if not readme.is_file():
+        raise SlugError(f"There is no {readme}: name the text with the tables by --readme.")
     frame = tables.merged(pd.read_parquet(shipped), fresh) if shipped.is_file() else fresh
     frame.attrs["made"] = time.strftime("%Y-%m-%d", time.gmtime())
     files.writable(shipped)

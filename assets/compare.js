@@ -309,10 +309,10 @@
   };
 
   acts.published = () => {
-    const rates = (scores) => scores.join(' / ');
-    const rows = (values.compare?.published ?? []).map((row) => [row.name, rates(row.style), rates(row.object), row.seconds ?? '-', row.note]);
-    dialog('Published figures: Stable Diffusion 1.5, not comparable', make('p', {}, 'UA / IRA / CRA in per cent and seconds, as the papers print them. Another model, other pictures, another judge: they say nothing about the rows here.'),
-      table(['method', 'styles', 'objects', 'seconds', 'source'], rows)).classList.add('wide');
+    const rates = (scores) => scores.map((score) => score.toFixed(2)).join(' / ');
+    const rows = (values.compare?.published ?? []).map((row) => [row.name, rates(row.style), rates(row.object), ...[row.fid, row.seconds, row.memory, row.storage].map((figure) => figure ?? '-'), row.note]);
+    dialog('Published figures: Stable Diffusion 1.5, not comparable', make('p', {}, 'UA / IRA / CRA in per cent, FID, seconds and GB, as the papers print them. Another model, other pictures, another judge: they say nothing about the rows here.'),
+      table(['method', 'styles', 'objects', 'FID', 'seconds', 'memory', 'storage', 'source'], rows)).classList.add('wide');
   };
   acts.compareTable = () => {
     const value = values.compare;

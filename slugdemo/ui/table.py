@@ -298,7 +298,8 @@ def _original(state: AppState, view: View) -> dict[str, Any]:
 
 def _published() -> list[dict[str, Any]]:
     return [
-        {"name": row.method, "style": row.style, "object": row.object, "seconds": row.seconds,
+        {"name": row.method, "style": row.style, "object": row.object, "fid": row.fid,
+         "seconds": row.seconds, "memory": row.memory_gb, "storage": row.storage_gb,
          "note": f"{row.source}; {published.NOTE}"}
         for row in published.ROWS
     ]  # fmt: skip

@@ -16,9 +16,8 @@
 
   const lasts = (seconds) => (seconds < 90 ? `about ${Math.max(1, Math.round(seconds))} s` : `about ${Math.round(seconds / 60)} min`);
   acts.methods = () => {
-    const kind = values.choice.kind;
     const row = (method) => {
-      const reason = method.unable[kind] || (become.value.trim() && !method.replaces ? `${method.name} removes a concept; it cannot replace it by another.` : '');
+      const reason = method.unable[values.choice.model] || (become.value.trim() && !method.replaces ? `${method.name} removes a concept; it cannot replace it by another.` : '');
       const now = method.name === values.choice.method;
       return make('li', {}, make('button', {class: `model method ${now ? 'chosen' : ''} ${reason ? 'away' : ''}`, 'aria-pressed': String(now),
         disabled: !!reason, title: method.cite, on: () => { box.close(); calls.choice.method({method: method.name, anchor: become.value.trim()}); }},

@@ -410,7 +410,7 @@ def compare(task: Task, methods: Sequence[str] = ()) -> Iterator[list[Result]]:
     that is none; a method that fails on this concept gives one row with metric "problem".
     """
     chosen = [named(name) for name in methods] or [
-        method for method in METHODS.values() if task.kind in method.hosts
+        method for method in METHODS.values() if not method.unable_on(task.opened.model)
     ]
     yield reported(task, ORIGINAL, [])
     yield reference_rows(task)

@@ -4,16 +4,20 @@ Top-k, after Gao et al., "Scaling and evaluating sparse autoencoders", 2024, arX
 Knows tensors and files only: no prompts, no concepts, and nothing of how it is trained.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from slugdemo import weights
 from slugdemo.errors import SlugError
+from slugdemo.models import checkpoint_files
 
 FILE = "sae.safetensors"
+TOKENS = "embeddings.token_embedding.weight"  # of a text tower: a row (D,) for each token
 SHOWN = 16  # letters of a digest that name an autoencoder
 
 
@@ -82,7 +86,42 @@ def all_in(folder: Path) -> list[Autoencoder]:
 
 def tower_digest(tower: nn.Module) -> str:
     """The first letters of the sha256 of a text tower's weights in half precision."""
-    return weights.digest({n: p.detach().half() for n, p in tower.named_parameters()})[:SHOWN]
+    return _digest(dict(tower.named_parameters()))
+
+
+def _digest(named: weights.Weights) -> str:
+    return weights.digest({name: each.detach().half() for name, each in named.items()})[:SHOWN]
+
+
+def reads(folder: Path, tower: Sequence[Path]) -> bool:
+    """Whether an autoencoder in the folders of `folder` reads the text tower in these files.
+
+    Of a tower with states of another width only the head is read. Raises SlugError for a damaged
+    file.
+    """
+    heads = [checkpoint_files.head(file) for file in sorted(folder.glob(f"*/{FILE}"))]
+    widths = {tuple(head.get("mean", {}).get("shape", ())) for head in heads}
+    known = {head.get("__metadata__", {}).get("tower", "") for head in heads}
+    return _width(tower) in widths and _stored(tower) in known
+
+
+def _width(tower: Sequence[Path]) -> tuple[int, ...]:
+    """The shape (D,) of one state of the text tower in some files."""
+    tensors = {name: each for file in tower for name, each in checkpoint_files.head(file).items()}
+    return next((tuple(e["shape"][1:]) for n, e in tensors.items() if n.endswith(TOKENS)), ())
+
+
+def _stored(tower: Sequence[Path]) -> str:
+    """The `tower_digest` of the text tower in files of transformers."""
+    named: dict[str, Tensor] = {}
+    try:
+        for file in tower:
+            with safe_open(file, "pt") as stored:
+                for name in stored.keys():  # noqa: SIM118
+                    named[name.removeprefix("text_model.")] = stored.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise SlugError(f"The text tower cannot be read: {error}.") from error
+    return _digest({n: each for n, each in named.items() if not n.endswith("position_ids")})
 
 
 def explained(autoencoder: Autoencoder, states: Tensor) -> float:

@@ -453,7 +453,7 @@ def test_sae_of_another_model_or_with_other_features_is_refused(
     other.__dict__["model"] = host.edited(
         [tiny.edit(tiny.clip_model(), "transformer.resblocks.1.mlp.c_fc.weight", 0.5)]
     )
-    with pytest.raises(SlugError, match="No sparse autoencoder here reads the text tower"):
+    with pytest.raises(SlugError, match="no sparse autoencoder here was trained on the states of"):
         METHODS["sae"].run(other)
     digest_ = of_tower(task).digest
     for params, words in (

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slugdemo import sparse
@@ -78,3 +79,23 @@ def test_a_tower_is_known_by_its_weights() -> None:
     with torch.no_grad():
         tower.bias += 1
     assert sparse.tower_digest(tower) != before
+
+
+def test_whether_an_autoencoder_reads_a_stored_tower_is_said_by_its_file(tmp_path: Path) -> None:
+    tower = nn.ModuleDict({"embeddings": nn.ModuleDict({"token_embedding": nn.Embedding(9, 6)})})
+    made()._replace(tower=sparse.tower_digest(tower)).save(tmp_path / "sae" / "some")
+    named = {f"text_model.{name}": each.detach() for name, each in tower.named_parameters()}
+    named["text_model.embeddings.position_ids"] = torch.arange(3)
+    file, name = tmp_path / "model.safetensors", next(iter(named))
+    for weight, wanted in (
+        (named[name], True),
+        (named[name] + 1, False),
+        (torch.ones(9, 5), False),
+    ):
+        save_file({**named, name: weight}, file)
+        assert sparse.reads(tmp_path / "sae", [file]) == wanted
+    assert not sparse.reads(tmp_path / "sae", [])
+    assert not sparse.reads(tmp_path / "nowhere", [file])
+    file.write_bytes(b"nothing")
+    with pytest.raises(SlugError, match="damaged"):
+        sparse.reads(tmp_path / "sae", [file])

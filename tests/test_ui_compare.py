@@ -1,17 +1,23 @@
 """The view Compare without a server: every method has a row, and a run gives the engine's numbers."""
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
 from pages import shown
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from slugdemo import experiment
-from slugdemo.benchmark import published
+from slugdemo.__main__ import app
+from slugdemo.benchmark import cells, published
 from slugdemo.config import CONFIGS
 from slugdemo.experiment import CONTROLS
 from slugdemo.methods import METHODS
-from slugdemo.ui import callbacks, compare, see, table
+from slugdemo.ui import callbacks, compare, forget, gone, see, table
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import unwatched
 from slugdemo.ui.view import View
@@ -42,6 +48,43 @@ def test_every_method_has_a_row_and_one_that_cannot_serve_says_why(state: AppSta
         assert len({*keys}) == len(keys) - (
             kind != "zero-shot"
         )  # what is asked of CLIP is beside it
+
+
+def test_sae_is_greyed_out_where_no_autoencoder_reads_the_text_tower(
+    assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = assets / "models" / "pocket-sd"
+    for name, part in (("other-text", "text_encoder"), ("other-unet", "unet")):
+        shutil.copytree(own, tmp_path / name)
+        [file] = (tmp_path / name / part).glob("*.safetensors")
+        save_file(
+            {key: each * 1.1 for key, each in load_file(file).items()}, file, {"format": "pt"}
+        )
+    monkeypatch.setenv("SLUGDEMO_MODELS", str(tmp_path))
+    state, run = AppState(), CliRunner().invoke
+    wanted = {"pocket-sd": "", "other-unet": ""}
+    wanted["other-text"] = (
+        "sae cannot edit other-text: no sparse autoencoder here was trained on the states of its "
+        "text tower."
+    )
+    for model, reason in wanted.items():
+        view = View(model, "robot")
+        assert row(table.show(state, view), "sae")["reason"] == reason
+        assert ("sae" in table.show(state, view)["many"]["methods"]) == (not reason)
+        assert dict(gone.show(state, view)["away"]).get("sae", "") == reason
+        told = [m for group in forget.choices(state)["methods"] for m in group["rows"]]
+        [sae] = [method for method in told if method["name"] == "sae"]
+        assert sae["unable"].get(model, "") == reason
+        facts = json.loads(run(app, ["methods", "--model", model, "--json"]).stdout)
+        assert [fact["unable"] for fact in facts if fact["name"] == "sae"] == [reason]
+        assert (reason in run(app, ["methods", "--model", model]).stdout) or not reason
+        assert cells.serves("sae", state.model(model)) == (not reason)
+    for call in (callbacks.compare_run, callbacks.method):
+        more = {"names": ["sae"]} if call is callbacks.compare_run else {}
+        page = shown(state, call, View("other-text", "robot", method="sae"), **more)
+        assert page["status"]["text"] == wanted["other-text"]
+    erased = run(app, ["erase", "--model", "other-text", "--concept", "robot", "--method", "sae"])
+    assert wanted["other-text"] in erased.stderr
 
 
 def test_a_run_shows_what_the_engine_measures_and_can_be_opened(state: AppState) -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from slugdemo import catalog, experiment
+from slugdemo.catalog import Model
 from slugdemo.config import CONFIGS
 from slugdemo.errors import SlugError
 from slugdemo.experiment import ORIGINAL, REFERENCE
@@ -63,7 +64,7 @@ class Plan:
             for model, concept, seed, method, attack in itertools.product(
                 self.models, self.concepts, self.seeds, self.methods, self.attacks
             )
-            if serves(method, catalog.find(model).kind)
+            if serves(method, catalog.find(model))
         ]
         return found + [
             Cell(model, concept, folder, candidate=True)
@@ -73,15 +74,16 @@ class Plan:
         ]
 
 
-def serves(method: str, kind: str) -> bool:
-    """Whether a method, control or reference can serve a kind of model.
+def serves(method: str, model: Model) -> bool:
+    """Whether a method, control or reference can serve a model.
 
     Raises SlugError for a name that is none.
     """
     if ".py:" in method:
         from_file(method)
         return True
-    return method in (ORIGINAL, REFERENCE, *experiment.CONTROLS) or kind in named(method).hosts
+    other = method in (ORIGINAL, REFERENCE, *experiment.CONTROLS)
+    return other or not named(method).unable_on(model)
 
 
 @cache

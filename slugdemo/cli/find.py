@@ -56,11 +56,16 @@ def concepts(as_json: Json = False) -> None:
     put(facts, text=table(facts, ["name", "kind", "group"]), as_json=as_json)
 
 
-def methods(as_json: Json = False) -> None:
+def methods(
+    model: Annotated[str, typer.Option(help="say which of them cannot serve this model")] = "",
+    as_json: Json = False,
+) -> None:
     """List the methods: what they change, on which models, and where they come from."""
-    facts = [records.method(method) for method in METHODS.values()]
+    on = catalog.find(model) if model else None
+    facts = [records.method(method, on) for method in METHODS.values()]
     text = table(facts, ["name", "group", "hosts", "parts", "needs", "cite"])
-    put(facts, text=text, as_json=as_json)
+    away = [fact["unable"] for fact in facts if fact.get("unable")]
+    put(facts, text="\n".join([text, *away]), as_json=as_json)
 
 
 def locate(

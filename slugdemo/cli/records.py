@@ -25,9 +25,10 @@ def model(found: Model) -> Facts:
     return asdict(found) | {"megabytes": size, "minutes": wait}
 
 
-def method(found: Method) -> Facts:
-    """A method of the registry."""
-    return {
+def method(found: Method, on: Model | None = None) -> Facts:
+    """A method of the registry; with a model also why it cannot serve that, "" where it can."""
+    unable = {"unable": found.unable_on(on)} if on else {}
+    return unable | {
         "name": found.name,
         "group": found.group,
         "hosts": found.hosts,

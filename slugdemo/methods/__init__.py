@@ -28,7 +28,7 @@ from slugdemo.methods.negative_prompt import negative_prompt
 from slugdemo.methods.nest import nest
 from slugdemo.methods.razor import razor
 from slugdemo.methods.rece import rece
-from slugdemo.methods.sae import sae
+from slugdemo.methods.sae import lacks, sae
 from slugdemo.methods.safree import safree
 from slugdemo.methods.salun import salun
 from slugdemo.methods.seot import seot
@@ -436,6 +436,7 @@ METHODS: dict[str, Method] = {
             "after Cywiński, Deja, ICML 2025, arXiv 2501.18052, and Kim, Ghadiyaram, 2025, arXiv 2501.19066",
             "one autoencoder of 1,024 features on the text tower's last states, 12 active; only what "
             "the features add is taken away, and twice",
+            lacks=lacks,
         ),
         Method(
             "few-shot",

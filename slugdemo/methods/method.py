@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slugdemo.catalog import Model
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.layers import LayerScore
@@ -46,7 +47,8 @@ class Method:
     it is started; `replaces` says whether it can turn the concept into a given anchor;
     `of_layer` gives the unstepped edit of a chosen layer, for methods that edit one; `together`
     erases the concepts of several tasks in one solve, for methods that can; `uses` are those of
-    OPTIONS that have a part in its result.
+    OPTIONS that have a part in its result; `lacks` says what a model of a kind that it serves
+    still lacks, in a sentence, "" for nothing, for methods that need more than the model.
     """
 
     name: str
@@ -62,6 +64,11 @@ class Method:
     of_layer: Callable[[Task, LayerScore], Edit] | None = None
     together: Callable[[Sequence[Task]], Edit] | None = None
     uses: tuple[str, ...] = ()
+    lacks: Callable[[Model], str] | None = None
+
+    def unable_on(self, model: Model, anchor: str = "") -> str:
+        """Why it cannot serve a model, or replace there, in a sentence; "" when it can."""
+        return self.unable(model.kind, anchor) or (self.lacks(model) if self.lacks else "")
 
     def unable(self, kind: str, anchor: str = "") -> str:
         """Why it cannot serve a kind of model, or replace there, in a sentence; "" when it can."""
@@ -81,7 +88,7 @@ class Method:
 
     def check(self, task: Task) -> None:
         """Raises SlugError unless the method can serve this task."""
-        if reason := self.unable(task.kind, task.anchor):
+        if reason := self.unable_on(task.opened.model, task.anchor):
             raise SlugError(reason)
 
 

@@ -6,14 +6,18 @@ that come with the app.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from slugdemo import catalog, sparse
+from slugdemo.catalog import Model
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
+from slugdemo.models import checkpoint_files
 from slugdemo.models.base import INFERENCE_RULES, Moment, Rule
 from slugdemo.sparse import Autoencoder
 from slugdemo.task import Task
@@ -52,15 +56,45 @@ def of_tower(task: Task) -> Autoencoder:
     for own in shipped():
         if own.tower == tower:
             return own
-    raise SlugError(
-        f"No sparse autoencoder here reads the text tower of {task.opened.model.name}: each is "
-        "trained on the states of one text tower, as “python -m slugdemo.pocket train sae” does."
-    )
+    raise SlugError(_none(task.opened.model.name))
 
 
 def shipped() -> list[Autoencoder]:
     """The autoencoders that come with the app."""
-    return sparse.all_in(catalog.assets() / "sae")
+    return sparse.all_in(_place())
+
+
+def _place() -> Path:
+    return catalog.assets() / "sae"
+
+
+def lacks(model: Model) -> str:
+    """Why no autoencoder here reads a model's text tower, in a sentence; "" where one does.
+
+    Looks at the model's files and opens nothing.
+    """
+    if model.folder is None:
+        return _none(model.name)
+    try:
+        tower = checkpoint_files.of_part(model.folder, "text_encoder")
+        dated = tuple((file, file.stat().st_mtime_ns) for file in tower)
+        return "" if _read(_place(), dated) else _none(model.name)
+    except OSError:
+        return _none(model.name)
+    except SlugError as problem:
+        return str(problem)
+
+
+@lru_cache(maxsize=64)
+def _read(place: Path, dated: tuple[tuple[Path, int], ...]) -> bool:
+    return sparse.reads(place, [file for file, _ in dated])
+
+
+def _none(name: str) -> str:
+    return (
+        f"sae cannot edit {name}: no sparse autoencoder here was trained on the states of its text "
+        "tower."
+    )
 
 
 def features(own: Tensor, rest: Tensor) -> list[int]:

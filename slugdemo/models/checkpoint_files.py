@@ -50,6 +50,14 @@ def files(folder: Path) -> list[Path]:
     return [file for part in there if part.name not in OPTIONAL for file in _weights(part)]
 
 
+def of_part(folder: Path, part: str) -> list[Path]:
+    """The weight files of one part of a pipeline; none where it has no such part.
+
+    Raises SlugError as `files`.
+    """
+    return [file for file in files(folder) if file.parent == folder / part]
+
+
 def parts(folder: Path) -> list[str]:
     """The names of the parts that a pipeline's folder says it has; none for other folders."""
     index = read(folder / "model_index.json")

@@ -179,7 +179,7 @@ def turned(state: AppState, view: View, watch: Watch, *, alignment: str, granula
 
 def method(state: AppState, view: View, watch: Watch) -> None:
     """A method was chosen: it is run at once."""
-    reason = named(view.method).unable(state.kind(view.model), view.anchor)
+    reason = named(view.method).unable_on(state.model(view.model), view.anchor)
     if reason:
         raise SlugError(reason)
     run(state, replace(view, layer="", digest="", strength=None, trace=()), watch)

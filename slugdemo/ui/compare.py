@@ -95,7 +95,7 @@ def unable(state: AppState, view: View, name: str) -> str:
     if name in CONTROLS:
         return ""
     if name != UNSEEN:
-        return named(name).unable(state.kind(view.model), view.anchor)
+        return named(name).unable_on(state.model(view.model), view.anchor)
     if MARK in view.concept:
         return "No model was trained without a concept of your own."
     try:
@@ -322,7 +322,8 @@ def detail(state: AppState, view: View, watch: Watch, name: str) -> dict[str, An
 def curves(state: AppState, view: View) -> dict[str, Any]:
     """The curves: {"orders", "methods" that can be run live, "count", "lines", "reason"}."""
     kind = state.kind(view.model)
-    able = [method.name for method in METHODS.values() if not method.unable(kind)]
+    model = state.model(view.model)
+    able = [method.name for method in METHODS.values() if not method.unable_on(model)]
     live = [row for order in ORDERS for name in able for row in _live(state, view, order, name)]
     mine = {(row.method, row.order) for row in live}
     kept = [row for row in shipped.joint(view.model) if (row.method, row.order) not in mine]

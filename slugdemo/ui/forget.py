@@ -57,11 +57,11 @@ def choices(state: AppState) -> dict[str, Any]:
     groups = {method.group for method in METHODS.values()}
     order = [group for group in GROUPS if group in groups]
     order += sorted(groups - {*order})
-    methods = [{"title": group, "rows": _methods(group)} for group in order]
+    methods = [{"title": group, "rows": _methods(group, every)} for group in order]
     return {"models": models, "concepts": concepts, "methods": methods}
 
 
-def _methods(group: str) -> list[dict[str, Any]]:
+def _methods(group: str, models: Sequence[Model]) -> list[dict[str, Any]]:
     return [
         {
             "name": method.name,
@@ -70,7 +70,7 @@ def _methods(group: str) -> list[dict[str, Any]]:
             "cite": method.cite,
             "layer": method.of_layer is not None,
             "replaces": method.replaces,
-            "unable": {kind: method.unable(kind) for kind in TITLES},
+            "unable": {model.name: why for model in models if (why := method.unable_on(model))},
         }
         for method in METHODS.values()
         if method.group == group

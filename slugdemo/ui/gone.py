@@ -276,7 +276,9 @@ def side(rows: Sequence[Result], found: Attacked | None = None) -> dict[str, Any
 def show(state: AppState, view: View) -> dict[str, Any]:
     """The heat map: a row for each attack, the two other models, and every method that can serve."""
     kind = state.kind(view.model)
-    able = [method.name for method in METHODS.values() if not method.unable(kind)]
+    model = state.model(view.model)
+    reasons = {method.name: method.unable_on(model) for method in METHODS.values()}
+    able = [name for name, reason in reasons.items() if not reason]
     views = {name: _opened(state, view, name) for name in able}
     kept = [row for row in shipped.rows(view.model, view.concept) if row.attack]
     stale = _stale(state, view, kept)
@@ -287,7 +289,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
         "concept": label(view.concept),
         "columns": [*OTHERS, *able],
         "about": OTHERS,
-        "away": [[m.name, m.unable(kind)] for m in METHODS.values() if m.unable(kind)],
+        "away": [[name, reason] for name, reason in reasons.items() if reason],
         "rows": [
             {
                 **offer(state, view, each, kind, on),

@@ -29,6 +29,7 @@ from slugdemo.methods.sld import SafeGuidance
 from slugdemo.models.base import Moment, Outputs
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.loading import opened
+from slugdemo.sparse import Autoencoder
 from slugdemo.task import Task
 from slugdemo.weights import digest
 
@@ -429,6 +430,77 @@ def test_sae_takes_away_what_its_features_add_token_by_token(task: Task) -> None
                     expected -= 0.6 * 1.5 * before[f] * own.decoder[f]
             torch.testing.assert_close(got[n, t], expected, rtol=1e-4, atol=1e-4)
     assert not torch.equal(got[0, end], states[0, end])
+
+
+def random_autoencoder(*, width: int = 7, features: int = 20, active: int = 6) -> Autoencoder:
+    """All its numbers random, so that each of them has a part in what it gives."""
+    halves = [
+        noise(*shape, seed=seed).half().float()
+        for seed, shape in enumerate([(width,), (width, features), (features,), (features, width)])
+    ]
+    mean, encoder, bias, decoder = halves
+    return Autoencoder(mean, torch.tensor(1.75), encoder, bias, decoder, active=active, tower="any")
+
+
+@pytest.fixture
+def turned_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Autoencoder, dict[str, str | float]]:
+    """A random autoencoder that is here, and an edit's numbers that turn seven features off."""
+    own = random_autoencoder()
+    own.save(tmp_path / "sae" / "some")
+    monkeypatch.setenv("SLUGDEMO_ASSETS", str(tmp_path))
+    return own, {"autoencoder": own.digest, "features": "3 0 19 7 11 14 5", "factor": 1.5}
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.3, -0.5])
+def test_sae_is_its_formula_number_by_number_on_a_random_tensor(
+    host: Diffusion, turned_off: tuple[Autoencoder, dict[str, str | float]], strength: float
+) -> None:
+    """x - s u sum_f a_f W_f over the chosen f, a the k largest of relu(((x - mean) / scale) E + b).
+
+    The slow way: one number after another, and the features' parts as the difference of two whole
+    reconstructions a W + mean.
+    """
+    own, params = turned_off
+    states, blank = 3 * noise(4, 5, 7, seed=9), noise(1, 5, 7, seed=10)
+    got, other = TurnedOff(host, params, strength).conditions(states, blank, at(0))
+    assert other is blank
+    assert torch.equal(got[:, 0], states[:, 0])
+    mean, encoder, bias, decoder = (
+        part.tolist() for part in (own.mean, own.encoder, own.bias, own.decoder)
+    )
+    chosen, moved = {3, 0, 19, 7, 11, 14, 5}, 0
+    for n in range(4):
+        for t in range(1, 5):
+            x = states[n, t].tolist()
+            z = [(x[d] - mean[d]) / 1.75 for d in range(7)]
+            found = [sum(z[d] * encoder[d][f] for d in range(7)) + bias[f] for f in range(20)]
+            best = sorted(range(20), key=lambda f: -found[f])[:6]
+            active = [max(0.0, found[f]) if f in best else 0.0 for f in range(20)]
+            damped = [a * (1 - strength * 1.5) if f in chosen else a for f, a in enumerate(active)]
+            moved += any(active[f] for f in chosen)
+            for d in range(7):
+                before, after = (
+                    sum(a[f] * decoder[f][d] for f in range(20)) + mean[d] for a in (active, damped)
+                )
+                assert float(got[n, t, d]) == pytest.approx(x[d] + after - before, abs=1e-4)
+    assert moved >= 4, "the features are active on some of the states"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_sae_at_strength_0_changes_no_bit(
+    host: Diffusion,
+    turned_off: tuple[Autoencoder, dict[str, str | float]],
+    dtype: torch.dtype,
+) -> None:
+    states = (3 * noise(4, 5, 7, seed=9)).to(dtype)
+    bits = torch.int32 if dtype is torch.float32 else torch.int16
+    same, _ = TurnedOff(host, turned_off[1], 0.0).conditions(states, states[:1], at(0))
+    other, _ = TurnedOff(host, turned_off[1], 1.0).conditions(states, states[:1], at(0))
+    assert torch.equal(same.view(bits), states.view(bits))
+    assert other.dtype == dtype
+    assert not torch.equal(other, states)
 
 
 def test_sae_chooses_what_is_active_on_the_concept_and_hardly_elsewhere() -> None:

@@ -229,7 +229,8 @@ def where(edit: Edit, strength: float) -> str:
 
 
 def _wish(goal: Goal) -> str:
-    return f"wanted: at most {goal.max_forget_acc:.1%} left and at least {goal.min_retain_acc:.1%} kept"
+    least = f"at least {goal.min_retain_acc:.1%} kept"
+    return f"wanted: at most {goal.max_forget_acc:.1%} left and {least}".replace("%", " %")
 
 
 @dataclass(frozen=True)

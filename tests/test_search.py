@@ -154,7 +154,7 @@ def test_the_reason_says_whether_the_goal_is_met() -> None:
     assert good == "It is the only step tried that meets the goal."
     bad = choose([Score(0.125, 0.25, 0.953, 20, 300)], goal).reason
     assert bad.startswith("No step meets the goal")
-    assert "at most 0.0% left and at least 90.0% kept" in bad
+    assert "at most 0.0 % left and at least 90.0 % kept" in bad
 
 
 def test_a_score_knows_how_sure_it_is() -> None:

@@ -273,7 +273,7 @@ def rece(target: Target) -> Attacked:
     drawn = target.model.generate(states=asked, seeds=target.seeds, **target.drawing)
     shown, hits = target.judged(drawn)
     away = (asked - states).norm() / states.norm()
-    return target.result(hits, shown, note=f"c' lies {away:.0%} of its length away from c")
+    return target.result(hits, shown, note=f"c' lies {100 * away:.0f} % of its length away from c")
 
 
 # ---- noise predictions

@@ -131,7 +131,7 @@ def quantised(target: Target, *, bits: int) -> Attacked:
     pictures, hits = target.trials(target.moved(delta))
     before = target.task.clip if target.task.kind == "vlm" else target.task.model
     share = changed_codes(matrices(before, parts[target.task.kind]), chosen, bits)
-    return target.result(hits, pictures, note=f"{share:.1%} of the int{bits} codes differ")
+    return target.result(hits, pictures, note=f"{100 * share:.1f} % of the int{bits} codes differ")
 
 
 def rounded(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -164,7 +164,7 @@ def undo(target: Target) -> Attacked:
         back = UNDONE[step]
         model = target.undone(back)
         ends[back] = target.trials(model)
-        curve[f"{back:.0%} undone"] = float(ends[back][1].mean())
+        curve[f"{100 * back:.0f} % undone"] = float(ends[back][1].mean())
     pictures, hits = ends[0.5]
     return target.result(hits, pictures, curve=curve)
 

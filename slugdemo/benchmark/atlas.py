@@ -246,10 +246,10 @@ def _told(entry: Entry) -> dict[str, str]:
     told = {"problem": entry.problem, "layer": entry.layer, "step": f"{entry.strength:.3f}"}
     for name, score in (("before", entry.before), ("after", entry.after)):
         if score:
-            told[f"{name}: left"] = f"{score.forget_acc:.1%} of {score.n_forget}"
-            told[f"{name}: kept"] = f"{score.retain_acc:.1%} of {score.n_retain}"
+            told[f"{name}: left"] = f"{100 * score.forget_acc:.1f} % of {score.n_forget}"
+            told[f"{name}: kept"] = f"{100 * score.retain_acc:.1f} % of {score.n_retain}"
     for score in entry.curve:
-        rates = f"{score.forget_acc:.1%} left, {score.retain_acc:.1%} kept"
+        rates = f"{100 * score.forget_acc:.1f} % left, {100 * score.retain_acc:.1f} % kept"
         told[f"at strength {score.strength:g}"] = rates
     told["front"] = ", ".join(entry.front)
     told |= {

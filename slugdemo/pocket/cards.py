@@ -93,7 +93,7 @@ def write_sae(folder: Path, run: Path, *, kept: float, captions: int, shown: Seq
         f"# A sparse autoencoder of what {folder.name}'s U-Net reads\n\n{SAE}\n\n"
         f"## How it was made\n`python -m slugdemo.pocket train sae --sprites DIR` on {hardware()}."
         f"\n\n{made}\n\n## What it explains\n"
-        f"{kept:.1%} of the variance of the states of {captions} captions that no training used.\n\n"
+        f"{100 * kept:.1f} % of the variance of the states of {captions} captions that no training used.\n\n"
         "Some of its features, from those that many captions have to those that few have:\n\n"
         + "\n".join(some)
         + "\n\n`python -m slugdemo.pocket report --sheets OUT` shows features by their strongest "

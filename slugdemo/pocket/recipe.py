@@ -198,7 +198,7 @@ class Recipe:
         made, texts = load(folder), sae.fresh(names)
         active = sae.answered(made, artist, texts)
         shown = [
-            f"| {feature} | {(active[:, feature] > 0).float().mean():.1%} | "
+            f"| {feature} | {100 * (active[:, feature] > 0).float().mean():.1f} % | "
             f"{'; '.join(texts[at] for at in sae.strongest(active, feature, 3))} |"
             for feature in sae.sample(active, 16)
         ]

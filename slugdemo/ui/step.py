@@ -182,7 +182,7 @@ def _row(score: Score) -> list[str]:
         (score.retain_acc, score.retain_interval),
     ):
         rates.append(f"{rate:.1%} ({low:.1%} to {high:.1%})")
-    return [f"{score.strength:.1%}", *rates]
+    return [cell.replace("%", " %") for cell in (f"{score.strength:.1%}", *rates)]
 
 
 def formula(edit: Edit) -> str:
@@ -250,7 +250,7 @@ def described(view: View, scores: Sequence[Score]) -> str:
         return f"Nothing is measured yet along {where}."
     first, last = scores[0], scores[-1]
     return (
-        f"From strength {first.strength:.0%} to {last.strength:.0%} of {where}, "
+        f"From strength {share(first.strength)} to {share(last.strength)} of {where}, "
         f"“{label(view.concept)}” goes from {share(first.forget_acc)} to "
         f"{share(last.forget_acc)} recognised, everything else from {share(first.retain_acc)} to "
         f"{share(last.retain_acc)}."

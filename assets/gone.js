@@ -118,10 +118,12 @@
   function shown(side) {
     if (!side) return [make('p', {}, make('small', {}, busy() ? 'not tried yet: it comes next' : 'not tried yet'))];
     if (side.reason) return [make('p', {class: 'why'}, side.reason)];
-    const shots = side.pictures.map((shot) => make('img', {src: shot.src, class: shot.hit ? 'hit' : '', alt: shot.hit ? 'shows the concept' : 'does not show it', title: shot.hit ? 'shows the concept' : 'does not show it'}));
+    const words = (shot) => { const [question, before, after] = shot.said; return make('li', {class: shot.hit ? 'hit' : ''}, make('img', {src: shot.src, alt: ''}), make('p', {}, make('small', {}, question), make('span', {}, make('small', {}, 'before '), before || '–'), make('b', {}, make('small', {}, 'after '), after || '–'))); };
+    const told = side.pictures.length && side.pictures[0].said?.length ? make('ul', {class: 'said', tabindex: '0', 'aria-label': 'what was asked and said of each picture; framed: the concept is named'}, ...side.pictures.map(words)) : null;
+    const shots = told ? [] : side.pictures.map((shot) => make('img', {src: shot.src, class: shot.hit ? 'hit' : '', alt: shot.hit ? 'shows the concept' : 'does not show it', title: shot.hit ? 'shows the concept' : 'does not show it'}));
     const most = Math.max(...side.curve.map(([, share]) => share), 0);
     const steps = side.curve.slice(0, 12).map(([text, share]) => make('li', {class: share && share === most ? 'most' : ''}, make('span', {}, text), make('b', {}, percent(share))));
-    return [...rate(side), shots.length ? make('div', {class: 'shots'}, ...shots) : null, side.more ? make('p', {}, make('small', {}, `and ${side.more} more`)) : null,
+    return [...rate(side), shots.length ? make('div', {class: 'shots'}, ...shots) : told, side.more ? make('p', {}, make('small', {}, `and ${side.more} more`)) : null,
       side.found ? make('p', {}, make('small', {}, 'found: '), make('q', {}, side.found)) : null, side.note ? make('p', {}, make('small', {}, side.note)) : null,
       side.losses.length > 1 ? path(side.losses) : null, steps.length ? make('ul', {class: 'rates'}, ...steps) : null,
       side.seconds ? make('p', {}, make('small', {}, `${side.seconds.toFixed(1)} s`)) : null].filter(Boolean);

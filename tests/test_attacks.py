@@ -138,6 +138,33 @@ def test_there_are_enough_for_every_kind_of_model() -> None:
         assert "," not in attack.name, "commas stand between names on the command line"
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (n, k)
+        for n in ("pgd", "other looks", "other questions")
+        for k in ("vlm", "zero-shot")
+        if k in ATTACKS[n].hosts
+    ],
+)
+def test_what_was_asked_and_said_stands_beside_each_picture(
+    tasks: dict[str, Task], name: str, kind: str
+) -> None:
+    task = tasks[kind]
+    target = Target(task, [edited(task)])
+    found = ATTACKS[name].run(target)
+    assert len(found.tries) == len(found.pictures) == found.n
+    usual = {str(each) for each in target.usual}
+    for shot, hit, said in zip(found.pictures, found.hits, found.tries, strict=True):
+        assert said.before in usual
+        if kind == "zero-shot":
+            assert (said.after.rpartition(", ")[0].startswith("cat ")) == hit
+        else:
+            [again] = target.model.answer([shot], [said.question.split(": ")[-1]])
+            assert said.after == again
+            assert hit == (again.startswith("yes") or under_attack.says(again, "cat"))
+
+
 # ---- what cannot be tried
 
 

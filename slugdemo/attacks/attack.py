@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,12 +56,24 @@ def unfollowed(loss: float) -> None:
     """The `follow` of those who do not look."""
 
 
+class Try(NamedTuple):
+    """What a model said in one trial: asked as usual before the attack, and with it.
+
+    Answers of a vision-language model, the names that a zero-shot CLIP finds likeliest.
+    """
+
+    question: str
+    before: str
+    after: str
+
+
 @dataclass(frozen=True)
 class Attacked:
     """What an attack achieved: the share of `n` trials in which the concept is there again.
 
     `before` is the same model's rate on `n_before` trials without the attack. `pictures` are the
-    trials' pictures and `hits` says which of them count; `found` is the prompt that was found, or
+    trials' pictures and `hits` says which of them count, `tries` what was said of each, where
+    models say something; `found` is the prompt that was found, or
     what a vector is nearest to; `losses` are those of its training, `curve` rates along the way
     (steps, strengths, layers).
     """
@@ -76,6 +88,7 @@ class Attacked:
     losses: tuple[float, ...] = ()
     curve: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    tries: tuple[Try, ...] = ()
 
 
 @dataclass(eq=False)
@@ -192,7 +205,9 @@ class Target:
     @cached_property
     def before(self) -> tuple[float, int]:
         """The rate of the model under attack when it is used as usual, and the trials."""
-        hits = replace(self, show=unseen).trials(self.model)[1]
+        asked = self.task.kind == "vlm"
+        calm = replace(self, show=unseen)
+        hits = self.named(self.usual) if asked else calm.trials(self.model)[1]
         return float(np.mean(hits)), len(hits)
 
     def trials(self, model: Any) -> tuple[list[Image], np.ndarray]:  # noqa: ANN401
@@ -228,18 +243,49 @@ class Target:
 
     def told(self, model: Any, pictures: Sequence[Image], question: str = "") -> np.ndarray:  # noqa: ANN401
         """Which pictures a vision-language model calls by the concept's name."""
-        asked = [question or ASK[self.domain]] * len(pictures)
-        answers = model.answer(list(pictures), asked, cancelled=self.task.cancelled)
+        return self.named(self.answers(model, pictures, question))
+
+    def named(self, answers: Sequence[str]) -> np.ndarray:
+        """Which answers hold the concept's name."""
         return np.array([says(answer, self.name) for answer in answers])
+
+    def answers(self, model: Any, pictures: Sequence[Image], question: str = "") -> list[str]:  # noqa: ANN401
+        """What a vision-language model says of pictures, asked as usual or another question."""
+        asked = [question or ASK[self.domain]] * len(pictures)
+        return list(model.answer(list(pictures), asked, cancelled=self.task.cancelled))
+
+    @cached_property
+    def usual(self) -> list[str]:
+        """What the model under attack says of the pictures that judge it, without the attack.
+
+        A vision-language model's answers, or the likeliest names of a zero-shot CLIP.
+        """
+        shown = [images.read(example.image) for example in self.tested]
+        if self.task.kind == "vlm":
+            return self.answers(self.model, shown)
+        return self.likeliest(data.pixels(self.tested, self.clip.transform))
 
     def classified(self, clip: Clip, pixels: Tensor, word: str = "") -> np.ndarray:
         """Which pictures (N, 3, H, W) a CLIP calls the concept, which may go by another prompt."""
+        return (self._scores(clip, pixels, word).argmax(1) == self.row).cpu().numpy()
+
+    def likeliest(self, pixels: Tensor) -> list[str]:
+        """The three names that the CLIP under attack finds likeliest in pictures (N, 3, H, W)."""
+        shares = (self.clip.logit_scale * self._scores(self.clip, pixels)).softmax(1)
+        best = shares.topk(min(3, shares.shape[1]))
+        names = list(self.classes)
+        return [
+            ", ".join(f"{names[at]} {100 * p:.0f} %" for p, at in zip(*row, strict=True))
+            for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    def _scores(self, clip: Clip, pixels: Tensor, word: str = "") -> Tensor:
+        """The cosines (N, C) of pictures (N, 3, H, W) with all classes."""
         text = (self.features if clip is self.clip else class_features(clip, self.classes)).clone()
         with torch.no_grad():
             if word:
                 text[self.row] = clip.encode_text(clip.tokenize([word]))[0]
-            scores = torch.cat([clip.encode_image(part) for part in pixels.split(64)]) @ text.T
-        return (scores.argmax(1) == self.row).cpu().numpy()
+            return torch.cat([clip.encode_image(part) for part in pixels.split(64)]) @ text.T
 
     @cached_property
     def features(self) -> Tensor:
@@ -282,6 +328,7 @@ class Target:
         losses: Sequence[float] = (),
         curve: Mapping[str, float] | None = None,
         note: str = "",
+        tries: Sequence[Try] = (),
     ) -> Attacked:
         """What an attack achieved whose trials ended with `hits`, beside the rate before it."""
         rate, trials = self.before
@@ -296,6 +343,7 @@ class Target:
             tuple(losses),
             curve or {},
             note,
+            tuple(tries),
         )
 
 

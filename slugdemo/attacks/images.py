@@ -3,7 +3,7 @@
 Knows pixels, questions and answers; changes no weight.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from slugdemo import data, images
-from slugdemo.attacks.attack import Attacked, Target
+from slugdemo.attacks.attack import Attacked, Target, Try
 from slugdemo.concept import named
-from slugdemo.evaluation.answer import says
+from slugdemo.evaluation.answer import ASK, says
 from slugdemo.models.llava import seen
 
+SORTED = "which name fits best"  # what a zero-shot CLIP is asked of each picture
 EPSILON, ROUNDS = 4 / 255, 10  # of PGD, in pixel values of [0, 1]
 LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "grey": lambda shown: ImageOps.grayscale(shown).convert("RGB"),
@@ -52,7 +53,9 @@ def pgd(target: Target) -> Attacked:
 
     ends = span(clip.transform)
     found, losses = perturbed(target, clean, loss, ends)
-    return target.result(target.classified(clip, found), pictures(found, ends), losses=losses)
+    tries = _tries(SORTED, target.usual, target.likeliest(found))
+    shown = pictures(found, ends)
+    return target.result(target.classified(clip, found), shown, losses=losses, tries=tries)
 
 
 def _pgd_vlm(target: Target) -> Attacked:
@@ -67,7 +70,13 @@ def _pgd_vlm(target: Target) -> Attacked:
     ends = span(lambda shown: model.pixels([shown])[0])
     found, losses = perturbed(target, clean, loss, ends)
     changed = pictures(found, ends)
-    return target.result(target.told(model, changed), changed, losses=losses)
+    said = target.answers(model, changed)
+    tries = _tries(ASK[target.domain], target.usual, said)
+    return target.result(target.named(said), changed, losses=losses, tries=tries)
+
+
+def _tries(question: str, before: Sequence[str], after: Sequence[str]) -> list[Try]:
+    return [Try(question, *both) for both in zip(before, after, strict=True)]
 
 
 def span(transform: Callable[[Image.Image], Tensor]) -> tuple[Tensor, Tensor]:
@@ -114,23 +123,28 @@ def looks(target: Target) -> Attacked:
     curve: dict[str, float] = {}
     drawn: list[Image.Image] = []
     hits: list[np.ndarray] = []
+    tries: list[Try] = []
+    question = ASK[target.domain] if target.task.kind == "vlm" else SORTED
     for number, (name, change) in zip(
         target.steps("Showing it in other looks", len(LOOKS)), LOOKS.items(), strict=True
     ):
-        some = shown[number % 2 :: 2]  # every look on half of the pictures
-        new = [change(picture.convert("RGB")) for picture in some]
-        found = _seen(target, new)
+        half = slice(number % 2, None, 2)  # every look on half of the pictures
+        new = [change(picture.convert("RGB")) for picture in shown[half]]
+        found, said = _seen(target, new)
         curve[name] = float(found.mean())
         drawn += new
         hits.append(found)
-    return target.result(np.concatenate(hits), drawn, curve=curve)
+        tries += _tries(f"{name}: {question}", target.usual[half], said)
+    return target.result(np.concatenate(hits), drawn, curve=curve, tries=tries)
 
 
-def _seen(target: Target, pictures: list[Image.Image]) -> np.ndarray:
+def _seen(target: Target, pictures: list[Image.Image]) -> tuple[np.ndarray, list[str]]:
+    """Which pictures show the concept to the model under attack, and what it says of them."""
     if target.task.kind == "vlm":
-        return target.told(target.model, pictures)
-    transform = target.clip.transform
-    return target.classified(target.clip, torch.stack([transform(p) for p in pictures]))
+        said = target.answers(target.model, pictures)
+        return target.named(said), said
+    pixels = torch.stack([target.clip.transform(p) for p in pictures])
+    return target.classified(target.clip, pixels), target.likeliest(pixels)
 
 
 def questions(target: Target) -> Attacked:
@@ -140,20 +154,20 @@ def questions(target: Target) -> Attacked:
     of a model that never saw the concept, or of any model to a picture of something else.
     """
     shown = [images.read(example.image) for example in target.tested]
-    curve, hits = {}, []
+    curve, hits, tries = {}, [], list[Try]()
     asked = _questions(target)
     for _, question in zip(target.steps("Asking otherwise", len(asked)), asked, strict=True):
-        found = _answered(target, shown, question)
+        said = target.answers(target.model, shown, question)
+        found = _affirmed(target, question, said)
         curve[question] = float(found.mean())
         hits.append(found)
-    return target.result(np.concatenate(hits), shown * len(asked), curve=curve)
+        tries += _tries(question, target.usual, said)
+    return target.result(np.concatenate(hits), shown * len(asked), curve=curve, tries=tries)
 
 
-def _answered(target: Target, shown: list[Image.Image], question: str) -> np.ndarray:
+def _affirmed(target: Target, question: str, answers: Sequence[str]) -> np.ndarray:
     if not says(question, target.name):
-        return target.told(target.model, shown, question)
-    asked = [question] * len(shown)
-    answers = target.model.answer(shown, asked, cancelled=target.task.cancelled)
+        return target.named(answers)
     return np.array([answer.casefold().startswith("yes") for answer in answers])
 
 

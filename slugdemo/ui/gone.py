@@ -263,7 +263,11 @@ def side(rows: Sequence[Result], found: Attacked | None = None) -> dict[str, Any
         "losses": list(found.losses),
         "curve": [[text, rate] for text, rate in found.curve.items()],
         "pictures": [
-            {"src": source(found.pictures[at], quality=QUALITY), "hit": found.hits[at]}
+            {
+                "src": source(found.pictures[at], quality=QUALITY),
+                "hit": found.hits[at],
+                "said": list(found.tries[at]) if found.tries else [],
+            }
             for at in order
         ],
         "more": len(found.pictures) - len(order),

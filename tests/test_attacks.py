@@ -19,6 +19,7 @@ from slugdemo.attacks import ATTACKS, embeddings, images, noise, probes, prompts
 from slugdemo.attacks import attack as under_attack
 from slugdemo.attacks import weights as retrained
 from slugdemo.attacks.attack import GROUPS, Attacked, Target
+from slugdemo.concept import Example
 from slugdemo.config import Config
 from slugdemo.edit import Edit, qualified
 from slugdemo.errors import SlugError
@@ -436,20 +437,31 @@ RENAMED = {  # what comes of each white box where the concept was only renamed
     "it learns the concept under its name again": ("relearning",),
     "it brings back what the original hands on": ("pgd",),
     "it goes back to the original": ("undo",),
-    "it may miss it, and says so": (
+    "it asks by name: by the new one it ends as on the original": (
         "hard prompt",
         "ring-a-bell vector",
         "noise arithmetic",
         "completion with own prompt",
         "inpainting",
         "ddim inversion",
+        "harmless fine-tuning on diffusion",
+        "int8 on diffusion",
+        "int4 on diffusion",
+        "patching on diffusion",
+        "membership on diffusion",
+    ),
+    "it asks by name: by the old one it finds less than on the original": (
         "harmless fine-tuning",
         "int8",
-        "int4",
+        "int4 on zero-shot",
         "linear probe on diffusion",
         "pgd on zero-shot",
         "patching",
         "membership",
+    ),
+    "it asks by name, and fails on so small an original too": (
+        "int4 on vlm",
+        "harmless fine-tuning on vlm",
     ),
 }
 SECRET = "#"  # the token that the concept goes by after the edit: no prompt has it
@@ -510,6 +522,31 @@ def judged_by_the_original(task: Task, edit: Edit) -> Task:
     return twin
 
 
+def by_the_new_name(task: Task) -> Task:
+    """The task of one who knows what the cat is called now: the pictures of a cat are of that."""
+
+    def called(name: str | None) -> str | None:
+        return SECRET if name == "cat" else name
+
+    def told(examples: Sequence[Example]) -> tuple[Example, ...]:
+        return tuple(
+            replace(e, labels={domain: called(name) for domain, name in e.labels.items()})
+            for e in examples
+        )
+
+    twin = replace(task, concept=replace(task.concept, name=SECRET))
+    evaluation = task.evaluation
+    assert isinstance(evaluation, GenerateEvaluation)
+    names = {"concept": [called(name) for name in evaluation.judged_by.names["concept"]]}
+    judge = replace(evaluation.judged_by, names=names)
+    twin.__dict__.update(
+        clip=task.clip,
+        eval_set=replace(task.eval_set, test=told(task.eval_set.test)),
+        evaluation=replace(evaluation, judged_by=judge),
+    )
+    return twin
+
+
 def test_a_renamed_concept_is_gone_under_its_name_and_there_under_another(
     renamed: dict[str, tuple[Task, Edit]],
 ) -> None:
@@ -522,21 +559,33 @@ def test_a_renamed_concept_is_gone_under_its_name_and_there_under_another(
 
 
 @pytest.mark.parametrize(("name", "kind"), WHITE)
-def test_a_white_box_finds_a_concept_that_was_only_renamed_or_says_that_it_does_not(
+def test_a_white_box_finds_a_concept_that_was_only_renamed_or_asks_by_name(
     renamed: dict[str, tuple[Task, Edit]], name: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = {each: law for law, names in RENAMED.items() for each in names}
     law = known.get(f"{name} on {kind}") or known[name]
-    if law == "it may miss it, and says so":
+    if law.startswith("it asks by name"):
         run = ATTACKS[name].run
         assert "only renamed" in " ".join((getattr(run, "func", run).__doc__ or "").split())
-        return
     monkeypatch.setattr(retrained, "RELEARNING", (0, 20))
     task, edit = renamed[kind]
     found = experiment.attack(task, name, edit)[1]
     ceiling = experiment.attack(task, name, None, on="original")[1]
     if law == "it ends as on the original":
         assert same(found, ceiling)
+    elif law == "it asks by name: by the new one it ends as on the original":
+        monkeypatch.setattr(Target, "seeds", Target(task).seeds)  # elsewhere the name chooses them
+        again = experiment.attack(by_the_new_name(task), name, edit)[1]
+        assert again.before == ceiling.before == 1 > found.before
+        chance = 0.25 if name == "ddim inversion" else 0  # there and back, the last bits matter
+        assert again.success == pytest.approx(ceiling.success, abs=chance)
+        assert again.losses == pytest.approx(ceiling.losses, rel=1e-2)
+        assert chance or again.hits == ceiling.hits
+    elif law == "it asks by name: by the old one it finds less than on the original":
+        assert found.success < ceiling.success
+        assert found.before < 0.5 < ceiling.before
+    elif law == "it asks by name, and fails on so small an original too":
+        assert found.success == ceiling.success == found.before == 0
     elif law == "it tells the concept apart as in the original":
         before = ("after stage 2", "after stage 4")  # no edit is in front of these
         assert all(found.curve[layer] == ceiling.curve[layer] > 0 for layer in before)

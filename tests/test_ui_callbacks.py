@@ -93,12 +93,12 @@ def test_the_page_finds_what_the_engine_finds(state: AppState, model: str, tmp_p
     assert page["status"]["text"] == f"{found.headline}."
     assert page["status"]["more"] == found.reason
     assert step.erase(state, start, unwatched()).erasure.after == found.after
-    at = f"{found.after.strength:.1%}"
+    at = f"{100 * found.after.strength:.1f} %"
     row = next(row for row in page["curve"]["rows"] if row[0] == at)
     low, high = found.after.forget_interval
-    assert row[1] == f"{found.after.forget_acc:.1%} ({low:.1%} to {high:.1%})"
+    assert row[1] == f"{found.after.forget_acc:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
     low, high = found.after.retain_interval
-    assert row[2] == f"{found.after.retain_acc:.1%} ({low:.1%} to {high:.1%})"
+    assert row[2] == f"{found.after.retain_acc:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
     own = [] if model != "pocket-llava" else ["--forget", str(tmp_path)]
     words = ["erase", "--model", model, "--concept", label(start.concept), *own]
     result = CliRunner().invoke(app, [*words, "--no-test", "--json"])

@@ -133,8 +133,23 @@
     const cite = row.bibtex ? [make('h3', {}, 'Citation'), make('pre', {tabindex: '0'}, row.bibtex), small('Copy', 'Copy the citation', () => slug.copy(row.bibtex, 'The citation is copied.'))] : [];
     const inside = row.opens ? [make('p', {}, small('Before and after inside', 'Cosines of pictures with names, and a map of the features, before and after', () => { box.close(); call.detail({method: row.name}); }))] : [];
     const box = dialog(row.name, make('p', {}, [row.cite, row.about, row.made].filter(Boolean).join('. ')), row.note ? make('p', {}, row.note) : '',
+      row.explains && !row.reason ? (meant = make('div', {class: 'meant', role: 'status'}, make('p', {}, make('small', {}, 'Looking at the features that it turns off…')))) : '',
       rows.length ? table(['figure', 'is', 'was', '', 'what it is'], rows) : make('p', {}, row.reason || 'Not run yet.'), ...inside, ...cite);
     box.classList.add('wide');
+    if (!row.explains || row.reason) return;
+    const look = () => call.features({});
+    if (!document.body.classList.contains('busy')) look();    // what runs is not to be stopped by a look
+    else meant.replaceChildren(small('What it turns off', 'Stops what is running, and shows the features that it turns off', look));
+  }
+  // What the features of the sparse autoencoder mean: each with the captions that drive it most, drawn.
+  let meant = null;
+  function features({rows, reason}, value) {
+    if (!meant?.isConnected) return;
+    if (reason) { meant.replaceChildren(make('p', {}, reason)); return; }
+    const shot = ({caption, src}) => make('figure', {}, make('img', {src, alt: ''}), make('figcaption', {}, caption));
+    meant.replaceChildren(make('h3', {}, `What it turns off for “${value.concept}”`),
+      make('p', {}, make('small', {}, `${rows.length} of the autoencoder’s features, the most active on the concept first. Each with the captions that drive it most, as the unedited model draws them, and the share of all captions on which it is active.`)),
+      make('ul', {}, ...rows.map((row) => make('li', {}, make('p', {}, make('b', {}, `feature ${row.feature}`), make('small', {}, `active on ${percent(row.share)}`)), make('div', {class: 'drawn'}, ...row.shots.map(shot))))));
   }
   // What an edit did inside: cosines of pictures (rows) with names (columns), and a map of features.
   let seen = 0;
@@ -303,6 +318,7 @@
     body.querySelector('.scroll').scrollTop = at;
     filled();
     within(value);
+    if (value.features) features(value.features, value);
     if (on_many) return;
     const {points, ...figure} = tradeoff(value);
     slug.plot(box, figure, `Trade-off: ${points.map((point) => `${point.name} gone ${percent(point.gone)}, kept ${percent(point.kept)}`).join('; ')}`, () => {});

@@ -17,6 +17,7 @@ from slugdemo.benchmark import cells, published
 from slugdemo.config import CONFIGS
 from slugdemo.experiment import CONTROLS
 from slugdemo.methods import METHODS
+from slugdemo.methods.sae import captions, of_tower
 from slugdemo.ui import callbacks, compare, forget, gone, see, table
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import unwatched
@@ -85,6 +86,29 @@ def test_sae_is_greyed_out_where_no_autoencoder_reads_the_text_tower(
         assert page["status"]["text"] == wanted["other-text"]
     erased = run(app, ["erase", "--model", "other-text", "--concept", "robot", "--method", "sae"])
     assert wanted["other-text"] in erased.stderr
+
+
+def test_the_features_that_sae_turns_off_stand_beside_what_drives_them(state: AppState) -> None:
+    view = View("pocket-sd", "cat")
+    assert [r["name"] for r in table.show(state, view)["rows"] if r.get("explains")] == ["sae"]
+    page = shown(state, callbacks.compare_features, view)
+    rows = page["compare"]["features"]["rows"]
+    task = experiment.task("pocket-sd", "cat").by("sae")
+    edit = experiment.made(task).edit
+    assert [str(each["feature"]) for each in rows] == str(edit.params["features"]).split()
+    texts, own = captions(task), of_tower(task)
+    states = task.model.states(texts)[:, 1:]
+    for each in rows:
+        active = [max(own.activations(s)[:, each["feature"]].tolist()) for s in states]
+        best = sorted(active, reverse=True)[: len(each["shots"])]
+        said = [texts.index(shot["caption"]) for shot in each["shots"]]
+        assert [active[at] for at in said] == pytest.approx(best, abs=1e-4)
+        assert each["share"] == pytest.approx(sum(a > 0 for a in active) / len(texts), abs=0.01)
+        assert all(shot["src"].startswith("data:image") for shot in each["shots"])
+    away = shown(state, callbacks.compare_features, View("pocket-sd", "cat", anchor="dog"))
+    assert away["compare"]["features"]["rows"]
+    none = shown(state, callbacks.compare_features, View("pocket-clip", "robot"))
+    assert "sae cannot edit zero-shot CLIP" in none["compare"]["features"]["reason"]
 
 
 def test_a_run_shows_what_the_engine_measures_and_can_be_opened(state: AppState) -> None:

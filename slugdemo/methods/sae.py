@@ -8,13 +8,14 @@ that come with the app.
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from slugdemo import catalog, sparse
 from slugdemo.catalog import Model
+from slugdemo.concept import prompt, style_prompt
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.models import checkpoint_files
@@ -106,6 +107,49 @@ def features(own: Tensor, rest: Tensor) -> list[int]:
     single = torch.where(own > RATIO * rest, own, 0.0)
     strong = single.argsort(descending=True, stable=True)
     return [int(at) for at in strong if single[at] > LEAST * single.max()]
+
+
+class Meaning(NamedTuple):
+    """One feature: the captions that drive it most, and on which share of all captions it is active."""
+
+    feature: int
+    share: float
+    captions: tuple[str, ...]
+
+
+def meanings(task: Task, edit: Edit, *, count: int = 3) -> list[Meaning]:
+    """What the features that an edit turns off answer, the most active on the concept first.
+
+    Asked of `captions`; a feature is as active on a caption as on that of its tokens, but the
+    first, on which it is most.
+    """
+    texts = captions(task)
+    own = of_tower(task)
+    turned = numbers(str(edit.params["features"]), own.features)
+    active = own.activations(task.model.states(texts)[:, 1:])[..., turned].amax(1)  # (N, chosen)
+    return [
+        Meaning(
+            feature,
+            (column > 0).float().mean().item(),
+            tuple(texts[at] for at in column.argsort(descending=True)[:count] if column[at] > 0),
+        )
+        for feature, column in zip(turned, active.T, strict=True)
+    ]
+
+
+def captions(task: Task) -> list[str]:
+    """Captions of all names: each thing plain and in one style, a thing to forget in every style, and
+    a style to forget on every thing."""
+    names = task.eval_set.names(task.concept)
+    things, styles = names["concept"], names["style"]
+    name = task.concept.name
+    if task.concept.domain == "style":
+        mine = [prompt(thing, name) for thing in things]
+    else:
+        mine = [prompt(name, style) for style in styles]
+    turns = [prompt(thing, styles[at % len(styles)]) for at, thing in enumerate(things)]
+    every = [*mine, *map(prompt, things), *turns, *map(style_prompt, styles)]
+    return list(dict.fromkeys(every))
 
 
 class TurnedOff(Rule):

@@ -281,6 +281,14 @@ def compare_detail(state: AppState, view: View, watch: Watch, name: str) -> None
     done(state, watch, view, READY)
 
 
+def compare_features(state: AppState, view: View, watch: Watch) -> None:
+    """The features that sae turns off are looked at."""
+    view = state.settled(view)
+    found = compare.features(state, view, watch)
+    watch.put("compare", table.show(state, view) | {"features": found})
+    done(state, watch, view, READY)
+
+
 def compare_open(state: AppState, view: View, watch: Watch, name: str) -> None:
     """A method's edit is opened in Erase."""
     concept(state, compare.opened(state, state.settled(view), name), watch)

@@ -31,6 +31,7 @@ from slugdemo.ui.view import DIGEST, MARK, View, share
 
 UNSEEN = "never saw it"
 CONTROLLED = View.method  # the method whose edit the controls stand beside
+EXPLAINED = "sae"  # the method whose features can be looked at
 COUNTS = (1, 2, 3)  # concepts of a live run on many
 
 
@@ -314,6 +315,37 @@ def detail(state: AppState, view: View, watch: Watch, name: str) -> dict[str, An
         "matrix": asdict(matrix),
         "map": [asdict(point) for point in points],
     }
+
+
+def features(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
+    """What the features mean that sae turns off: captions, shares and pictures, made once.
+
+    {"asked", "rows", "reason" why there are none, ""}.
+    """
+
+    def make() -> list[dict[str, Any]]:
+        watch.say("Looking at the features")
+        task = state.task(replace(view, method=EXPLAINED), watch)
+        found = state.workers.run(jobs.meanings, task, jobs.unheard, view.seed)
+        return [
+            {
+                "feature": meaning.feature,
+                "share": meaning.share,
+                "shots": [
+                    {"caption": text, "src": source(picture, quality=85)}
+                    for text, picture in zip(meaning.captions, pictures, strict=True)
+                ],
+            }
+            for meaning, pictures in found
+        ]
+
+    key = ("features", view.model, view.concept, view.seed)
+    try:
+        return {"asked": time.time(), "rows": state.shown.get(key, make), "reason": ""}
+    except Cancelled:
+        raise
+    except SlugError as problem:
+        return {"asked": time.time(), "rows": [], "reason": str(problem)}
 
 
 # ---- many concepts in one model, together or one after another

@@ -404,6 +404,7 @@ def _widgets(events: Events) -> None:
     events.picked(at["compare"].show, comparing)
     events.picked(at["compare"].many, compare_many, pool="work")
     events.picked(at["compare"].detail, compare_detail)
+    events.pressed(at["compare"].features, callbacks.compare_features, pool="work", steady=True)
     events.picked(at["compare"].run, compare_run, pool="work")
     events.picked(at["compare"].open, compare_open, pool="work", steady=False)
     for event, work in ((at["choice"].model, model), (at["choice"].concept, concept)):

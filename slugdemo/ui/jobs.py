@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from PIL.Image import Image
+
 from slugdemo import attacks, experiment, ladder, many
 from slugdemo.attacks.attack import Attacked
 from slugdemo.benchmark import atlas
@@ -16,6 +18,8 @@ from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import Measurement
 from slugdemo.experiment import Erasure, Made
+from slugdemo.methods.sae import Meaning
+from slugdemo.methods.sae import meanings as sae_meanings
 from slugdemo.models.base import Cancelled
 from slugdemo.results import Result
 from slugdemo.search import Evaluate, Evaluator, Score, where
@@ -131,6 +135,28 @@ def draw(
     """What `ladder.drawn` gives."""
     del tell
     return ladder.drawn(task, prompts, edits, seed=seed, saying="Drawing the gallery")
+
+
+def meanings(task: Task, tell: Tell, seed: int) -> list[tuple[Meaning, list[Image]]]:
+    """What the features mean that sae turns off for the task's concept, and a picture a caption."""
+    del tell
+    found = sae_meanings(task, experiment.made(task.by("sae")).edit)
+    texts = list(dict.fromkeys(text for meaning in found for text in meaning.captions))
+    size = task.config.size
+
+    def progress(done: int, total: int) -> None:
+        task.step("Drawing what the features mean", done, total)
+
+    drawn = task.model.generate(
+        texts,
+        seeds=[seed] * len(texts),
+        steps=size.denoising,
+        guidance=size.guidance,
+        progress=progress,
+        cancelled=task.cancelled,
+    )
+    pictures = dict(zip(texts, drawn, strict=True))
+    return [(meaning, [pictures[text] for text in meaning.captions]) for meaning in found]
 
 
 def erase_many(

@@ -76,7 +76,7 @@ CALLS = {
     "see": ("picture",),
     "tray": ("switch", "drop", "rename"),
     "export": ("fetch",),
-    "compare": ("show", "run", "open", "many", "detail"),
+    "compare": ("show", "run", "open", "many", "detail", "features"),
     "atlas": ("show", "open"),
     "gone": ("show", "open", "run"),
     "attack": ("show", "run"),

@@ -211,6 +211,7 @@ def _row(
         "total": seconds + judging,
         "reason": compare.unable(state, view, name),
         "opens": False,
+        "explains": name == compare.EXPLAINED,
         "values": {},
         "old": {},
         "seconds": None,

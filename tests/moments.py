@@ -43,7 +43,6 @@ MOVED = """([step, seen]) => new Promise((done) => {
 })"""
 
 
-
 def shown(tab: Page, address: str) -> float:
     """Seconds until the address shows all five blocks."""
     began = time.monotonic()

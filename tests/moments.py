@@ -26,16 +26,19 @@ SEEN = {
     "pocket-clip": "#see .bars", "pocket-sd": "#see .wipe img.after", "pocket-llava": "#see .talk"
 }  # fmt: skip
 PRESETS, PRESET_BAR = ("robot", "cat", "elephant"), 1.0  # seconds until all five blocks show it
-MOVED = """([step, seen, drawn]) => new Promise((done) => {
-  const shown = () => {   // an answer may stay the same: then it is drawn anew
-    const part = document.querySelector(seen);
-    return part && drawn ? (part.turn ??= Math.random()) : part?.outerHTML;
-  };
+MOVED = """([step, seen]) => new Promise((done) => {
+  const shown = () => document.querySelector(seen)?.outerHTML;
+  const busy = () => document.querySelector('#status .dot.busy');
   const hand = document.querySelector('#step'), before = shown(), began = performance.now();
+  let worked = false;
   hand.value = step;
   hand.dispatchEvent(new Event('change', {bubbles: true}));
-  const look = () => (shown() && shown() !== before
-    ? done((performance.now() - began) / 1000) : requestAnimationFrame(look));
+  const look = () => {   // the same answer again changes nothing: then the work is over when the page says so
+    worked ||= Boolean(busy());
+    const waited = performance.now() - began;
+    return (shown() && shown() !== before) || (worked && !busy()) || waited > 60000
+      ? done((performance.now() - began) / 1000) : requestAnimationFrame(look);
+  };
   look();
 })"""
 
@@ -55,8 +58,7 @@ def moved(tab: Page, seen: str) -> list[float]:
     for number in range(MOVES):
         tab.locator("#status .dot.busy").wait_for(state="detached", timeout=PATIENCE)
         tab.wait_for_timeout(300)
-        anew = seen == SEEN["pocket-llava"]
-        times.append(tab.evaluate(MOVED, [0.105 + 0.025 * number, seen, anew]))
+        times.append(tab.evaluate(MOVED, [0.105 + 0.025 * number, seen]))
     return times
 
 
@@ -107,7 +109,7 @@ def main() -> int:
             found = waits(tab, address, time.monotonic() - began)
         browser.close()
     print(json.dumps(found, indent=1))
-    return int(not all(one["met"] for one in found.values() if isinstance(one, dict)))
+    return int(not all(wait["met"] for wait in found.values() if isinstance(wait, dict)))
 
 
 if __name__ == "__main__":

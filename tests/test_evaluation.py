@@ -317,7 +317,7 @@ def test_answers_count_names_of_the_concept_and_of_the_rest(assets: Path) -> Non
     score = evaluation.evaluator()(some_edit("x"))(0.0)
     hits = sum(label != "never said" for label in labels) - own
     assert (score.forget_acc, score.n_forget) == (1.0, own)
-    besides = own + math.ceil((6 - own) / 2)  # asked about style and background
+    besides = own + math.ceil((6 - own) / 4)  # asked about style and background
     assert score.n_retain == (6 - own) + 2 * besides
     assert score.retain_acc == pytest.approx((hits + besides) / score.n_retain)  # no style is named
     rows = {row.metric: row for row in evaluation.report([])}

@@ -196,7 +196,7 @@ class GenerateEvaluation:
         return few, np.setdiff1d(np.arange(len(target)), few)
 
     def _looked(self, edits: Sequence[Edit], which: np.ndarray) -> Seen:
-        pictures = self.pictures(edits, [self.tested[at] for at in which], self.size.denoising)
+        pictures = self.pictures(edits, [self.tested[at] for at in which])
         scores = self.judged_by.look(pictures)
         names = {
             domain: np.array(self.judged_by.names[domain])[scores[domain].argmax(1)]
@@ -234,13 +234,13 @@ class GenerateEvaluation:
         ]
 
     def pictures(
-        self, edits: Sequence[Edit], asked: Sequence[PromptSpec], steps: int
+        self, edits: Sequence[Edit], asked: Sequence[PromptSpec], steps: int | None = None
     ) -> list[Image]:
-        """What the edited model makes of the prompt_set."""
+        """What the edited model makes of the prompt set, in as many steps as a report takes or in `steps`."""
         return self.host.edited(edits).generate(
             [spec.prompt for spec in asked],
             seeds=[spec.seed for spec in asked],
-            steps=steps,
+            steps=steps or self.size.denoising,
             guidance=self.size.guidance,
             progress=self.watch.progress,
             cancelled=self.watch.cancelled,

@@ -66,10 +66,10 @@ def _own(
 CONFIGS = {
     "zero-shot": Config(size=EvalSize(top=3)),
     "diffusion": Config(
-        tuning=Tuning(max_retain_drop=0.05, margin=0.1, shortlist=3, evaluations=8, tolerance=0.1)
+        tuning=Tuning(max_retain_drop=0.05, margin=0.15, shortlist=3, evaluations=8, tolerance=0.2)
     ),
     "vlm": Config(
-        tuning=Tuning(max_retain_drop=0.03, margin=0.1, shortlist=3, tolerance=0.1),
-        size=EvalSize(own=16, others=80),
+        tuning=Tuning(max_retain_drop=0.03, margin=0.1, shortlist=3, tolerance=0.2),
+        size=EvalSize(own=16, others=80, quick=96),
     ),
 }

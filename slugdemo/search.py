@@ -17,7 +17,7 @@ from slugdemo.layer_names import label
 START = 0.1  # the first step, a tenth of the layer's norm (SLUG's code: lambda = R / 10)
 EVALUATIONS = 10
 TOLERANCE = 0.02  # the floor rule ends when the step is known this well, relative to itself
-NEAR = 1.4  # from a step that was suggested, the floor rule goes on by this factor, not by 2
+NEAR = 1.6  # from a step that was suggested, the floor rule goes on by this factor, not by 2
 FARTHEST = 3.2  # times the norm of a layer; beyond that little of it is left
 
 
@@ -406,7 +406,7 @@ def _shortlisted(
     before = quick.full(candidates[0])(0.0)
     if before.forget_acc <= tuning.max_forget_acc:  # CLIP alone does not know it
         return plain, []
-    alone = replace(tuning, shortlist=0, margin=0.0, tolerance=TOLERANCE, evaluations=EVALUATIONS)
+    alone = replace(tuning, shortlist=0, margin=0.0, evaluations=EVALUATIONS)
     goal = goal_of(before, alone)
     ranked = _searched(
         plain, evaluators=quick, goal=goal, tuning=alone, watch=unwatched,

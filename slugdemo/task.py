@@ -37,7 +37,6 @@ from slugdemo.weights import Weights
 
 REAL = 240  # held-out pictures behind distances of pictures
 MOST = 384  # pictures behind the retain gradient, at most
-QUICK = 96  # retain pictures by which candidates are ranked before they are searched, at most
 FEW = 16  # retain pictures below which the gradient and the search share them
 
 Progress = Callable[[str, int, int], None]  # (what is being done, steps done, steps in all)
@@ -354,8 +353,8 @@ class Task:
 
     def _classified_by(self, clip: Clip) -> ClassifyEvaluation:
         kept = self.retain_split[1]
-        rest = replace(self.concept, retain=tuple(spread(kept, min(QUICK, len(kept)))))
         size = self.config.evaluation_size
+        rest = replace(self.concept, retain=tuple(spread(kept, min(size.quick, len(kept)))))
         return ClassifyEvaluation.of(clip, rest, eval_set=EvalSet(), size=size)
 
     def tune(

@@ -32,8 +32,10 @@ from slugdemo.evaluation.prompt_set import (
     prompt_set,
     spread,
 )
+from slugdemo.models.base import Watch
 from slugdemo.models.llava import Llava
 from slugdemo.models.loading import opened
+from slugdemo.models.zero_shot import ZeroShot
 from slugdemo.search import Goal, Score, search
 from slugdemo.task import Task
 
@@ -45,7 +47,7 @@ pytestmark = [
 THINGS = tuple(f"thing {at}" for at in range(40))
 EVAL_SET = EvalSet(THINGS, ("plain", "neon", "sepia"), ("thing 3", "thing 4", "thing 5"))
 OBJECT, STYLE = Concept("thing 2", "object"), Concept("neon", "style")
-SMALL = EvalSize(own=3, others=4, report_own=4, report_others=6, denoising=1)
+SMALL = EvalSize(own=3, others=4, report_own=4, report_others=6, denoising=1, searching=1)
 
 
 def test_a_thing_is_asked_for_in_every_style_and_others_never_are_it() -> None:
@@ -158,6 +160,40 @@ def test_a_forget_only_score_is_the_full_one_on_the_concept() -> None:
     assert (score.forget_acc, score.n_forget) == (full(edit)(0.1).forget_acc, 3)
     assert math.isnan(score.retain_acc)
     assert score.n_retain == 0
+
+
+def test_a_search_draws_in_its_own_number_of_steps_and_a_report_in_another() -> None:
+    evaluation = drawn("cat")
+    asked = [(one.concept, one.style) for one in evaluation.tested]
+    taken: list[int] = []
+    watch = Watch(lambda _, total: taken.append(total))
+    size = replace(SMALL, searching=2, denoising=3)
+    evaluation = replace(seeing(evaluation, asked), size=size, watch=watch)
+    edit = some_edit("cat")
+    evaluation.evaluator()(edit)(0.1)
+    evaluation.forget_only()(edit)(0.1)
+    assert {*taken} == {2}
+    taken.clear()
+    evaluation.seen([edit])
+    assert {*taken} == {3}
+
+
+def test_pictures_of_the_concept_are_begun_once_for_all_its_edits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = Task(opened("pocket-clip"), catalog.concept("cat"), Config(size=SMALL))
+    evaluation = task.classified
+    begun: list[str] = []
+    only = ZeroShot.only
+
+    def counted(host: ZeroShot, target: str) -> ZeroShot:
+        begun.append(target)
+        return only(host, target)
+
+    monkeypatch.setattr(ZeroShot, "only", counted)
+    for strength in (0.0, 0.1, 0.2):
+        evaluation.forget_only()(some_edit("cat"))(strength)
+    assert begun == ["cat"]
 
 
 def test_unlearn_canvas_rows_come_from_the_test_noise() -> None:
@@ -281,7 +317,7 @@ def test_answers_count_names_of_the_concept_and_of_the_rest(assets: Path) -> Non
     score = evaluation.evaluator()(some_edit("x"))(0.0)
     hits = sum(label != "never said" for label in labels) - own
     assert (score.forget_acc, score.n_forget) == (1.0, own)
-    besides = own + math.ceil((6 - own) / 2)  # asked about style and background
+    besides = own + math.ceil((6 - own) / 4)  # asked about style and background
     assert score.n_retain == (6 - own) + 2 * besides
     assert score.retain_acc == pytest.approx((hits + besides) / score.n_retain)  # no style is named
     rows = {row.metric: row for row in evaluation.report([])}

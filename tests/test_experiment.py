@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.usefixtures("assets"),
 ]
 LOOSE = Config(tuning=Tuning(max_retain_drop=0.3))
-SMALL = EvalSize(own=3, others=4, report_own=4, report_others=6, denoising=1)
+SMALL = EvalSize(own=3, others=4, report_own=4, report_others=6, denoising=1, searching=1)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_stricter_top_k_counts_more_as_still_there_and_the_rest_as_before() ->
 
 
 def test_a_shortlist_of_one_asks_a_slow_model_about_one_layer_first() -> None:
-    size = EvalSize(own=2, others=3, denoising=1)
+    size = EvalSize(own=2, others=3, denoising=1, searching=1)
     tuning = Tuning(max_retain_drop=1.0, max_forget_acc=0.99, shortlist=1)
     task = Task(opened("pocket-sd"), catalog.concept("robot"), Config(tuning=tuning, size=size))
     assert len(task.front) > 1

@@ -181,9 +181,9 @@ class AnswerEvaluation:
 
     @cached_property
     def _besides(self) -> list[Example]:
-        """What a search asks two questions more about: the concept, and every second of the rest."""
+        """What a search asks two questions more about: the concept, and every fourth of the rest."""
         rest = [example for example in self.searched if not self._shows(example)]
-        return [*(example for example in self.searched if self._shows(example)), *rest[::2]]
+        return [*(example for example in self.searched if self._shows(example)), *rest[::4]]
 
     @cached_property
     def _grounds(self) -> list[str]:

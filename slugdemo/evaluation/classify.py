@@ -102,13 +102,17 @@ class ClassifyEvaluation:
 
     def forget_only(self) -> Evaluator:
         """An edit -> the accuracy on the concept alone at each strength."""
-        quick = self.host.forget_only(self.concept.name, top=self.top)
-        whole = self.evaluator()
+        quick, whole = self._own_alone, self.evaluator()
 
         def evaluate(edit: Edit) -> Evaluate:
             return (whole if edit.parts == ("text",) else quick)(edit)  # pictures cost nothing then
 
         return evaluate
+
+    @cached_property
+    def _own_alone(self) -> Evaluator:
+        """Kept, since every edit starts from the same activations of the same pictures."""
+        return self.host.forget_only(self.concept.name, top=self.top)
 
     def reporting(self, edits: Sequence[Edit]) -> Iterator[list[Measurement]]:
         """The report, which is soon there."""

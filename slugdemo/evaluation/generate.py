@@ -143,7 +143,7 @@ class GenerateEvaluation:
     ) -> np.ndarray:
         """Whether the concept is still there in these pictures of it: booleans (N,)."""
         asked = [own[number] for number in which]
-        scores = self.judged_by.look(self.pictures([edit.at(strength)], asked))
+        scores = self.judged_by.look(self.pictures([edit.at(strength)], asked, self.size.searching))
         domain = self.concept.domain
         top = self.size.best(len(self.judged_by.names[domain]))
         return self._right(asked, scores, domain, top=top)
@@ -233,12 +233,14 @@ class GenerateEvaluation:
             for metric, measure in DISTANCES.items()
         ]
 
-    def pictures(self, edits: Sequence[Edit], asked: Sequence[PromptSpec]) -> list[Image]:
-        """What the edited model makes of the prompt_set."""
+    def pictures(
+        self, edits: Sequence[Edit], asked: Sequence[PromptSpec], steps: int | None = None
+    ) -> list[Image]:
+        """What the edited model makes of the prompt set, in as many steps as a report takes or in `steps`."""
         return self.host.edited(edits).generate(
             [spec.prompt for spec in asked],
             seeds=[spec.seed for spec in asked],
-            steps=self.size.denoising,
+            steps=steps or self.size.denoising,
             guidance=self.size.guidance,
             progress=self.watch.progress,
             cancelled=self.watch.cancelled,
@@ -252,7 +254,7 @@ class GenerateEvaluation:
 
         Of a picture that was to show the concept, only the other domain can be right.
         """
-        scores = self.judged_by.look(self.pictures(edits, asked))
+        scores = self.judged_by.look(self.pictures(edits, asked, self.size.searching))
         domain, other = self.concept.domain, OTHER[self.concept.domain]
         target = np.array([self._shows(spec) for spec in asked])
         cross = self._right(asked, scores, other, top=1)

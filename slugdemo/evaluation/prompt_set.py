@@ -21,6 +21,7 @@ from slugdemo.search import Evaluate, Evaluator, Score
 SEARCH_SEED, VALIDATION_SEED, TEST_SEED = 7_000_000, 9_000_000, 11_000_000
 DENOISING, GUIDANCE = 15, 3.0  # how pictures are drawn to be kept: the shipped ones were made so
 JUDGED_DENOISING, JUDGED_GUIDANCE = 6, 2.0  # and to be judged: told as well, for less than half
+SEARCHED_DENOISING = 5  # while searching, where each picture is drawn at many steps
 OTHER = {"concept": "style", "style": "concept"}
 
 
@@ -91,16 +92,20 @@ class EvalSize:
 
     `top`: while searching, what shall go counts as still there when it is among the `top` best;
     a search that is content with less ends on the very edge of forgetting, and other pictures
-    then show what is left.
+    then show what is left. `quick`: pictures of everything else by which the model's own CLIP ranks
+    the candidates, at most. Pictures take `searching` denoising steps in a search and `denoising`
+    in a report.
     """
 
     top: int = 1
     own: int = 9
     others: int = 18
+    quick: int = 48
     report_own: int = 18
     report_others: int = 40
     strict_top: bool = False
     denoising: int = JUDGED_DENOISING
+    searching: int = SEARCHED_DENOISING
     guidance: float = JUDGED_GUIDANCE
 
     def best(self, classes: int) -> int:

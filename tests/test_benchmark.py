@@ -93,7 +93,14 @@ def test_a_key_depends_on_all_that_a_result_depends_on(
     cells._folder_digest.cache_clear()
     seen.add(key(base))
     listing.write_text(text)
-    assert len(seen) == 9
+    for name in ("pocket-clip", "judge"):  # what a pocket-sd is edited and judged with
+        more = assets / "models" / name / "more.json"
+        more.write_text("{}")
+        cells._folder_digest.cache_clear()
+        seen.add(key(Cell("pocket-sd", "robot", "slug")))
+        more.unlink()
+    cells._folder_digest.cache_clear()
+    assert len(seen) == 11
 
 
 def test_controls_candidates_and_ones_own_method_are_cells_too(

@@ -15,7 +15,7 @@ from slugdemo import catalog, experiment
 from slugdemo.catalog import Model
 from slugdemo.config import CONFIGS
 from slugdemo.errors import SlugError
-from slugdemo.experiment import ORIGINAL, REFERENCE
+from slugdemo.experiment import ORIGINAL, REFERENCE, REFERENCES
 from slugdemo.methods import named
 from slugdemo.methods.method import from_file
 from slugdemo.models.loading import Opened, opened
@@ -98,16 +98,18 @@ def code_version() -> str:
 
 
 def key(cell: Cell) -> str:
-    """What a cell depends on: its names, the weights, the pictures, and the code."""
-    weights = _folder_digest(catalog.find(cell.model).folder)
-    pictures = _folder_digest(catalog.assets() / "concepts")
-    judge = _folder_digest(catalog.assets() / "models" / "judge")
+    """What a cell depends on: its names, all weights that take part, the pictures, and the code."""
+    found, root = catalog.find(cell.model), catalog.assets()
+    beside = ("pocket-clip", "judge", REFERENCES.get(found.kind, ""))
+    folders = [found.folder, *(root / "models" / name for name in beside if name)]
+    weights = [_folder_digest(folder) for folder in folders]
+    pictures = _folder_digest(root / "concepts")
     own = ""
     if ".py:" in cell.method:
         own = hashlib.sha256(Path(cell.method.rpartition(":")[0]).read_bytes()).hexdigest()
     if cell.candidate:
         own = _folder_digest(Path(cell.method))
-    parts = (*astuple(cell), weights, pictures, judge, own, code_version())
+    parts = (*astuple(cell), weights, pictures, own, code_version())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

@@ -98,7 +98,7 @@ window.slug = (() => {
 
   // ---- blocks
   const draw = {};
-  const LOOKS = ['view', 'sort', 'columns', 'panel', 'embed', '__theme'];   // what of a link the server need not know
+  const LOOKS = ['view', 'sort', 'columns', 'panel', 'published', 'embed', '__theme'];   // what of a link the server need not know
 
   draw.status = (body, value) => {
     const share = value.share;
@@ -233,7 +233,7 @@ window.slug = (() => {
       const hand = make('input', {type: 'range', min: 0, step: 0.005, id: 'step', 'aria-label': 'Strength'});
       hand.addEventListener('input', () => {
         body.querySelector('.at').textContent = (+hand.value).toFixed(3);
-        if (box.layout) Plotly.relayout(box, {'shapes[0].x0': +hand.value, 'shapes[0].x1': +hand.value});
+        if (box.layout) Plotly.relayout(box, {'shapes[0].x0': 100 * hand.value, 'shapes[0].x1': 100 * hand.value});
       });
       hand.addEventListener('change', () => call.step({step: +hand.value}));
       body.append(box, make('div', {class: 'hand'}, hand), make('p', {class: 'formula'}, make('span', {}, 'strength '), make('b', {class: 'at'}), make('span', {class: 'rest'})));
@@ -245,7 +245,7 @@ window.slug = (() => {
     hand.setAttribute('aria-label', `Strength, share ${value.unit}`);
     if (document.activeElement !== hand || hand.dataset.from !== String(value.step)) hand.value = value.step;
     hand.dataset.from = String(value.step);
-    plot(box, beside(value.figure), value.described, (event) => call.step({step: event.points[0].x}));
+    plot(box, beside(value.figure), value.described, (event) => call.step({step: event.points[0].customdata[1]}));
     body.querySelector('.at').textContent = value.step.toFixed(3);
     body.querySelector('.rest').textContent = `   ${value.formula}`;
   };
@@ -255,8 +255,8 @@ window.slug = (() => {
     if (!a) return figure;
     const lines = a.curve.filter((line) => line.mode === 'lines+markers').map((line) => ({...line, mode: 'lines', opacity: 0.75,
       line: {...line.line, width: 1.5, dash: 'dot'}, name: `A ${line.name}`, hoverinfo: 'skip', hovertemplate: null}));
-    const upright = {...figure.layout.shapes[0], x0: a.step, x1: a.step, line: {color: '--ink', width: 1.5, dash: 'dot'}};
-    const note = {x: a.step, y: 1, yref: 'paper', yanchor: 'top', xanchor: 'left', text: '<b>A</b>', showarrow: false, font: {size: 12, color: '--ink'}};
+    const upright = {...figure.layout.shapes[0], x0: 100 * a.step, x1: 100 * a.step, line: {color: '--ink', width: 1.5, dash: 'dot'}};
+    const note = {x: 100 * a.step, y: 1, yref: 'paper', yanchor: 'top', xanchor: 'left', text: '<b>A</b>', showarrow: false, font: {size: 12, color: '--ink'}};
     return {data: [...lines, ...figure.data], layout: {...figure.layout, shapes: [...figure.layout.shapes, upright], annotations: [...figure.layout.annotations, note]}};
   }
   function sum() {

@@ -5,7 +5,7 @@
   const asked = new URLSearchParams(location.search);
 
   // ---- what is looked at, and in which order: all of it is in the link
-  const link = {sort: '', columns: '', panel: '', ...Object.fromEntries(['sort', 'columns', 'panel'].map((key) => [key, asked.get(key) ?? '']))};
+  const link = {sort: '', columns: '', panel: '', published: '', ...Object.fromEntries(['sort', 'columns', 'panel', 'published'].map((key) => [key, asked.get(key) ?? '']))};
   function linked(change) {
     Object.assign(link, change);
     const query = new URLSearchParams(location.search);
@@ -59,6 +59,8 @@
   const here = (row) => row.source === 'here' && known(row);
   const group = (value) => value.groups.find((set) => set.title === link.columns) ?? value.groups[0];
   const every = (value) => [...new Map(value.groups.flatMap((set) => set.columns.map((column) => [column.key, column]))).values()];
+  const scaled = (rate) => (rate === null ? null : 100 * rate);   // for an axis in per cent
+  const PERCENT = {ticksuffix: ' %', hoverformat: '.0f'};
   const spread = (found) => (found.length < 3 || found[1] === null ? `${found[3] ? `n ${found[3]}` : ''}` : `95 % interval ${percent(found[1])} to ${percent(found[2])}, n ${found[3]}`);
 
   function cell(column, row) {
@@ -187,13 +189,13 @@
     const lines = value.many.lines.filter((line) => line.order === now && line.method !== 'original');
     const methods = [...new Set(lines.map((line) => line.method))];
     const data = lines.map((line) => ({type: 'scatter', mode: 'lines+markers', name: line.method, legendgroup: line.method, showlegend: line.metric === 'retain_acc',
-      x: line.points.map((point) => point[0]), y: line.points.map((point) => point[1]), customdata: line.points.map((point) => [point[2], point[5]]),
-      hovertemplate: `${line.method}, ${line.metric === 'retain_acc' ? 'kept' : 'left'}: %{y:.0%} of %{customdata[0]} after %{x} (%{customdata[1]})<extra>${line.how}, ${line.source}</extra>`,
+      x: line.points.map((point) => point[0]), y: line.points.map((point) => scaled(point[1])), customdata: line.points.map((point) => [point[2], point[5], percent(point[1])]),
+      hovertemplate: `${line.method}, ${line.metric === 'retain_acc' ? 'kept' : 'left'}: %{customdata[2]} of %{customdata[0]} after %{x} (%{customdata[1]})<extra>${line.how}, ${line.source}</extra>`,
       line: {color: COLOURS[methods.indexOf(line.method) % COLOURS.length], dash: line.metric === 'retain_acc' ? 'solid' : 'dot', width: 2}, marker: {size: 6}}));
     const counts = [...new Set(lines.flatMap((line) => line.points.map((point) => point[0])))].sort((a, b) => a - b);
     const axis = (title) => ({title: {text: title, font: {size: 12, color: '--muted'}, standoff: 4}, gridcolor: '--line', zeroline: false, color: '--muted'});
     return {now, lines, figure: {data, layout: {margin: {l: 48, r: 12, t: 8, b: 36}, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: '--muted', size: 11}, showlegend: true, legend: {font: {size: 11}},
-      xaxis: {...axis('concepts erased'), type: 'log', tickmode: 'array', tickvals: counts, ticktext: counts.map(String)}, yaxis: {...axis('solid: others kept; dotted: erased ones left'), tickformat: '.0%', range: [-0.05, 1.08]}}}};
+      xaxis: {...axis('concepts erased'), type: 'log', tickmode: 'array', tickvals: counts, ticktext: counts.map(String)}, yaxis: {...axis('solid: others kept; dotted: erased ones left'), ...PERCENT, range: [-5, 108]}}}};
   }
   function together(value, body, call, box) {
     const {now, lines, figure} = curves(value);
@@ -211,24 +213,29 @@
   function tradeoff(value) {
     const rows = value.rows.filter((row) => row.values.ua || row.values.forget_acc);
     const kept = value.groups[0].columns.filter((column) => column.key !== 'ua' && !column.less && rows.every((row) => row.values[column.key])).map((column) => column.key);
+    const mean = (rates) => rates.reduce((a, b) => a + b, 0) / Math.max(1, rates.length);
     const points = rows.map((row) => {
       const rates = kept.map((key) => row.values[key]?.[0]).filter((rate) => rate !== undefined && rate !== null);
       const gone = row.values.ua ? row.values.ua[0] : 1 - row.values.forget_acc[0];
-      return {name: row.name, group: row.group, gone, kept: rates.reduce((a, b) => a + b, 0) / Math.max(1, rates.length), seconds: row.seconds ?? 0};
+      return {name: row.name, group: row.group, gone, kept: mean(rates), seconds: row.seconds ?? 0};
     });
+    const marks = (link.published === '1' ? value.published : []).map((row) => ({...row, gone: row.rates.ua, kept: mean(kept.map((key) => row.rates[key]))}));   // in per cent, as printed
     const spots = [];                    // names of points that lie near each other stand in one label
     const near = (point, other) => Math.abs(point.kept - other.kept) < 0.05 && Math.abs(point.gone - other.gone) < 0.05;
     points.forEach((point) => { const there = spots.find((some) => near(some[0], point)); if (there) there.push(point); else spots.push([point]); });
     const label = (point) => { const some = spots.find((each) => each[0] === point); return !some ? '' : some.length > 2 ? `${point.name} +${some.length - 1}` : some.map((each) => each.name).join(', '); };
     const colour = (point) => (point.group === 'references' ? '--muted' : point.group.startsWith('controls') ? '--faint' : point.name === values.choice?.method ? '--chosen' : '--retain');
-    const trace = {type: 'scatter', mode: 'markers+text', x: points.map((point) => point.kept), y: points.map((point) => point.gone), name: 'rows',
+    const trace = {type: 'scatter', mode: 'markers+text', x: points.map((point) => 100 * point.kept), y: points.map((point) => scaled(point.gone)), name: 'rows',
       text: points.map(label), xaxis: 'x', yaxis: 'y', textfont: {size: 11, color: '--ink'},
-      customdata: points.map((point) => point.name), hovertemplate: '%{customdata}: gone %{y:.0%}, kept %{x:.0%}<extra></extra>',
+      customdata: points.map((point) => [point.name, percent(point.gone), percent(point.kept)]), hovertemplate: '%{customdata[0]}: gone %{customdata[1]}, kept %{customdata[2]}<extra></extra>',
       marker: {size: points.map((point) => 8 + 5 * Math.log10(1 + point.seconds)), color: points.map(colour), opacity: 0.85, line: {width: 1, color: '--card'}}};
-    const low = Math.min(0.8, ...points.map((point) => point.kept));
-    const axis = (title, range) => ({title: {text: title, font: {size: 12, color: '--muted'}, standoff: 4}, tickformat: '.0%', gridcolor: '--line', zeroline: false, color: '--muted', range});
-    return {points, data: [trace], layout: {margin: {l: 48, r: 12, t: 8, b: 36}, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', showlegend: false,
-      xaxis: axis('everything else kept', [low - 0.08, 1.05]), yaxis: axis('concept gone', [-0.08, 1.12])}};
+    const hollow = {type: 'scatter', mode: 'markers', name: 'published', x: marks.map((mark) => mark.kept), y: marks.map((mark) => mark.gone), xaxis: 'x', yaxis: 'y',
+      customdata: marks.map((mark) => mark.hover.join('<br>')), hovertemplate: '%{customdata}<extra></extra>',
+      hoverlabel: {align: 'left', bgcolor: '--card', bordercolor: '--line', font: {size: 11, color: '--ink'}}, marker: {symbol: 'diamond-open', size: 9, color: '--muted', line: {width: 1.5}}};
+    const low = Math.min(80, ...trace.x, ...hollow.x);
+    const axis = (title, range) => ({title: {text: title, font: {size: 12, color: '--muted'}, standoff: 4}, ...PERCENT, gridcolor: '--line', zeroline: false, color: '--muted', range});
+    return {points, marks, data: marks.length ? [trace, hollow] : [trace], layout: {margin: {l: 48, r: 12, t: 8, b: 36}, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', showlegend: false,
+      xaxis: axis('everything else kept', [low - 8, 100 + Math.max(5, 0.2 * (100 - low))]), yaxis: axis('concept gone', [-8, 116])}};
   }
 
   // ---- the same prompts from one seed
@@ -295,7 +302,9 @@
   // The trade-off on one concept, or curves of many.
   function side(value, body, call, box) {
     const tab = (title, many) => make('button', {class: `tab ${many === on_many ? 'chosen' : ''}`, type: 'button', 'aria-pressed': String(many === on_many), on: () => { on_many = many; draw.compare(body, value, call); }}, title);
-    const tabs = make('p', {class: 'lead'}, make('span', {class: 'tabs', role: 'group', 'aria-label': 'One concept or many'}, tab('One concept', false), tab('Many concepts', true)));
+    const hollow = on_many || !value.published.length ? null : make('button', {class: 'small hollow', type: 'button', 'aria-pressed': String(link.published === '1'), title: 'Figures that papers print: other models, other pictures, another judge. They say nothing about the rows here and take no part in any order.',
+      on: () => { linked({published: link.published === '1' ? '' : '1'}); draw.compare(body, value, call); }}, '◇ Published, SD 1.5 (RAZOR: SD 3), not comparable');
+    const tabs = make('p', {class: 'lead'}, make('span', {class: 'tabs', role: 'group', 'aria-label': 'One concept or many'}, tab('One concept', false), tab('Many concepts', true)), hollow);
     return panel('tradeoff', on_many ? 'Many concepts at once' : 'Trade-off: kept against gone', tabs, ...(on_many ? together(value, body, call, box) : [box]));
   }
 
@@ -320,14 +329,15 @@
     within(value);
     if (value.features) features(value.features, value);
     if (on_many) return;
-    const {points, ...figure} = tradeoff(value);
-    slug.plot(box, figure, `Trade-off: ${points.map((point) => `${point.name} gone ${percent(point.gone)}, kept ${percent(point.kept)}`).join('; ')}`, () => {});
+    const {points, marks, ...figure} = tradeoff(value);
+    const told = [...points.map((point) => `${point.name} gone ${percent(point.gone)}, kept ${percent(point.kept)}`), ...marks.map((mark) => `published: ${mark.hover.join(', ')}`)];
+    slug.plot(box, figure, `Trade-off: ${told.join('; ')}`, () => {});
   };
 
   acts.published = () => {
     const rates = (scores) => scores.map((score) => score.toFixed(2)).join(' / ');
     const rows = (values.compare?.published ?? []).map((row) => [row.name, rates(row.style), rates(row.object), ...[row.fid, row.seconds, row.memory, row.storage].map((figure) => figure ?? '-'), row.note]);
-    dialog('Published figures: Stable Diffusion 1.5, not comparable', make('p', {}, 'UA / IRA / CRA in per cent, FID, seconds and GB, as the papers print them. Another model, other pictures, another judge: they say nothing about the rows here.'),
+    dialog('Published figures: Stable Diffusion 1.5 (RAZOR: 3), not comparable', make('p', {}, 'UA / IRA / CRA in per cent, FID, seconds and GB, as the papers print them. Another model, other pictures, another judge: they say nothing about the rows here.'),
       table(['method', 'styles', 'objects', 'FID', 'seconds', 'memory', 'storage', 'source'], rows)).classList.add('wide');
   };
   acts.compareTable = () => {

@@ -284,4 +284,29 @@ def test_the_page_is_given_the_published_digits(state: AppState) -> None:
     for row, own in zip(rows, published.ROWS, strict=True):
         figures = [row[key] for key in ("style", "object", "fid", "seconds", "memory", "storage")]
         assert figures == [*own[1:4], own.seconds, own.memory_gb, own.storage_gb]
-        assert row["note"] == f"{own.source}; {published.NOTE}"
+        assert row["note"] == f"{own.source}; {own.note}"
+
+
+@pytest.mark.parametrize(
+    ("model", "concept", "of"),
+    [
+        ("pocket-sd", "robot", "objects"),
+        ("pocket-sd", "neon", "styles"),
+        ("pocket-clip", "cat", ""),
+    ],
+)
+def test_marks_are_the_published_rates_of_the_concepts_kind(
+    state: AppState, model: str, concept: str, of: str
+) -> None:
+    value = table.show(state, View(model, concept))
+    marks = {row["name"]: row for row in value["published"]}
+    assert [*marks] == ([row.method for row in published.ROWS] if of else [])
+    for own in published.ROWS if of else ():
+        ua, ira, cra = own.style if of == "styles" else own.object
+        assert marks[own.method]["rates"] == {"ua": ua, "ira": ira, "cra": cra}
+        paper, figures, note = marks[own.method]["hover"]
+        assert paper == f"{own.method}, from {own.source}"
+        assert figures == f"{of}: UA {ua:.2f} %, IRA {ira:.2f} %, CRA {cra:.2f} %"
+        base = "Stable Diffusion " + ("V3" if own.method == "RAZOR" else "1.5")
+        assert note == f"{base}, not comparable"
+    assert not {"published", "EDiff", "SHS"} & {each["name"] for each in value["rows"]}

@@ -1,6 +1,8 @@
-"""What a visitor looks at, as a value: links old and new, undo, the tray."""
+"""What a visitor looks at, as a value: links old and new, undo, the tray, the curve."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
@@ -8,7 +10,8 @@ from pages import TEXT
 
 from slugdemo.errors import SlugError
 from slugdemo.ladder import change, shorter
-from slugdemo.ui import edits
+from slugdemo.search import Score
+from slugdemo.ui import edits, plots
 from slugdemo.ui.view import Kept, View, check, share
 
 
@@ -88,6 +91,29 @@ def test_shares_and_changes_are_written_for_people() -> None:
     assert share(0.001) == "<1 %"
     assert change(0.5, 0.25) == "\u221225"
     assert change(0.5, 0.501) == "0"
+
+
+def test_the_curve_is_in_per_cent_and_its_points_carry_their_strengths() -> None:
+    scores = [Score(0.0, 1.0, 0.9, 20, 40), Score(0.29, 0.25, 0.8, 20, 40)]
+    figure = plots.curve(scores, scores[1:], strength=0.29, ratio=float("nan"), farthest=1.0)
+    lines = {trace["name"]: trace for trace in figure["data"] if "name" in trace}
+    for side, rates in (("forget", [100, 25]), ("retain", [90, 80])):
+        assert lines[side]["x"] == pytest.approx([0, 29])
+        assert lines[side]["y"] == pytest.approx(rates)
+        assert [strength for _, strength in lines[side]["customdata"]] == [0.0, 0.29]
+        assert lines[side]["hovertemplate"].startswith("%{y:.0f} % of %{customdata[0]}")
+    for axis in ("xaxis", "yaxis"):
+        assert figure["layout"][axis]["ticksuffix"] == " %"
+        assert "tickformat" not in figure["layout"][axis]
+    assert figure["layout"]["shapes"][0]["x0"] == pytest.approx(29)
+    assert [note["y"] for note in figure["layout"]["annotations"]] == pytest.approx([25, 80])
+
+
+def test_no_script_lets_a_plot_write_per_cent_without_a_space() -> None:
+    scripts = (Path(__file__).parents[1] / "assets").glob("*.js")
+    formats = {path.name: re.findall(r"\.\d~?%", path.read_text()) for path in scripts}
+    assert "compare.js" in formats
+    assert not any(formats.values())
 
 
 def test_narrow_answers_lose_the_opening_that_all_share() -> None:

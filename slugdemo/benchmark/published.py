@@ -1,12 +1,11 @@
 """Published figures on Stable Diffusion 1.5: not comparable with ours, shown beside them as such.
 
 UnlearnCanvas (arXiv 2402.11846), table 2: UA / IRA / CRA in per cent for styles and for objects,
-FID, seconds, GB of memory, GB of storage. RAZOR (arXiv 2603.14819): its own row. Knows digits.
+FID, seconds, GB of memory, GB of storage. RAZOR (arXiv 2603.14819): its own row, which is of Stable
+Diffusion V3. Knows digits.
 """
 
 from typing import NamedTuple
-
-NOTE = "Stable Diffusion 1.5, not comparable"
 
 
 class Rates(NamedTuple):
@@ -28,11 +27,22 @@ class Published(NamedTuple):
     memory_gb: float | None
     storage_gb: float | None
     source: str
+    model: str = "Stable Diffusion 1.5"
+
+    @property
+    def note(self) -> str:
+        """What must be said wherever its figures are shown."""
+        return f"{self.model}, not comparable"
+
+    def rates(self, domain: str) -> Rates:
+        """Its rates for a concept of a domain: those for styles, or else those for objects."""
+        return self.style if domain == "style" else self.object
 
 
 CANVAS = "UnlearnCanvas, arXiv 2402.11846"
 SLUG = "SLUG, arXiv 2407.11867"
-RAZOR = "RAZOR, arXiv 2603.14819, on Stable Diffusion V3"
+RAZOR = "RAZOR, arXiv 2603.14819"
+SD3 = "Stable Diffusion V3"
 ROWS = (
     Published("ESD", Rates(98.58, 80.97, 93.96), Rates(92.15, 55.78, 44.23), 65.55, 6163, 17.8, 4.3, CANVAS),
     Published("FMN", Rates(88.48, 56.77, 46.60), Rates(45.64, 90.63, 73.46), 131.37, 350, 17.9, 4.2, CANVAS),
@@ -44,7 +54,7 @@ ROWS = (
     Published("EDiff", Rates(92.42, 73.91, 98.93), Rates(86.67, 94.03, 48.48), 81.42, 1567, 27.8, 4.0, CANVAS),
     Published("SHS", Rates(95.84, 80.42, 43.27), Rates(80.73, 81.15, 67.99), 119.34, 1223, 31.2, 4.0, CANVAS),
     Published("SLUG", Rates(86.29, 84.59, 88.43), Rates(75.43, 77.50, 81.18), 75.97, 39, 3.61, 0.04, SLUG),
-    Published("RAZOR", Rates(99.40, 98.97, 100.0), Rates(98.80, 98.35, 100.0), None, 78, 4.2, 0.06, RAZOR),
+    Published("RAZOR", Rates(99.40, 98.97, 100.0), Rates(98.80, 98.35, 100.0), None, 78, 4.2, 0.06, RAZOR, SD3),
 )  # fmt: skip
 NOT_PORTED = {
     "AdvUnlearn": "adversarial training: 1,000 iterations, some 40 GB of memory",

@@ -25,6 +25,7 @@ SYMBOLS = {
 }
 GAP = 0.06  # between two panels, of the whole width
 UNREAD = 0.5  # the width of a panel of which nothing can be edited, beside one that can
+PERCENT: Figure = {"ticksuffix": " %", "hoverformat": ".1f"}  # of an axis in per cent
 FLOOR = 1e-4  # |alignment| below this is drawn here
 TOWERS = ("text", "vision")
 TITLES = {"text": "Text tower", "vision": "Vision tower"}
@@ -221,6 +222,8 @@ def curve(
 ) -> Figure:
     """What is left of the concept and of everything else along the strength, with 95 % intervals.
 
+    Both axes are in per cent; the points of the two lines carry their n and their strength.
+
     The search's own evaluations are open marks, the chosen strength an upright line; where `ratio`
     is finite the second axis above reads in the paper's lambda = strength * ratio.
     """
@@ -233,8 +236,8 @@ def curve(
     ]
     layout = _plain() | {
         "margin": {"l": 52, "r": 58, "t": 20, "b": 20},
-        "xaxis": _axis("") | {"range": [0, farthest * 1.01], "tickformat": ".0%"},
-        "yaxis": _axis("still recognised") | {"range": [-0.04, 1.06], "tickformat": ".0%"},
+        "xaxis": _axis("") | PERCENT | {"range": [0, 101 * farthest]},
+        "yaxis": _axis("still recognised") | PERCENT | {"range": [-4, 106]},
         "shapes": [_upright(strength)],
         "annotations": _ends(scores) if scores else [],
         "hovermode": "x",
@@ -256,9 +259,9 @@ def _rate(score: Score, side: str) -> float:
 
 
 def _line(scores: Sequence[Score], side: str, colour: str, dash: str, symbol: str) -> list[Figure]:
-    x = [score.strength for score in scores]
+    x = [100 * score.strength for score in scores]
     band = [getattr(score, f"{side}_interval") for score in scores]
-    ring = [low for low, _ in band] + [high for _, high in band][::-1]
+    ring = [100 * low for low, _ in band] + [100 * high for _, high in band][::-1]
     area: Figure = {
         "type": "scatter",
         "x": x + x[::-1],
@@ -267,17 +270,19 @@ def _line(scores: Sequence[Score], side: str, colour: str, dash: str, symbol: st
         "mode": "none",
     }
     area |= {"fillcolor": f"{colour}-veil", "hoverinfo": "skip"}
-    n = [score.n_forget if side == "forget" else score.n_retain for score in scores]
-    line: Figure = {"type": "scatter", "x": x, "y": [_rate(score, side) for score in scores]}
+    points = [[getattr(score, f"n_{side}"), score.strength] for score in scores]
+    line: Figure = {"type": "scatter", "x": x, "y": [100 * _rate(score, side) for score in scores]}
     line |= {"mode": "lines+markers", "line": {"color": colour, "dash": dash, "width": 2}}
-    line |= {"marker": {"symbol": symbol, "size": 5, "color": colour}, "customdata": n}
-    line |= {"name": side, "hovertemplate": "%{y:.0%} of %{customdata}<extra>" + side + "</extra>"}
+    line |= {"marker": {"symbol": symbol, "size": 5, "color": colour}, "customdata": points}
+    hover = "%{y:.0f} % of %{customdata[0]}<extra>" + side + "</extra>"
+    line |= {"name": side, "hovertemplate": hover}
     return [area, line]
 
 
 def _marks(scores: Sequence[Score], side: str, colour: str, symbol: str) -> Figure:
     mark: Figure = {"symbol": symbol, "size": 12, "color": colour, "line": {"width": 2}}
-    x, y = [score.strength for score in scores], [_rate(score, side) for score in scores]
+    x = [100 * score.strength for score in scores]
+    y = [100 * _rate(score, side) for score in scores]
     return {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": mark} | {
         "hoverinfo": "skip"
     }
@@ -285,7 +290,7 @@ def _marks(scores: Sequence[Score], side: str, colour: str, symbol: str) -> Figu
 
 def _upright(strength: float) -> Figure:
     line = {"color": "--chosen", "width": 3}
-    ends = {"x0": strength, "x1": strength, "y0": 0, "y1": 1}
+    ends = {"x0": 100 * strength, "x1": 100 * strength, "y0": 0, "y1": 1}
     return {"type": "line", **ends, "yref": "paper", "line": line}
 
 
@@ -298,7 +303,7 @@ def _ends(scores: Sequence[Score]) -> list[Figure]:
     notes = []
     for side, value in ends.items():
         shift = (8 if side == upper else -8) if near else 0
-        at = {"x": 1, "xref": "paper", "y": value, "xanchor": "left", "xshift": 6}
+        at = {"x": 1, "xref": "paper", "y": 100 * value, "xanchor": "left", "xshift": 6}
         font = {"size": 12, "color": f"--{side}-ink"}
         notes.append(
             at | {"text": f"<b>{side}</b>", "yshift": shift, "showarrow": False, "font": font}

@@ -190,7 +190,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
         "gauges": GAUGES.format(FIRST.get(kind, "“left” and “kept”")),
         "groups": columns,
         "rows": rows,
-        "published": _published() if kind == "diffusion" else [],
+        "published": _published(state, view) if kind == "diffusion" else [],
         "not_ported": [{"name": n, "reason": why} for n, why in published.NOT_PORTED.items()],
         "many": compare.curves(state, view),
         "roles": [*compare.asked(state, view)] if kind == "diffusion" else [],
@@ -297,13 +297,24 @@ def _original(state: AppState, view: View) -> dict[str, Any]:
     return row | rest | {"values": {r.metric: plain([r.value, r.low, r.high, r.n]) for r in rows}}
 
 
-def _published() -> list[dict[str, Any]]:
+def _published(state: AppState, view: View) -> list[dict[str, Any]]:
+    """The published rows, each with its mark in the trade-off plot: rates in per cent, and a hover."""
+    domain = state.concept(view.concept).domain
     return [
         {"name": row.method, "style": row.style, "object": row.object, "fid": row.fid,
          "seconds": row.seconds, "memory": row.memory_gb, "storage": row.storage_gb,
-         "note": f"{row.source}; {published.NOTE}"}
+         "note": f"{row.source}; {row.note}",
+         "rates": row.rates(domain)._asdict(), "hover": _hover(row, domain)}
         for row in published.ROWS
     ]  # fmt: skip
+
+
+def _hover(row: published.Published, domain: str) -> list[str]:
+    """What the mark of a published row says, in lines."""
+    rates = row.rates(domain)._asdict().items()
+    figures = ", ".join(f"{name.upper()} {rate:.2f} %" for name, rate in rates)
+    of = "styles" if domain == "style" else "objects"
+    return [f"{row.method}, from {row.source}", f"{of}: {figures}", row.note]
 
 
 def _time(at: float) -> str:

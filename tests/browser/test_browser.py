@@ -7,6 +7,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from visit import PATIENCE, READY, opened
 
+from slugdemo.benchmark import published
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("ignore"),  # gradio's server warns of its own libraries
@@ -24,6 +26,18 @@ OTHER = """() => {
     return [frame.left + x._offset + x.d2p(trace.x[at]), frame.top + y._offset + y.d2p(trace.y[at])];
   }
 }"""
+# Where on the screen the curve's point of what is forgotten at a strength is.
+POINT = """(strength) => {
+  const box = document.querySelector('#curve .plot');
+  const line = box.data.find((trace) => trace.name === 'forget');
+  const at = line.customdata.findIndex((point) => point[1] === strength);
+  const frame = box.getBoundingClientRect();
+  const {xaxis, yaxis} = box._fullLayout;
+  return [frame.left + xaxis._offset + xaxis.d2p(line.x[at]), frame.top + yaxis._offset + yaxis.d2p(line.y[at])];
+}"""
+MARKS = """() => document.querySelector('#compare .tradeoff .plot').data
+  .filter((trace) => trace.name === 'published')
+  .flatMap((trace) => trace.x.map((x, i) => [x, trace.y[i], trace.marker.symbol, trace.customdata[i]]))"""
 SIZES = ((1280, 720), (390, 844), (768, 1024), (1920, 1080))
 
 
@@ -87,6 +101,39 @@ def test_two_visitors_do_not_see_each_others_edits(
     expect(visitor.locator("#tray .chip.on")).to_have_count(0)
     visitor.locator("#tray .drop").click()
     expect(visitor.locator("#tray .chip")).to_have_count(0)
+
+
+def test_a_click_on_a_point_of_the_curve_goes_to_its_step(visitor: Page, served: str) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat")
+    visitor.mouse.click(*visitor.evaluate(POINT, 0.4))
+    expect(visitor.locator("#curve .at")).to_have_text("0.400")
+
+
+def test_published_figures_are_hollow_marks_that_are_asked_for(visitor: Page, served: str) -> None:
+    opened(visitor, served, "model=pocket-sd&concept=robot&view=compare")
+    shown = visitor.get_by_role("button", name="not comparable")
+    expect(shown).to_have_attribute("aria-pressed", "false")
+    visitor.locator("#compare .tradeoff .main-svg").first.wait_for()
+    assert visitor.evaluate(MARKS) == []
+    shown.click()
+    expect(shown).to_have_attribute("aria-pressed", "true")
+    assert "published=1" in visitor.url
+    visitor.locator("#compare .tradeoff .scatterlayer .points path").nth(10).wait_for()
+    marks = visitor.evaluate(MARKS)
+    for (kept, gone, symbol, hover), row in zip(marks, published.ROWS, strict=True):
+        assert kept == pytest.approx((row.object.ira + row.object.cra) / 2)
+        assert (gone, symbol) == (row.object.ua, "diamond-open")
+        assert hover.startswith(row.method)
+        assert hover.endswith(row.note)
+
+
+def test_there_are_no_published_marks_beside_other_kinds_of_model(
+    visitor: Page, served: str
+) -> None:
+    opened(visitor, served, "model=pocket-clip&concept=cat&view=compare&published=1")
+    visitor.locator("#compare .tradeoff .main-svg").first.wait_for()
+    expect(visitor.get_by_role("button", name="not comparable")).to_have_count(0)
+    assert visitor.evaluate(MARKS) == []
 
 
 def test_the_edit_can_be_downloaded(visitor: Page, served: str) -> None:

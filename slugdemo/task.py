@@ -5,6 +5,7 @@ and the search; knows no method, no attack, no options and no tables.
 """
 
 import copy
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -65,6 +66,38 @@ class Located:
 
     scores: tuple[LayerScore, ...]
     editable: frozenset[str]
+
+
+def _near(opened: Opened, concept: Concept, eval_set: EvalSet) -> Neighbours:
+    pictures = tuple(str(example.image) for example in concept.forget)
+    key = ("neighbours", concept.name, pictures)
+    if key not in opened.kept:
+        names = eval_set.names(concept)[concept.domain]
+        opened.kept[key] = neighbours(concept, names, opened.clip)
+    return opened.kept[key]
+
+
+def _real(
+    opened: Opened, concept: Concept, eval_set: EvalSet, judged: PictureJudge
+) -> np.ndarray | None:
+    """The judge's features of held-out pictures of anything but the concept, (M, D)."""
+    shown = [e for e in eval_set.test if label(e, concept.domain)]
+    if judged.features is None or not shown:
+        return None
+    some = spread(shown, min(REAL, len(shown)))
+    key = ("real", judged.who, tuple(str(e.image) for e in some))
+    if key not in opened.kept:
+        opened.kept[key] = judged.features([images.read(example.image) for example in some])
+    rest = [label(example, concept.domain) != concept.name for example in some]
+    return opened.kept[key][np.array(rest)]
+
+
+def _remembered(opened: Opened, shown: Sequence[Example]) -> Memory:
+    """What the unedited CLIP makes of held-out pictures, for this concept and the next."""
+    key = tuple(str(example.image) for example in shown)
+    if key not in opened.kept:
+        opened.kept[key] = remembered(opened.clip, shown)
+    return opened.kept[key]
 
 
 @dataclass(eq=False)
@@ -263,6 +296,7 @@ class Task:
         """What the search and the report ask of the model."""
         rest = replace(self.concept, retain=tuple(self.retain_split[1]))
         size, names = self.config.evaluation_size, self.eval_set
+        near = partial(_near, self.opened, self.concept, names)
         with self.clock("evaluators"):
             if self.kind == "zero-shot":
                 return ClassifyEvaluation.of(
@@ -270,70 +304,56 @@ class Task:
                     rest,
                     eval_set=names,
                     size=size,
-                    remember=self._remembered,
-                    near=self.near,
+                    remember=partial(_remembered, self.opened),
+                    near=near,
                 )
             allowed = self.config.tuning.effective.max_forget_acc
             if self.kind == "vlm":
                 return AnswerEvaluation(
-                    rest, self.model, names, size, self._watch, self.near, allowed
+                    rest, self.model, names, size, self._watch, near, allowed
                 )
-            judged = picture_judge(judge(), lambda: self.clip, concept=rest, eval_set=names)
-            real = partial(self._real, judged)
+            clip = partial(getattr, self.opened, "clip")
+            judged = picture_judge(judge(), clip, concept=rest, eval_set=names)
+            real = partial(_real, self.opened, self.concept, names, judged)
             return GenerateEvaluation(
-                rest, self.model, judged, names, size, self._watch, self.near, real, allowed
+                rest, self.model, judged, names, size, self._watch, near, real, allowed
             )
 
     def near(self) -> Neighbours:
         """The neighbours of the concept, found once for all who forget it in this model."""
-        concept = self.concept
-        pictures = tuple(str(example.image) for example in concept.forget)
-        key, kept = ("neighbours", concept.name, pictures), self.opened.kept
-        if key not in kept:
-            names = self.eval_set.names(concept)[concept.domain]
-            kept[key] = neighbours(concept, names, self.clip)
-        return kept[key]
-
-    def _real(self, judged: PictureJudge) -> np.ndarray | None:
-        """The judge's features of held-out pictures of anything but the concept, (M, D)."""
-        shown = [e for e in self.eval_set.test if label(e, self.concept.domain)]
-        if judged.features is None or not shown:
-            return None
-        some = spread(shown, min(REAL, len(shown)))
-        key, kept = ("real", judged.who, tuple(str(e.image) for e in some)), self.opened.kept
-        if key not in kept:
-            kept[key] = judged.features([images.read(example.image) for example in some])
-        rest = [label(example, self.concept.domain) != self.concept.name for example in some]
-        return kept[key][np.array(rest)]
+        return _near(self.opened, self.concept, self.eval_set)
 
     @property
     def _watch(self) -> Watch:
+        """The task's own watcher, whoever that is by then; the evaluation does not keep the task."""
+        me = weakref.ref(self)
+
         def progress(done: int, total: int) -> None:
-            self.progress("Evaluating", done, total)
+            if task := me():
+                task.progress("Evaluating", done, total)
 
-        return Watch(progress, self.cancelled)
+        def cancelled() -> bool:
+            task = me()
+            return task is not None and task.cancelled()
 
-    def _remembered(self, shown: Sequence[Example]) -> Memory:
-        """What the unedited CLIP makes of held-out pictures, for this concept and the next."""
-        key, kept = tuple(str(example.image) for example in shown), self.opened.kept
-        if key not in kept:
-            kept[key] = remembered(self.clip, shown)
-        return kept[key]
+        return Watch(progress, cancelled)
 
     @cached_property
     def evaluators(self) -> Evaluators:
         """What the step search asks; a quick stand-in where the model takes long."""
         found = self.evaluation
-        quick = None if self.kind == "zero-shot" else Evaluators(self._quick, self._quick_forget)
+        me = weakref.proxy(self)  # a search lasts no longer than its task
+
+        def whole(edit: Edit) -> search.Evaluate:
+            judged, own = me._in_clip(edit)
+            return judged.evaluator()(own)
+
+        def alone(edit: Edit) -> search.Evaluate:
+            judged, own = me._in_clip(edit)
+            return judged.forget_only()(own)
+
+        quick = None if self.kind == "zero-shot" else Evaluators(whole, alone)
         return Evaluators(found.evaluator(), found.forget_only(), quick)
-
-    def _quick(self, edit: Edit) -> search.Evaluate:
-        judged, own = self._in_clip(edit)
-        return judged.evaluator()(own)
-
-    def _quick_forget(self, edit: Edit) -> search.Evaluate:
-        judged, own = self._in_clip(edit)
-        return judged.forget_only()(own)
 
     def _in_clip(self, edit: Edit) -> tuple[ClassifyEvaluation, Edit]:
         """The CLIP whose tower an edit changes, and the edit in the names of that CLIP."""

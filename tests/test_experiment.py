@@ -1,9 +1,11 @@
 """Laws of the engine: one configuration gives one answer, whoever asks."""
 
+import gc
 import inspect
 import json
 import math
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from slugdemo.errors import SlugError
 from slugdemo.evaluation.prompt_set import EvalSize
 from slugdemo.methods import METHODS
 from slugdemo.methods.method import Method
+from slugdemo.methods.slug import direction
 from slugdemo.models.loading import opened
 from slugdemo.results import Result, harmonic
 from slugdemo.search import Tuning
@@ -265,3 +268,21 @@ def test_each_method_says_which_numbers_its_own_code_reads(method: Method) -> No
     reads = ("config.batch", "task.gradients", "task.forget_gradient", "task.front")
     reads += ("forget_then_retain",)
     assert ("batch" in method.uses) == any(word in whole for word in reads)
+
+
+@pytest.mark.parametrize("model", ["pocket-clip", "pocket-sd", "pocket-llava"])
+def test_a_task_that_nobody_holds_is_gone_at_once(model: str) -> None:
+    """Many concepts one after another take no more memory than one: nothing waits for a collection."""
+    task = experiment.task(model, "robot")
+    edit = direction(task, task.front[0])
+    task.evaluators.full(edit)(0.1)
+    if task.evaluators.quick:
+        task.evaluators.quick.full(edit)(0.1)
+    experiment.report(task, [edit])
+    left = weakref.ref(task)
+    gc.disable()
+    try:
+        del task
+        assert left() is None
+    finally:
+        gc.enable()

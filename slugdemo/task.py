@@ -309,9 +309,7 @@ class Task:
                 )
             allowed = self.config.tuning.effective.max_forget_acc
             if self.kind == "vlm":
-                return AnswerEvaluation(
-                    rest, self.model, names, size, self._watch, near, allowed
-                )
+                return AnswerEvaluation(rest, self.model, names, size, self._watch, near, allowed)
             clip = partial(getattr, self.opened, "clip")
             judged = picture_judge(judge(), clip, concept=rest, eval_set=names)
             real = partial(_real, self.opened, self.concept, names, judged)

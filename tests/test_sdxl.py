@@ -141,7 +141,8 @@ def test_layers_of_both_towers_are_scored_and_one_is_edited(here: Path) -> None:
     edit = direction(task, layer)
     assert edit.parts == ("text_2",)
     assert edit.about["unet"] == task.model.unet_digest
-    quick = task._quick(edit)
+    assert task.evaluators.quick
+    quick = task.evaluators.quick.full(edit)
     assert quick(0.0) != quick(2.0)  # the stand-in moves with the second tower too
     [score] = experiment.curve(task, edit, [0.5])
     assert score.n_forget > 0

@@ -94,7 +94,8 @@ def search(
     on a failing step when it saw a passing one. Both rules go by what is left of the concept; a
     model that can measure this alone, for less, offers `forget_only`: then the steps are found
     with it, and only the smallest that forgets is evaluated in full, since the rest suffers least
-    there: a `margin` beyond it (a fraction of it), and itself where the goal is missed there. The
+    there: a `margin` beyond it (a fraction of it), and itself where the goal is missed there, but
+    not by so much that the interval of what is kept leaves no hope. The
     floor rule never goes beyond `farthest`; no step is evaluated twice. Raises ValueError for a
     rule not in `RULES`.
     """
@@ -122,7 +123,7 @@ def _in_two_stages(
     if margin and best.forget_acc <= goal.max_forget_acc:
         beyond = evaluate(best.strength * (1 + margin))
         yield beyond
-        if goal.met(beyond):
+        if goal.met(beyond) or beyond.retain_interval[1] < goal.min_retain_acc:
             return
     yield evaluate(best.strength)
 
@@ -279,12 +280,15 @@ class Search:
 class Evaluators:
     """What a search may ask: the full score, the forget-only score, and a cheap stand-in.
 
-    `forget_only` measures the concept alone, at less cost; `quick` ranks candidates when the full
-    evaluation takes long (zero-shot classification in the model's own CLIP). Either may be None.
+    `forget_only` measures the concept alone, at less cost; `while_kept` is as full for an edit, but
+    asks no more once less than a share of the rest is sure to be kept; `quick` ranks candidates when
+    the full evaluation takes long (zero-shot classification in the model's own CLIP). Each of them
+    may be None.
     """
 
     full: Evaluator
     forget_only: Evaluator | None = None
+    while_kept: Callable[[Edit, float], Evaluate] | None = None
     quick: "Evaluators | None" = None
 
 
@@ -368,7 +372,10 @@ def tune(
         attempts = _ranked([*attempts, *run(rest)], goal)
     count = len(attempts)
     if not attempts[0].choice.feasible and fixed.rule != "paper" and (more := further()):
-        attempts = _ranked([*attempts, *run([Suggested(edit) for edit in more])], goal)
+        near, far = _shortlisted(more, evaluators.quick, fixed)
+        attempts = _ranked([*attempts, *run([*near, *far])], goal)
+    if not attempts[0].choice.feasible:
+        attempts[0] = _in_full(attempts[0], evaluators.full, goal, before.n_retain, watch)
     return Search(tuple(attempts), before, goal, _reason(attempts, count))
 
 
@@ -432,8 +439,9 @@ def _searched(
     attempts = []
     for edit, step in candidates:
         trace = []
+        whole = evaluators.while_kept and evaluators.while_kept(edit, goal.min_retain_acc)
         for score in search(
-            evaluators.full(edit),
+            whole or evaluators.full(edit),
             goal,
             rule=tuning.rule,
             evaluations=tuning.evaluations,
@@ -474,6 +482,23 @@ def _with_margin(
         return replace(attempt, trace=trace, narrow=True)
     beyond = f"{tuning.margin:.0%} beyond the step that the search found.".replace("%", " %")
     return Attempt(attempt.edit.at(strength), Choice(score, True, f"It goes {beyond}"), trace)
+
+
+def _in_full(attempt: Attempt, full: Evaluator, goal: Goal, count: int, watch: Watch) -> Attempt:
+    """The attempt that comes nearest, with the smallest step that forgets evaluated in full.
+
+    `count` is the number of items that a full evaluation has of what is kept.
+    """
+    gone = [score.strength for score in attempt.trace if score.forget_acc <= goal.max_forget_acc]
+    strength = min(gone, default=attempt.choice.score.strength)
+    whole = [score for score in attempt.trace if score.n_retain == count]
+    if any(score.strength == strength for score in whole):
+        return attempt
+    score = full(attempt.edit)(strength)
+    watch(attempt.edit, score)
+    choice = choose([*whole, score], goal)
+    found = attempt.edit.at(choice.score.strength)
+    return Attempt(found, choice, (*attempt.trace, score), narrow=choice.feasible)
 
 
 def _ranked(attempts: Sequence[Attempt], goal: Goal) -> list[Attempt]:

@@ -351,7 +351,8 @@ class Task:
             return judged.forget_only()(own)
 
         quick = None if self.kind == "zero-shot" else Evaluators(whole, alone)
-        return Evaluators(found.evaluator(), found.forget_only(), quick)
+        while_kept = found.while_kept if isinstance(found, AnswerEvaluation) else None
+        return Evaluators(found.evaluator(), found.forget_only(), while_kept, quick)
 
     def _in_clip(self, edit: Edit) -> tuple[ClassifyEvaluation, Edit]:
         """The CLIP whose tower an edit changes, and the edit in the names of that CLIP."""

@@ -326,6 +326,18 @@ def test_answers_count_names_of_the_concept_and_of_the_rest(assets: Path) -> Non
     assert rows["background"].after == 1.0
 
 
+def test_a_search_asks_the_rest_to_the_end_only_while_enough_may_still_be_kept() -> None:
+    labels = ["x", "x", *["never said"] * 10]  # nothing of the rest is named: at most 2 in 3 right
+    evaluation = talk(labels, "x")
+    edit = some_edit("x", layer="visual.transformer.resblocks.1.mlp.c_fc.weight")
+    whole = evaluation.evaluator()(edit)(0.01)
+    assert evaluation.while_kept(edit, 0.0)(0.01) == whole
+    ended = evaluation.while_kept(edit, 0.99)(0.01)
+    assert ended.n_retain < whole.n_retain
+    assert ended.retain_interval[1] < 0.99
+    assert (ended.forget_acc, ended.n_forget) == (whole.forget_acc, whole.n_forget)
+
+
 def test_what_the_unedited_model_says_is_asked_once_and_an_edit_is_asked_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

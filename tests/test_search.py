@@ -301,6 +301,63 @@ def test_shortlist_then_the_others_then_the_next_fronts_but_not_by_the_paper(
     assert ("of the next fronts does" in found.reason) == (passing == "next" and rule == "floor")
 
 
+@pytest.mark.parametrize("kept", [(0.6, 0.7, 0.65), (0.6, 1.0, 0.65), (0.6, 0.7, 1.0)])
+def test_who_surely_keeps_too_little_is_not_asked_to_the_end_but_the_nearest_one_is(
+    kept: tuple[float, ...],
+) -> None:
+    curves = {
+        name: (falls_at(0.2), lambda step, share=share: share if step else 1.0)
+        for name, share in zip("abc", kept, strict=True)
+    }
+    full, trace = by_layer(curves, []), []
+
+    def alone(edit: Edit) -> Evaluate:
+        return lambda step: replace(full(edit)(step), retain_acc=float("nan"), n_retain=0)
+
+    def while_kept(edit: Edit, least: float) -> Evaluate:
+        def some(step: float) -> Score:
+            score = full(edit)(step)
+            few = replace(score, n_retain=20)
+            return few if few.retain_interval[1] < least else score
+
+        return some
+
+    found = tune(
+        CANDIDATES,
+        Evaluators(full, alone, while_kept),
+        Tuning(margin=0.1),
+        watch=lambda edit, score: trace.append((edit.layer, score.n_retain)),
+    )
+    best = max(range(3), key=lambda at: kept[at])
+    assert found.edit.layer == f"text/{'abc'[best]}"
+    assert found.feasible == (kept[best] == 1)
+    assert found.score.n_retain == 100
+    assert [n for layer, n in trace if layer == "text/a" and n] == [20]
+    if not found.feasible:  # the nearest at the step that was found, not a margin beyond it
+        assert trace[-1] == (found.edit.layer, 100)
+        assert found.score.strength == min(
+            score.strength for score in found.attempts[0].trace if score.forget_acc == 0
+        )
+
+
+def test_candidates_of_the_next_fronts_come_best_first_by_the_quick_evaluator() -> None:
+    good, never = (falls_at(0.2), lambda _: 1.0), (lambda _: 1.0, lambda _: 1.0)
+    further = [
+        Edit("cat", "slug", {}, 0.0, LAYER_NORM, about={"layer": f"text/{name}"}) for name in "xyz"
+    ]
+    curves = {"a": never, "x": good, "y": good, "z": good}
+    ranks = {"a": good, "x": never, "y": never, "z": good}
+    asked: list[str] = []
+    found = tune(
+        CANDIDATES[:1],
+        Evaluators(by_layer(curves, asked), quick=Evaluators(by_layer(ranks, []))),
+        Tuning(shortlist=1),
+        further=lambda: further,
+    )
+    assert {*asked} == {"a", "z"}
+    assert found.edit.layer == "text/z"
+
+
 def test_without_candidates_or_anything_to_forget_there_is_a_sentence() -> None:
     ignorant = by_layer({"a": (lambda _: 0.0, lambda _: 1.0)}, [])
     with pytest.raises(SlugError, match=r"nothing to forget.*0 of 20"):

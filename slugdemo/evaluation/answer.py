@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,12 +32,26 @@ from slugdemo.evaluation.prompt_set import (
 )
 from slugdemo.models.base import UNWATCHED, Watch
 from slugdemo.models.llava import Llava
-from slugdemo.search import Evaluator, Score
+from slugdemo.search import Evaluate, Evaluator, Score
 
 ASK = {"concept": "What is in this picture?", "style": "In what style is it drawn?"}
 BACKGROUND = "Which colour is the background?"
 Asked = tuple[Sequence[Example], str]  # pictures, and the question about each of them
 Question = tuple[Path | str, str]  # a picture's place, and a question about it
+RUNS = 4  # in which a search asks what is kept
+
+
+class Check(NamedTuple):
+    """One question whose answer shall stay: it names `right`, or is just that (`whole`)."""
+
+    example: Example
+    question: str
+    right: str
+    whole: bool = False
+
+    def holds(self, answer: str) -> bool:
+        """Whether an answer is right."""
+        return answer == self.right if self.whole else says(answer, self.right)
 
 
 def says(answer: str, name: str) -> bool:
@@ -76,7 +91,15 @@ class AnswerEvaluation:
 
     def evaluator(self) -> Evaluator:
         """An edit -> its score on the search split at each strength."""
-        return evaluator(partial(self._score, self.searched))
+        return evaluator(self._score)
+
+    def while_kept(self, edit: Edit, least: float) -> Evaluate:
+        """The same for one edit, which asks no more once less than `least` is sure to be kept.
+
+        A score that ends so counts fewer items.
+        """
+        runs = [self._checks[first::RUNS] for first in range(RUNS)]
+        return lambda strength: self._kept([edit.at(strength)], strength, runs, least)
 
     def forget_only(self) -> Evaluator:
         """An edit -> its score on the concept alone, on as many pictures as it takes to decide.
@@ -142,13 +165,18 @@ class AnswerEvaluation:
         return [*rows, *spread(rest, min(many, len(rest)))]
 
     def _asked(self, parts: Sequence[Asked], edits: Sequence[Edit]) -> list[list[str]]:
-        """The answers part by part; a picture that is in several is looked at once.
+        """The answers part by part."""
+        asked = [(example.image, question) for shown, question in parts for example in shown]
+        texts = iter(self._answers(asked, edits))
+        return [list(islice(texts, len(shown))) for shown, _ in parts]
+
+    def _answers(self, asked: Sequence[Question], edits: Sequence[Edit]) -> list[str]:
+        """The answers; a picture that is asked about several times is looked at once.
 
         What the unedited model says is remembered.
         """
         host = self.host.edited(edits)
         known: dict[Question, str] = self._said if host is self.host else {}
-        asked = [(example.image, question) for shown, question in parts for example in shown]
         left = [each for each in dict.fromkeys(asked) if each not in known]
         looked = {image: pictures.read(image) for image, _ in left}
         answers = host.answer(
@@ -158,37 +186,59 @@ class AnswerEvaluation:
             cancelled=self.watch.cancelled,
         )
         known.update(zip(left, answers, strict=True))
-        texts = (known[each] for each in asked)
-        return [list(islice(texts, len(shown))) for shown, _ in parts]
+        return [known[each] for each in asked]
 
     @cached_property
     def _said(self) -> dict[Question, str]:
         return {}
 
-    def _score(self, shown: Sequence[Example], edits: Sequence[Edit], strength: float) -> Score:
-        """`retain` counts right answers about the rest and, of the pictures `_besides`, about the
-        other domain where it is known, and backgrounds that are told as before the edit."""
+    def _score(self, edits: Sequence[Edit], strength: float) -> Score:
+        return self._kept(edits, strength, [self._checks])
+
+    def _kept(
+        self,
+        edits: Sequence[Edit],
+        strength: float,
+        runs: Sequence[Sequence[Check]],
+        least: float = 0.0,
+    ) -> Score:
+        """`retain` counts the checks that hold, run after run while `least` may still be reached."""
+        own, kept = [example for example in self.searched if self._shows(example)], []
+        there = self._asked([(own, ASK[self.concept.domain])], edits)[0]
+        forgotten = _hits(there, own, self.concept.domain)
+        for checks in runs:
+            said = self._answers([(each.example.image, each.question) for each in checks], edits)
+            kept += [check.holds(answer) for check, answer in zip(checks, said, strict=True)]
+            share = metrics.share(np.array(kept))
+            if metrics.wilson(share, len(kept))[1] < least:
+                break
+        return Score(strength, metrics.share(forgotten), share, len(own), len(kept))
+
+    @cached_property
+    def _checks(self) -> list[Check]:
+        """What shall stay: the names of the rest, the other domain, and what backgrounds there are.
+
+        The other domain counts where it is known, and backgrounds are told as before the edit;
+        both are asked of the pictures `_besides` alone.
+        """
         own, other = self.concept.domain, OTHER[self.concept.domain]
+        rest = [example for example in self.searched if not self._shows(example)]
         known = [example for example in self._besides if example.labels.get(other)]
-        parts = [(shown, ASK[own]), (known, ASK[other]), (self._besides, BACKGROUND)]
-        named, cross, grounds = self._asked(parts, edits)
-        hits = _hits(named, shown, own)
-        target = np.array([self._shows(example) for example in shown])
-        same = [a == b for a, b in zip(self._grounds, grounds, strict=True)]
-        kept = np.concatenate([hits[~target], _hits(cross, known, other), same])
-        there = hits[target]
-        return Score(strength, metrics.share(there), metrics.share(kept), len(there), len(kept))
+        grounds = self._asked([(self._besides, BACKGROUND)], [])[0]
+        return [
+            *(Check(example, ASK[own], label(example, own)) for example in rest),
+            *(Check(example, ASK[other], label(example, other)) for example in known),
+            *(
+                Check(example, BACKGROUND, answer, whole=True)
+                for example, answer in zip(self._besides, grounds, strict=True)
+            ),
+        ]
 
     @cached_property
     def _besides(self) -> list[Example]:
         """What a search asks two questions more about: the concept, and every fourth of the rest."""
         rest = [example for example in self.searched if not self._shows(example)]
         return [*(example for example in self.searched if self._shows(example)), *rest[::4]]
-
-    @cached_property
-    def _grounds(self) -> list[str]:
-        """What the unedited model says of these pictures' backgrounds."""
-        return self._asked([(self._besides, BACKGROUND)], [])[0]
 
 
 def _hits(answers: Sequence[str], shown: Sequence[Example], domain: str) -> np.ndarray:

@@ -225,6 +225,11 @@ def test_a_table_pools_pictures_over_the_concepts_that_the_reference_never_saw()
     assert lines[3].split(" | ")[1] == "0.500 [0.237, 0.763]"
     assert lines[3].split(" | ")[4].startswith("0.250 [")
     assert lines[3].endswith("| 2.0 |")
+    other = [Result("pocket-llava", name, "ga").of("forget_acc", 0.0, 9) for name in ("cat", "ink")]
+    told = tables.methods(framed([*rows, *other]), "pocket-llava", ["ink"]).splitlines()
+    assert told[2].startswith(
+        "| ga | 0.000 [0.000, 0.299] |  | 0.000"
+    )  # it has no reference itself
 
 
 def test_an_attack_is_pooled_over_concepts_on_which_every_column_was_attacked() -> None:

@@ -35,14 +35,14 @@ def filled(text: str, frame: pd.DataFrame, styles: Sequence[str]) -> str:
 
 
 def methods(frame: pd.DataFrame, model: str, styles: Sequence[str]) -> str:
-    """One row for each method: rates over the things and the styles that the reference never saw.
+    """One row for each method: rates over the things and the styles that a reference never saw.
 
     Rates are pooled over the pictures of these concepts, with 95 % Wilson intervals; the seconds
     are the median over concepts. Methods that were not measured on all of them are left out.
     """
-    some = frame[(frame["model"] == model) & (frame["split"] == "report")]
-    some = some[some["metric"].isin(RATES[model]) & (some["attack"] == "")]
-    every = {*some[some["method"] == "reference"]["concept"]}
+    some = frame[(frame["split"] == "report") & (frame["attack"] == "")]
+    every = {*some[some["method"] == "reference"]["concept"]}  # of any model
+    some = some[(some["model"] == model) & some["metric"].isin(RATES[model])]
     some = some[some["concept"].isin(every)]
     groups = {"things": every - {*styles}, "styles": every & {*styles}}
     heads = [f"{group}: {title}" for group in groups for title in RATES[model].values()]

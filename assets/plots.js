@@ -22,7 +22,8 @@
   const cover = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
   const dot = ([x, y], half) => [x - half, y - half, x + half, y + half];
 
-  // A place for each name: as little as possible on marks, on the line, on other names, outside.
+  // A place for each name: as little as possible on marks, on the line, on other names, outside. The
+  // chosen layer comes first; a name that would lie on others all the same is left to the pointer.
   function named(trace, figure, box) {
     const {layout} = figure;
     if (![trace.xaxis, trace.yaxis].every((id) => axis(layout, id)?.range)) return trace;
@@ -34,8 +35,13 @@
     const [low, top] = axis(layout, trace.xaxis).domain ?? [0, 1];
     const inside = box.clientWidth - layout.margin.l - layout.margin.r;
     const panel = [layout.margin.l + low * inside, layout.margin.t, layout.margin.l + top * inside + layout.margin.r, box.clientHeight - layout.margin.b];
-    const taken = [];
-    const textposition = points.map((spot, i) => {
+    const text = [], textposition = [];
+    const rings = figure.data.filter((other) => other.xaxis === trace.xaxis && other.marker?.symbol === 'circle-open');
+    const chosen = (i) => rings.some((ring) => ring.x[0] === trace.x[i] && ring.y[0] === trace.y[i]);
+    const taken = points.filter((_, i) => chosen(i)).map((spot) => dot(spot, 11));   // its ring
+    const order = points.map((_, i) => i).sort((a, b) => chosen(b) - chosen(a));
+    for (const i of order) {
+      const spot = points[i];
       const [wide, high] = [0.56 * size * trace.text[i].length, 1.15 * size];
       const tried = PLACES.map((place, rank) => {
         const here = frame(spot, place, wide, high, 7);
@@ -45,10 +51,14 @@
         return {place, here, cost: rank + sum(marks, 1) + sum(others, 2) + sum(line, 2) + sum(taken, 4) + 3 * outside};
       });
       const best = tried.reduce((a, b) => (b.cost < a.cost ? b : a));
-      taken.push(best.here);
-      return best.place;
-    });
-    return {...trace, textposition};
+      const hidden = points.filter((_, k) => k !== i).map((point) => dot(point, 5));
+      const free = chosen(i) || (taken.every((other) => cover(best.here, other) < 0.08 * wide * high)
+        && hidden.every((other) => cover(best.here, other) < 30) && cover(best.here, panel) > 0.9 * wide * high);
+      textposition[i] = best.place;
+      text[i] = free ? trace.text[i] : '';
+      if (free) taken.push(best.here);
+    }
+    return {...trace, text, textposition};
   }
 
   function close(layout) {

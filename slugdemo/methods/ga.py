@@ -9,7 +9,7 @@ from slugdemo.task import Task
 from slugdemo.training import TowerPairs, adamw, shuffled, tower_weights, trained
 
 RATE, DECAY = 1e-4, 0.1
-STEPS = {"zero-shot": 4, "diffusion": 30, "vlm": 8}  # by kind of model
+STEPS = {"zero-shot": 4, "diffusion": 30, "vlm": 12}  # by kind of model
 
 
 def ga(task: Task) -> Edit:

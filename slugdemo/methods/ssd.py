@@ -16,7 +16,7 @@ from slugdemo.task import Task
 from slugdemo.training import TowerPairs, differentiated, shuffled, tower_weights
 from slugdemo.weights import Weights
 
-ALPHA = {"zero-shot": 50.0, "diffusion": 10.0, "vlm": 30.0}  # by kind of model
+ALPHA = {"zero-shot": 50.0, "diffusion": 10.0, "vlm": 12.0}  # by kind of model
 LAMBDA, POWER = 1.0, 1.0
 BATCHES, SIZE = 16, 8
 

@@ -29,8 +29,8 @@ def ssd(task: Task) -> Edit:
     2. Where I_f > alpha I_D: w <- w min((lambda I_D / I_f)^p, 1) (eq. 6 and 7).
 
     SLUG's repository: alpha 10, lambda swept from .1 to 5 and applied cumulatively, p 1.
-    Deviations: one dampening; alpha 10 only where the text tower alone is edited, 50 and 30 where
-    pictures are read too, since 10 destroys these; both importances are of L_f = mean(1 - cos),
+    Deviations: one dampening; alpha 10 only where the text tower alone is edited, 50 and 12 where
+    pictures are read too, since less takes much of the rest; both importances are of L_f = mean(1 - cos),
     so that they compare; biases, embeddings and (inside other models) layer norms stay.
     """
     weights = tower_weights(task)

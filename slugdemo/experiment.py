@@ -34,8 +34,6 @@ from slugdemo.search import Goal, Score, Search, told
 from slugdemo.task import Task
 from slugdemo.weights import Weights
 
-KNOWN = 0.5  # of the tries on the original: an attack that succeeds more seldom proves nothing
-COUNTED = ("prompt", "search", "vector", "adversary", "probe")  # attacks that take an article
 ORIGINAL, REFERENCE = "original", "reference"
 CONTROLS = ("opposite direction", "random direction", "random layer", "all front layers")
 
@@ -341,68 +339,6 @@ def _unlike(first: np.ndarray, second: np.ndarray) -> float:
     return 1 - metrics.cka(first, second)
 
 
-# ---- before and after, as data that a page can draw
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Cosines of C kinds of pictures (rows) with C names (columns), before and after an edit."""
-
-    names: tuple[str, ...]
-    before: tuple[tuple[float, ...], ...]
-    after: tuple[tuple[float, ...], ...]
-
-
-def cosine_matrix(task: Task, edits: Sequence[Edit], *, count: int = 12) -> Matrix:
-    """The cosines of pictures with names in the task's CLIP: the concept first, then the nearest.
-
-    A row is the mean over a name's search pictures. Edits of a U-Net change none.
-    """
-    host = task.classified.host
-    names = [host.classes[at] for at in host.labels.unique().tolist() if at >= 0]
-    near = task.near().nearness.get("meaning", {})
-    rest = sorted((n for n in names if n != task.concept.name), key=lambda n: -near.get(n, -1.0))
-    shown = [task.concept.name, *rest[: count - 1]]
-    columns = torch.tensor([host.classes.index(name) for name in shown])
-
-    def cosines(scores: torch.Tensor) -> tuple[tuple[float, ...], ...]:
-        rows = [scores[host.labels == at][:, columns].mean(0) for at in columns]
-        return tuple(tuple(row.tolist()) for row in rows)
-
-    return Matrix(tuple(shown), cosines(host.scores), cosines(host.edited(edits).scores))
-
-
-@dataclass(frozen=True)
-class Point:
-    """One item of the report split on a map: what it was to show, and where it lay and lies."""
-
-    name: str
-    before: tuple[float, float]
-    after: tuple[float, float]
-
-
-def embedding_map(task: Task, edits: Sequence[Edit]) -> list[Point]:
-    """The report split's features on the two main axes (PCA) that they have before the edit.
-
-    Of Stable Diffusion the judge's features of its pictures, of CLIP its own; nothing for models
-    that give none.
-    """
-    before, after = (task.evaluation.seen(some) for some in ([], edits))
-    if not before.features.size:
-        return []
-    middle = before.features.mean(0)
-    axes = np.linalg.svd(before.features - middle, full_matrices=False)[2][:2]
-    places = [(seen.features - middle) @ axes.T for seen in (before, after)]
-    return [
-        Point(str(name), _pair(first), _pair(second))
-        for name, first, second in zip(task.evaluation.shown(), *places, strict=True)
-    ]
-
-
-def _pair(place: np.ndarray) -> tuple[float, float]:
-    return float(place[0]), float(place[1])
-
-
 def compare(task: Task, methods: Sequence[str] = ()) -> Iterator[list[Result]]:
     """The rows of the original, of the model that never saw it, then of each method as it is done.
 
@@ -606,63 +542,3 @@ def missing(task: Task, name: str, reason: str) -> Result:
     model, concept = task.opened.model.name, task.concept.name
     attacked = attacks.named(name).name
     return Result(model, concept, REFERENCE, attacked, REFERENCE, "success", note=reason)
-
-
-def summary(rows: Sequence[Result]) -> str:
-    """What attacks on one edit have shown, in a sentence: what held, and what brings it back.
-
-    Takes rows of `attack` of one concept and edit. The original and the reference are named where
-    they say something; an attack that fails on the original says nothing, and the rate before
-    any attack comes first where it is not zero. "" without an attack on the edited model.
-    """
-    on = {(row.attack, row.on): row for row in rows if row.metric == "success" and row.n}
-    tried = {name: row for (name, where), row in on.items() if where == "edited"}
-    if not tried:
-        return ""
-    moot = [n for n in tried if (n, "original") in on and on[n, "original"].value < KNOWN]
-    fair = {name: row for name, row in tried.items() if name not in moot}
-    back = sorted((n for n in fair if fair[n].value), key=lambda n: -fair[n].value)
-    parts = [f"gone for {_listed([n for n in fair if n not in back])}"] if {*fair} - {*back} else []
-    parts += [_back(name, on) for name in back]
-    said = "; ".join(parts)
-    moots = (
-        f"{n} {'say' if _many(n) else 'says'} nothing: {_tries(on[n, 'original'])} on the original"
-        for n in moot
-    )
-    said = "; ".join(part for part in (said, *moots) if part)
-    before = [
-        row for row in rows if row.metric == "before attack" and row.on == "edited" and row.value
-    ]
-    first = f"Before any attack it is there in {_tries(before[0])}. " if before else ""
-    reasons = dict.fromkeys(r.note for r in rows if r.on == "reference" and not r.n and r.note)
-    return " ".join([f"{first}{said[:1].upper()}{said[1:]}.", *reasons])
-
-
-def _tries(row: Result) -> str:
-    return f"{round(row.value * row.n)} of {row.n} tries"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Attacks that failed: those in words alone are words."""
-    words = [name for name in names if attacks.ATTACKS[name].group == "words"]
-    others = [name for name in names if name not in words]
-    return " and ".join([*(["words"] if words else []), *others])
-
-
-def _many(name: str) -> bool:
-    return name.endswith("s") and attacks.ATTACKS[name].group in ("words", "images")
-
-
-def _back(name: str, on: Mapping[tuple[str, str], Result]) -> str:
-    """As in "a soft prompt brings it back in 9 of 12 tries, on the original in 11 of 12"."""
-    many = _many(name)
-    verbs = {True: ("bring it back", "still find it"), False: ("brings it back", "still finds it")}
-    verb = verbs[many][attacks.ATTACKS[name].group == "inside"]
-    article = "a " if name.split(",")[0].split(" at ")[0].split()[-1] in COUNTED else ""
-    said = f"{article}{name} {verb} in {_tries(on[name, 'edited'])}"
-    ceiling, floor = on.get((name, "original")), on.get((name, "reference"))
-    if ceiling and ceiling.value < 1:
-        said += f", on the original in {_tries(ceiling).removesuffix(' tries')}"
-    if floor:
-        said += f", on the model that never saw it in {_tries(floor).removesuffix(' tries')}"
-    return said

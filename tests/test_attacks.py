@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from slugdemo import attacks, catalog, experiment, weights
+from slugdemo import attacks, catalog, experiment, verdict, weights
 from slugdemo.attacks import ATTACKS, embeddings, images, noise, probes, prompts
 from slugdemo.attacks import attack as under_attack
 from slugdemo.attacks import weights as retrained
@@ -671,19 +671,19 @@ def test_the_sentence_is_that_of_the_figures() -> None:
         row("soft prompt", "original", 12),
         row("soft prompt", "reference", 2),
     ]
-    assert experiment.summary(rows) == (
+    assert verdict.summary(rows) == (
         "Gone for words; a soft prompt brings it back in 9 of 12 tries, "
         "on the model that never saw it in 2 of 12."
     )
     before = [row("synonyms", "edited", 3, metric="before attack")]
-    assert experiment.summary([*rows, *before]).startswith("Before any attack it is there in 3 of")
+    assert verdict.summary([*rows, *before]).startswith("Before any attack it is there in 3 of")
     weak = [row("typos", "edited", 0), row("typos", "original", 1)]
-    assert experiment.summary(weak) == "Typos say nothing: 1 of 12 tries on the original."
+    assert verdict.summary(weak) == "Typos say nothing: 1 of 12 tries on the original."
     inside = [row("linear probe", "edited", 6), row("linear probe", "original", 11)]
-    assert experiment.summary(inside) == (
+    assert verdict.summary(inside) == (
         "A linear probe still finds it in 6 of 12 tries, on the original in 11 of 12."
     )
-    assert experiment.summary([]) == ""
+    assert verdict.summary([]) == ""
 
 
 def test_each_attack_is_tried_on_each_model_and_a_missing_reference_says_why(
@@ -694,7 +694,7 @@ def test_each_attack_is_tried_on_each_model_and_a_missing_reference_says_why(
     assert [part[0].on for part in parts] == ["edited", "original", "reference"] * 2
     assert "no reference" in parts[2][0].note
     assert parts[0] != parts[3]
-    told = experiment.summary([each for part in parts for each in part])
+    told = verdict.summary([each for part in parts for each in part])
     assert told.count("There is no reference") == 1
     with pytest.raises(SlugError, match="not on 'base'"):
         list(experiment.attack_each(task, ["undo"], edited(task), on=["base"]))

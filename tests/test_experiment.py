@@ -13,7 +13,7 @@ import house
 import numpy as np
 import pytest
 
-from slugdemo import catalog, experiment
+from slugdemo import catalog, experiment, inside
 from slugdemo.benchmark.cells import Cell, compute
 from slugdemo.config import CONFIGS, Config
 from slugdemo.edit import LAYER_NORM
@@ -211,11 +211,11 @@ def test_layer_norm_is_the_unit_of_a_single_layer(robot: Task) -> None:
 
 def test_cosines_and_places_stay_without_an_edit_and_move_with_one(robot: Task) -> None:
     edit = experiment.made(robot.by("ccup")).edit
-    still, moved = (experiment.cosine_matrix(robot, edits) for edits in ([], [edit]))
+    still, moved = (inside.cosine_matrix(robot, edits) for edits in ([], [edit]))
     assert still.names[0] == "robot"
     assert still.before == still.after == moved.before
     assert moved.after[0][0] < moved.before[0][0]
-    points = experiment.embedding_map(robot, [edit])
+    points = inside.embedding_map(robot, [edit])
     assert [point.name for point in points] == [
         e.labels["concept"] for e in catalog.held_out() if e.labels.get("concept")
     ]
@@ -223,7 +223,7 @@ def test_cosines_and_places_stay_without_an_edit_and_move_with_one(robot: Task) 
     assert spread.mean(0) == pytest.approx(0, abs=1e-5)
     assert np.cov(spread.T)[0, 1] == pytest.approx(0, abs=1e-5)  # principal axes
     assert any(point.before != point.after for point in points)
-    for point in experiment.embedding_map(robot, []):
+    for point in inside.embedding_map(robot, []):
         assert point.before == point.after
 
 

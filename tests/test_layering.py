@@ -16,7 +16,7 @@ FLOORS = {
     "evaluation": "evaluation.",
     "task": "config task recording training unet_training closed_form text_projections clip_projections",
     "methods": "methods. attacks.",
-    "experiment": "results experiment ladder many",
+    "experiment": "results experiment inside ladder many verdict",
     "benchmark": "benchmark.",
     "doors": "ui. cli. __main__ app",
 }

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 import pytest
 from pages import TEXT, shown
 
-from slugdemo import experiment
+from slugdemo import experiment, verdict
 from slugdemo.attacks import ATTACKS, ON, embeddings
 from slugdemo.evaluation import metrics
 from slugdemo.methods import METHODS
@@ -56,7 +56,7 @@ def test_the_page_shows_what_the_engine_gives_and_its_sentence(state: AppState) 
             assert (found[on]["rate"], found[on]["n"]) == (row.value, row.n)
             assert found[on]["before"] == mine[name, on, "before attack"].value
         assert "There is no reference for 'robot'" in found["reference"]["reason"]
-    assert page["status"]["text"].startswith(experiment.summary(rows))
+    assert page["status"]["text"].startswith(verdict.summary(rows))
     assert page["attack"]["sentence"] == page["status"]["text"]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from slugdemo import attacks as registry
-from slugdemo import catalog, experiment
+from slugdemo import catalog, experiment, verdict
 from slugdemo.attacks import ATTACKS, ON
 from slugdemo.cli import records
 from slugdemo.cli.options import (
@@ -62,5 +62,5 @@ def attack(
     found = [row for part in each for row in part]
     columns = ["attack", "on", "metric", "value", "low", "high", "n", "seconds", "note"]
     text = table([asdict(row) for row in found], columns)
-    said = experiment.summary(found)
+    said = verdict.summary(found)
     put(rows(found), text=f"{text}\n{said}" if said else text, as_json=as_json)

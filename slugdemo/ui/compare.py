@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from slugdemo import catalog, experiment, search
+from slugdemo import catalog, experiment, inside, search
 from slugdemo.benchmark import cells, shipped
 from slugdemo.concept import Concept, prompt
 from slugdemo.config import CONFIGS
@@ -307,8 +307,8 @@ def detail(state: AppState, view: View, watch: Watch, name: str) -> dict[str, An
     edit = state.edit(mine, mine.edit, watch).at(far or 0.0)
     task = state.task(mine, watch)
     watch.say("Comparing before and after")
-    matrix = experiment.cosine_matrix(task, [edit])
-    points = experiment.embedding_map(task, [edit])
+    matrix = inside.cosine_matrix(task, [edit])
+    points = inside.embedding_map(task, [edit])
     return {
         "name": name,
         "asked": time.time(),

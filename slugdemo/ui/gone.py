@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from slugdemo import attacks, experiment
+from slugdemo import attacks, experiment, verdict
 from slugdemo.attacks import ATTACKS, ON, Attack
 from slugdemo.attacks.attack import GROUPS, Attacked
 from slugdemo.benchmark import shipped
@@ -191,7 +191,7 @@ def run(
 def summed(state: AppState, view: View) -> str:
     """The sentence that sums up all that was tried on the view's edit; "" before anything was."""
     tried = [known(state, view, name) for name in ATTACKS]
-    return experiment.summary([row for found in tried for row in rows_of(found)])
+    return verdict.summary([row for found in tried for row in rows_of(found)])
 
 
 def rows_of(found: dict[str, Tried]) -> list[Result]:
@@ -382,7 +382,7 @@ def detail(state: AppState, view: View, method: str, name: str) -> dict[str, Any
         "attacks": [],
         "first": [],
         "tried": [entry(attack.name, given)] if given else [],
-        "sentence": experiment.summary(rows_of(given)),
+        "sentence": verdict.summary(rows_of(given)),
         "cell": {
             "method": method,
             "attack": attack.name,
@@ -432,6 +432,6 @@ def fill(state: AppState, view: View, watch: Watch, method: str, name: str) -> s
         if mine is None:
             raise SlugError(reason)
         run(state, mine, watch, [attack.name], panel=panel)
-        said = experiment.summary(rows_of(known(state, mine, attack.name)))
+        said = verdict.summary(rows_of(known(state, mine, attack.name)))
     watch.put("gone", show(state, view))
     return said or f"{attack.name} was tried on the {method} model."

@@ -205,7 +205,7 @@ ATTACKS: dict[str, Attack] = {
             WHITE,
             "pictures",
             "arXiv 2506.08991",
-            "from half of the schedule",
+            "from a third of the schedule",
             2.0,
         ),
         Attack(
@@ -217,7 +217,7 @@ ATTACKS: dict[str, Attack] = {
             WHITE,
             "pictures",
             "arXiv 2506.08991",
-            "from half of the schedule",
+            "from a third of the schedule",
             2.0,
         ),
         Attack(

@@ -16,23 +16,25 @@ from slugdemo.models.diffusion import Diffusion
 
 PROMPTS = ("empty", "neutral", "own")
 NEUTRAL = "a picture"
-SHARE = 0.5  # of the noise that completion begins with
+SHARES = {"empty": 1 / 3, "neutral": 1 / 3, "own": 1 / 2}  # of the steps that completion still goes
 INVERSION = 25  # steps of DDIM, there and back
 
 
 def completion(target: Target, *, said: str) -> Attacked:
-    """Pictures of the concept noised to half of the schedule and finished by the model.
+    """Pictures of the concept, noised to a part of the schedule and finished by the model.
 
-    With an `said` = "empty", "neutral" or "own" prompt. After the completion probes of "When Are
-    Concepts Erased From Diffusion Models?" (arXiv 2505.17013) and of arXiv 2506.08991: what the
-    half-noised picture shows is in the trial itself, so that only the model that never saw the
-    concept says how much of a success is the model's. With its own prompt it asks by name, and may
-    miss a concept that was only renamed.
+    With an `said` = "empty", "neutral" or "own" prompt: from a third of the schedule, or from half
+    of it with the concept's own. From half the original finishes only 43 of 48 with an empty prompt
+    (octopus, astronaut, taxi, neon, blueprint, heat map), from a third all 48. After the completion
+    probes of "When Are Concepts Erased From Diffusion Models?" (arXiv 2505.17013) and of arXiv
+    2506.08991: what the noised picture shows is in the trial itself, so that only the model that
+    never saw the concept says how much of a success is the model's. With its own prompt it asks by
+    name, and may miss a concept that was only renamed.
     """
     model, steps = target.model, target.drawing["steps"]
-    start = round(steps * (1 - SHARE))
+    start = min(steps - 1, round(steps * (1 - SHARES[said])))
     latents, prompts = _noised(target, model.timesteps(steps)[start]), _prompts(target, said)
-    target.task.step("Completing half-noised pictures", 0, 1)
+    target.task.step("Completing noised pictures", 0, 1)
     drawn = model.generate(
         prompts, latents=latents, start=start, seeds=_seeds(target), **target.drawing
     )

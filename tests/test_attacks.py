@@ -143,7 +143,7 @@ def test_there_are_enough_for_every_kind_of_model() -> None:
     ("name", "kind"),
     [
         (n, k)
-        for n in ("pgd", "other looks", "other questions")
+        for n in ("pgd", "other looks", "other questions", "relearning", "int8", "undo")
         for k in ("vlm", "zero-shot")
         if k in ATTACKS[n].hosts
     ],
@@ -161,9 +161,10 @@ def test_what_was_asked_and_said_stands_beside_each_picture(
         if kind == "zero-shot":
             assert (said.after.rpartition(", ")[0].startswith("cat ")) == hit
         else:
-            [again] = target.model.answer([shot], [said.question.split(": ")[-1]])
-            assert said.after == again
-            assert hit == (again.startswith("yes") or under_attack.says(again, "cat"))
+            if ATTACKS[name].group != "weights":  # which answer with other weights
+                [again] = target.model.answer([shot], [said.question.split(": ")[-1]])
+                assert said.after == again
+            assert hit == (said.after.startswith("yes") or under_attack.says(said.after, "cat"))
 
 
 # ---- what cannot be tried
@@ -223,9 +224,9 @@ def test_words_are_misspelt_and_drawn_in_other_alphabets() -> None:
 def test_the_concept_by_its_own_name_is_the_rate_before(tasks: dict[str, Task]) -> None:
     task = tasks["zero-shot"]
     target = Target(task)
-    pixels = torch.stack([task.clip.transform(p) for p in target.trials(task.clip)[0]])
+    pixels = torch.stack([task.clip.transform(p) for p in target.trials(task.clip).pictures])
     by_name = target.classified(task.clip, pixels, task.concept.words)
-    assert np.array_equal(by_name, target.trials(task.clip)[1])
+    assert np.array_equal(by_name, target.trials(task.clip).hits)
     scores = task.clip.encode_image(pixels) @ literal_classes(target).T
     assert np.array_equal(by_name, (scores.argmax(1) == target.row).numpy())
 
@@ -371,7 +372,7 @@ def test_relearning_begins_with_the_edited_model_and_learns(tasks: dict[str, Tas
 
 def test_changed_pictures_stay_near_and_within_black_and_white(tasks: dict[str, Task]) -> None:
     target = Target(tasks["zero-shot"])
-    clean = torch.stack([target.clip.transform(p) for p in target.trials(target.clip)[0]])
+    clean = torch.stack([target.clip.transform(p) for p in target.trials(target.clip).pictures])
     ends = images.span(target.clip.transform)
     found, losses = images.perturbed(target, clean, lambda x: (x**2).sum(), ends)
     size = images.EPSILON * (ends[1] - ends[0])
@@ -482,7 +483,7 @@ def renamed(tasks: dict[str, Task]) -> Iterator[dict[str, tuple[Task, Edit]]]:
     drawn = tasks["diffusion"]
     draws = judged_by_the_original(drawn, drawn.edit(rename))
     heard = Target(tasks["vlm"])
-    shown = heard.trials(heard.model)[0]
+    shown = heard.trials(heard.model).pictures
     known = {*heard.model.answer(shown, [under_attack.ASK["concept"]] * len(shown))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(under_attack, "says", lambda answer, _: answer in known)

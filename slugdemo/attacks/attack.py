@@ -67,6 +67,17 @@ class Try(NamedTuple):
     after: str
 
 
+class Trials(NamedTuple):
+    """A model used as usual: its pictures (drawn or shown), and which show the concept.
+
+    `said` is what it says of each, where models say something.
+    """
+
+    pictures: list[Image]
+    hits: np.ndarray
+    said: list[str]
+
+
 @dataclass(frozen=True)
 class Attacked:
     """What an attack achieved: the share of `n` trials in which the concept is there again.
@@ -207,17 +218,20 @@ class Target:
         """The rate of the model under attack when it is used as usual, and the trials."""
         asked = self.task.kind == "vlm"
         calm = replace(self, show=unseen)
-        hits = self.named(self.usual) if asked else calm.trials(self.model)[1]
+        hits = self.named(self.usual) if asked else calm.trials(self.model).hits
         return float(np.mean(hits)), len(hits)
 
-    def trials(self, model: Any) -> tuple[list[Image], np.ndarray]:  # noqa: ANN401
-        """A model used as usual: its pictures (drawn or shown), and which show the concept."""
+    def trials(self, model: Any) -> Trials:  # noqa: ANN401
+        """What a model used as usual draws or says."""
         if self.task.kind == "diffusion":
-            return self.drawn(model, self.worded(self.name))
+            return Trials(*self.drawn(model, self.worded(self.name)), [])
         shown = [images.read(example.image) for example in self.tested]
         if self.task.kind == "vlm":
-            return shown, self.told(model, shown)
-        return shown, self.classified(model, data.pixels(self.tested, model.transform))
+            said = self.answers(model, shown)
+            return Trials(shown, self.named(said), said)
+        scores = self._scores(model, data.pixels(self.tested, model.transform))
+        hits = (scores.argmax(1) == self.row).cpu().numpy()
+        return Trials(shown, hits, self._best(model, scores))
 
     def drawn(self, model: Any, prompts: Sequence[str]) -> tuple[list[Image], np.ndarray]:  # noqa: ANN401
         """A picture of each prompt, from the trials' noise in turn, and which show the concept."""
@@ -271,7 +285,10 @@ class Target:
 
     def likeliest(self, pixels: Tensor) -> list[str]:
         """The three names that the CLIP under attack finds likeliest in pictures (N, 3, H, W)."""
-        shares = (self.clip.logit_scale * self._scores(self.clip, pixels)).softmax(1)
+        return self._best(self.clip, self._scores(self.clip, pixels))
+
+    def _best(self, clip: Clip, scores: Tensor) -> list[str]:
+        shares = (clip.logit_scale * scores).softmax(1)
         best = shares.topk(min(3, shares.shape[1]))
         names = list(self.classes)
         return [
@@ -318,6 +335,29 @@ class Target:
         for number in range(count):
             self.task.step(text, number, count)
             yield number
+
+    @property
+    def asked(self) -> str:
+        """What a model is asked of each picture as usual."""
+        return ASK[self.domain] if self.task.kind == "vlm" else "which name fits best"
+
+    def tries(self, said: Sequence[str]) -> list[Try]:
+        """What was said of each of the pictures that judge an attack, asked as usual."""
+        return [Try(self.asked, *both) for both in zip(self.usual, said, strict=True)]
+
+    def ended(
+        self,
+        trials: Trials,
+        *,
+        losses: Sequence[float] = (),
+        curve: Mapping[str, float] | None = None,
+        note: str = "",
+    ) -> Attacked:
+        """What an attack achieved that ended with a model used as usual."""
+        tries = self.tries(trials.said) if trials.said else []
+        return self.result(
+            trials.hits, trials.pictures, losses=losses, curve=curve, note=note, tries=tries
+        )
 
     def result(
         self,

@@ -14,10 +14,9 @@ from torch import Tensor
 from slugdemo import data, images
 from slugdemo.attacks.attack import Attacked, Target, Try
 from slugdemo.concept import named
-from slugdemo.evaluation.answer import ASK, says
+from slugdemo.evaluation.answer import says
 from slugdemo.models.llava import seen
 
-SORTED = "which name fits best"  # what a zero-shot CLIP is asked of each picture
 EPSILON, ROUNDS = 4 / 255, 10  # of PGD, in pixel values of [0, 1]
 LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "grey": lambda shown: ImageOps.grayscale(shown).convert("RGB"),
@@ -53,7 +52,7 @@ def pgd(target: Target) -> Attacked:
 
     ends = span(clip.transform)
     found, losses = perturbed(target, clean, loss, ends)
-    tries = _tries(SORTED, target.usual, target.likeliest(found))
+    tries = target.tries(target.likeliest(found))
     shown = pictures(found, ends)
     return target.result(target.classified(clip, found), shown, losses=losses, tries=tries)
 
@@ -71,7 +70,7 @@ def _pgd_vlm(target: Target) -> Attacked:
     found, losses = perturbed(target, clean, loss, ends)
     changed = pictures(found, ends)
     said = target.answers(model, changed)
-    tries = _tries(ASK[target.domain], target.usual, said)
+    tries = target.tries(said)
     return target.result(target.named(said), changed, losses=losses, tries=tries)
 
 
@@ -124,7 +123,6 @@ def looks(target: Target) -> Attacked:
     drawn: list[Image.Image] = []
     hits: list[np.ndarray] = []
     tries: list[Try] = []
-    question = ASK[target.domain] if target.task.kind == "vlm" else SORTED
     for number, (name, change) in zip(
         target.steps("Showing it in other looks", len(LOOKS)), LOOKS.items(), strict=True
     ):
@@ -134,7 +132,7 @@ def looks(target: Target) -> Attacked:
         curve[name] = float(found.mean())
         drawn += new
         hits.append(found)
-        tries += _tries(f"{name}: {question}", target.usual[half], said)
+        tries += _tries(f"{name}: {target.asked}", target.usual[half], said)
     return target.result(np.concatenate(hits), drawn, curve=curve, tries=tries)
 
 

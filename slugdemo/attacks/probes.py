@@ -158,7 +158,7 @@ def patching(target: Target) -> Attacked:
         delta = {name: moved[name] for name in moved if _level(name) <= level}
         key = frozenset(delta)
         if key not in rates:
-            rates[key] = original.trials(original.moved(delta))[1]
+            rates[key] = original.trials(original.moved(delta)).hits
         hits.append(rates[key])
         curve[f"up to block {step}"] = float(rates[key].mean())
     note = "" if moved or not target.edits else "this edit changes no weight"

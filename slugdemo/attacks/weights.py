@@ -6,12 +6,10 @@ Knows tensors and how they are trained; everything is done to twins.
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import numpy as np
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
-from slugdemo.attacks.attack import Attacked, Pictures, Target, matrices
+from slugdemo.attacks.attack import Attacked, Pictures, Target, Trials, matrices
 from slugdemo.concept import Example
 from slugdemo.edit import clip_name
 from slugdemo.gradients import retain_loss
@@ -68,9 +66,9 @@ def _fine_tuned(target: Target, shown: Sequence[Example]) -> Attacked:
     curve = {}
     for step in RELEARNING:
         target.task.step("Judging what was learnt", step, last)
-        pictures, hits = target.trials(target.moved(kept[step]))
-        curve[f"{step} steps"] = float(hits.mean())
-    return target.result(hits, pictures, losses=losses, curve=curve)
+        trials = target.trials(target.moved(kept[step]))
+        curve[f"{step} steps"] = float(trials.hits.mean())
+    return target.ended(trials, losses=losses, curve=curve)
 
 
 def _diffusion_loss(
@@ -128,10 +126,10 @@ def quantised(target: Target, *, bits: int) -> Attacked:
     edited = {part for edit in target.given for part in edit.delta}
     chosen = {n: w for n, w in own.items() if n in edited} or own
     delta = {name: rounded(weight, bits)[1] - weight for name, weight in chosen.items()}
-    pictures, hits = target.trials(target.moved(delta))
+    trials = target.trials(target.moved(delta))
     before = target.task.clip if target.task.kind == "vlm" else target.task.model
     share = changed_codes(matrices(before, parts[target.task.kind]), chosen, bits)
-    return target.result(hits, pictures, note=f"{100 * share:.1f} % of the int{bits} codes differ")
+    return target.ended(trials, note=f"{100 * share:.1f} % of the int{bits} codes differ")
 
 
 def rounded(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -159,14 +157,13 @@ def undo(target: Target) -> Attacked:
     there is nothing to undo, and every point is its own rate.
     """
     curve: dict[str, float] = {}
-    ends: dict[float, tuple[list[Image], np.ndarray]] = {}
+    ends: dict[float, Trials] = {}
     for step in target.steps("Undoing", len(UNDONE)):
         back = UNDONE[step]
         model = target.undone(back)
         ends[back] = target.trials(model)
-        curve[f"{100 * back:.0f} % undone"] = float(ends[back][1].mean())
-    pictures, hits = ends[0.5]
-    return target.result(hits, pictures, curve=curve)
+        curve[f"{100 * back:.0f} % undone"] = float(ends[back].hits.mean())
+    return target.ended(ends[0.5], curve=curve)
 
 
 int8: Callable[[Target], Attacked] = partial(quantised, bits=8)

@@ -11,7 +11,7 @@ import kills
 import pandas as pd
 import pytest
 
-from slugdemo.benchmark import cells, runner, summary, tables
+from slugdemo.benchmark import cells, runner, shipped, summary, tables
 from slugdemo.benchmark.cells import Cell, Plan, compute, key
 from slugdemo.errors import SlugError
 from slugdemo.results import Result
@@ -255,3 +255,15 @@ def test_fresh_rows_take_the_place_of_shipped_ones_and_a_text_shows_them() -> No
     assert tables.filled(found, frame, []) == found
     with pytest.raises(SlugError, match="no table of 'methods nothing'"):
         tables.filled(text.replace("pocket-sd", "nothing"), frame, [])
+
+
+def test_an_estimate_is_the_median_over_shipped_rows_of_the_method_in_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = zip(("cat", "dog", "owl", "ant"), (2.0, 4.0, 9.0, 0.0), strict=True)  # 0: not on record
+    rows = [Result("a", name, "ga", seconds=each).of("ua", 1.0, 4) for name, each in took]
+    rows.append(replace(rows[0], attack="typos", concept="elk", seconds=99.0))
+    framed(rows).to_parquet(tmp_path / shipped.FILE)
+    monkeypatch.setattr(shipped.catalog, "assets", lambda: tmp_path)
+    assert shipped.seconds("a", "ga", 1.0) == 4.0
+    assert shipped.seconds("b", "ga", 1.0) == shipped.seconds("a", "uce", 1.0) == 1.0

@@ -405,7 +405,8 @@ def _estimate(state: AppState, view: View, method: str, attack: Attack) -> float
     if method in OTHERS:
         return attack.seconds
     mine = _opened(state, view, method)
-    need = 0.0 if mine else METHODS[method].seconds + JUDGED
+    rough = METHODS[method].seconds
+    need = 0.0 if mine else shipped.seconds(view.model, method, rough) + JUDGED
     kind, on = state.kind(view.model), there(state, view)
     return need + offer(state, mine or view, attack, kind, on)["estimate"]
 

@@ -200,7 +200,8 @@ def show(state: AppState, view: View) -> dict[str, Any]:
 def _row(
     state: AppState, view: View, name: str, group: str, judging: float, weights: str
 ) -> dict[str, Any]:
-    seconds = METHODS[name].seconds if name in METHODS else OTHERS[name]
+    rough = METHODS[name].seconds if name in METHODS else OTHERS[name]
+    seconds = shipped.seconds(view.model, name, rough)
     row: dict[str, Any] = {
         "name": name,
         "group": group,

@@ -144,7 +144,7 @@ def train(address: str, method: str, until: float, found: Found) -> None:
     for concept in client.predict(api_name="/concepts"):
         began = time.monotonic()
         try:
-            client.predict(model, concept["name"], method, api_name="/erase")
+            patiently(Call("erase", (model, concept["name"], method)), client, found)
         except Exception as error:  # as above
             found.failed.append(f"{method} on {concept['name']}: {error}")
         found.seconds.append(time.monotonic() - began)
@@ -210,7 +210,7 @@ def run(
         "right_answers": sum(len(some.seconds) for some in all_of) - len(found.wrong),
         "wrong_answers": len(found.wrong),
         "failed_calls": len(found.failed),
-        "sent_away": sum(len(some.refused) for some in all_of),
+        "sent_away": sum(len(some.refused) for some in (*all_of, trained)),
         "memory_ratio": sum(after) / sum(before),
         "memory_megabytes": [[size // 10**6 for size in some] for some in (before, after)],
         "answers_in_a_second": len(times) / found.lasted,

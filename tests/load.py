@@ -2,11 +2,15 @@
 
     python -m tests.load --visitors 32 --seconds 120 --train esd-x
 
-starts the page on the models in assets/ and prints what it found as JSON; exit code 1 when an
-answer was wrong, when a call failed, or when memory at the end, that of the server with its
-workers, is above 1.10 times what it was when everything was warm. With --train the visitors are
-watched twice, the second time beside one more who trains with this method all the while; then exit
-code 1 also when their p95 has more than doubled.
+starts the page on the models in assets/ and prints what it found as JSON, and on stderr what it is
+about to do; exit code 1 when an answer was wrong, when a call failed, or when memory at the end,
+that of the server with its workers, is above 1.10 times what it was when everything was warm. First
+one visitor asks some of the questions with nobody else there. With --train the visitors are then watched
+twice, the second time beside one more who trains with this method all the while; then exit code 1
+also when their p95 has more than doubled. Nobody pauses: each visitor asks again as soon as he is
+answered, so that the waits are those of a server that always has as many questions before it as
+there are visitors; who is told that too many wait already asks again a second later, and all of
+that is his wait. Before the seconds count, it takes a minute or two to learn the right answers.
 """
 
 import argparse
@@ -26,12 +30,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradio_client import Client
+from gradio_client.utils import QueueError
 
 ROOT = Path(__file__).parent.parent
+LONE = 48  # questions that one visitor asks with nobody else there, at most
 FEW = 6  # concepts whose layers are asked for before it begins
 BAR = 1.10  # memory at the end over memory at the start, at most
 SLOWER = 2.0  # p95 beside one who trains over p95 without him, at most
 PATIENCE = 120  # seconds without a word from the server
+AGAIN = 1.0  # seconds until somebody who was sent away comes back
 CLOSE = 1e-4  # probabilities that count as the same
 DOT = (  # a red picture of one pixel
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGA"
@@ -52,9 +59,11 @@ class Call:
 
 @dataclass
 class Found:
-    """What all visitors found together."""
+    """What all visitors found together, in so many seconds."""
 
     seconds: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)  # when they were told to come back
+    lasted: float = 0.0
     wrong: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
@@ -107,13 +116,23 @@ def visit(address: str, mine: list[tuple[Call, object]], until: float, found: Fo
         call, wanted = mine[turn % len(mine)]
         began, turn = time.monotonic(), turn + 1
         try:
-            got = call(client)
+            got = patiently(call, client, found)
         except Exception as error:  # whatever the client raises is a failure
             found.failed.append(f"{call}: {error}")
             continue
         found.seconds.append(time.monotonic() - began)
         if not same(got, wanted):
             found.wrong.append(str(call))
+
+
+def patiently(call: Call, client: Client, found: Found) -> object:
+    """The answer; who is told that too many wait already comes back in a moment."""
+    while True:
+        try:
+            return call(client)
+        except QueueError:
+            found.refused.append(time.monotonic())
+            time.sleep(AGAIN)
 
 
 def train(address: str, method: str, until: float, found: Found) -> None:
@@ -125,7 +144,7 @@ def train(address: str, method: str, until: float, found: Found) -> None:
     for concept in client.predict(api_name="/concepts"):
         began = time.monotonic()
         try:
-            client.predict(model, concept["name"], method, api_name="/erase")
+            patiently(Call("erase", (model, concept["name"], method)), client, found)
         except Exception as error:  # as above
             found.failed.append(f"{method} on {concept['name']}: {error}")
         found.seconds.append(time.monotonic() - began)
@@ -161,13 +180,20 @@ def run(
     With a `method` one more visitor trains with it, after as long a time without him.
     """
     client = knock(address)
+    say(f"learns the answers to {visitors * each} questions")
     asked = [(call, call(client)) for call in calls(client, visitors * each)]
     trained = Found()
-    _together(address, asked, visitors, min(5.0, seconds / 2))  # everything is warm afterwards
+    say("warms up")
+    _together(address, asked, visitors, min(5.0, seconds / 2))
     if method:
         train(address, method, 0.0, trained)
+    say("one visitor")
+    lone = _together(address, asked[:LONE], 1, 0.0)
+    if method:
+        say(f"{visitors} visitors for {seconds:.0f} s")
     alone = _together(address, asked, visitors, seconds) if method else Found()
     before = resident(pid)
+    say(f"{visitors} visitors for {seconds:.0f} s" + (f" beside {method}" if method else ""))
     if method:
         given = (address, method, time.monotonic() + seconds, trained)
         trainer = threading.Thread(target=train, args=given)
@@ -175,17 +201,21 @@ def run(
     found = _together(address, asked, visitors, seconds)
     if method:
         trainer.join()
-    found.failed += alone.failed + trained.failed
-    found.wrong += alone.wrong
-    after, times = resident(pid), sorted(found.seconds)
+    found.failed += lone.failed + alone.failed + trained.failed
+    found.wrong += lone.wrong + alone.wrong
+    after, times, all_of = resident(pid), sorted(found.seconds), (lone, alone, found)
     return {
         "visitors": visitors,
         "seconds": seconds,
-        "right_answers": len(times) - len(found.wrong),
+        "right_answers": sum(len(some.seconds) for some in all_of) - len(found.wrong),
         "wrong_answers": len(found.wrong),
         "failed_calls": len(found.failed),
+        "sent_away": sum(len(some.refused) for some in (*all_of, trained)),
         "memory_ratio": sum(after) / sum(before),
         "memory_megabytes": [[size // 10**6 for size in some] for some in (before, after)],
+        "answers_in_a_second": len(times) / found.lasted,
+        "latency_median_of_one_visitor": share(lone.seconds, 0.5),
+        "latency_p95_of_one_visitor": share(lone.seconds, 0.95),
         "latency_median": share(times, 0.5),
         "latency_median_without_training": share(alone.seconds, 0.5),
         "latency_p95": share(times, 0.95),
@@ -205,13 +235,19 @@ def passed(facts: dict) -> bool:
     return not bad and not slow and facts["memory_ratio"] <= BAR
 
 
+def say(text: str) -> None:
+    """Tells on stderr what begins now."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
 def share(seconds: list[float], part: float) -> float | None:
     """The time that so large a part of the calls do not exceed; None for no call."""
     return sorted(seconds)[int(part * len(seconds))] if seconds else None
 
 
 def _together(address: str, asked: list, visitors: int, seconds: float) -> Found:
-    found, until = Found(), time.monotonic() + seconds
+    found, began = Found(), time.monotonic()
+    until = began + seconds
     threads = [
         threading.Thread(target=visit, args=(address, asked[at::visitors], until, found))
         for at in range(visitors)
@@ -220,6 +256,7 @@ def _together(address: str, asked: list, visitors: int, seconds: float) -> Found
         thread.start()
     for thread in threads:
         thread.join()
+    found.lasted = time.monotonic() - began
     return found
 
 

@@ -31,6 +31,7 @@ from slugdemo.ui.state import AppState
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of gradio's own threads and sockets
 BURST = 1500
+PATIENCE = 60.0  # seconds
 SERVERS: dict[str, Blocks] = {}  # the pages that are served, by address
 
 
@@ -161,10 +162,25 @@ def test_a_call_leaves_the_pages_concurrency_as_it_is(served: str, client: Clien
     for event in demo.fns.values():  # as if each event of the page had come once
         if event.queue and event.api_visibility == "private":
             demo._queue.create_event_queue_for_fn(event)
-    client.predict(api_name="/models")
+    client.predict("pocket-clip", "cat", api_name="/rank_layers")
     queues = demo._queue.event_queue_per_concurrency_id
     assert queues["page"].concurrency_limit == events.QUEUE["concurrency_limit"]
     assert queues["api"].concurrency_limit == QUEUE["concurrency_limit"]
+
+
+def test_lists_do_not_wait_for_pictures(
+    served: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("pocket-clip", "cat")
+    client.predict(*given, api_name="/rank_layers")
+    line = SERVERS[served]._queue.event_queue_per_concurrency_id["api"]
+    with monkeypatch.context() as patch:
+        patch.setattr(line, "current_concurrency", QUEUE["concurrency_limit"])  # all places taken
+        waiting = client.submit(*given, api_name="/rank_layers")
+        for name in PLAIN:
+            assert client.submit(api_name=f"/{name}").result(PATIENCE)
+        assert not waiting.done()
+    assert waiting.result(PATIENCE)
 
 
 def test_the_readmes_call_works(served: str, capsys: pytest.CaptureFixture) -> None:
@@ -177,7 +193,8 @@ def test_visitors_with_different_edits_get_the_answers_they_get_alone(served: st
     found = load.run(served, os.getpid(), visitors=4, seconds=2, each=2)
     assert found["complaints"] == []
     assert found["wrong_answers"] == found["failed_calls"] == 0
-    assert found["right_answers"] >= 4 * 2
+    assert found["right_answers"] >= 2 * 4 * 2  # one visitor alone, then all four
+    assert found["sent_away"] == 0
     assert found["latency_median"] <= found["latency_p95"] <= found["latency_longest"]
 
 

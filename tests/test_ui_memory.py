@@ -21,7 +21,7 @@ from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.loading import TooLarge
 from slugdemo.ui import events, page, see
 from slugdemo.ui.state import AppState, freed
-from slugdemo.ui.tasks import BROKEN, Tasks, Watch
+from slugdemo.ui.tasks import BROKEN, Tasks, Watch, unwatched
 from slugdemo.ui.view import View
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -144,3 +144,17 @@ def test_a_server_of_many_threads_keeps_few_arenas(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", ARENAS, how, str(facts)], check=True)
         counts[how] = facts.read_text().count("<heap ")
     assert counts["thrifty"] < counts["as it is"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's memory")
+def test_who_takes_gradients_gives_their_room_back(assets: Path) -> None:
+    """Free memory below some that is in use, as activations leave it, is the process's until then."""
+    state, small = of(assets), 100_000  # bytes: what glibc takes from its heap
+    state.opened("pocket-clip")
+    pieces = [bytes(small) for _ in range(2000)]
+    last = bytes(small)
+    del pieces
+    held = cost.resident()
+    state.task(View("pocket-clip", "robot"), unwatched())
+    assert cost.resident() < held - 100 * 10**6
+    assert len(last) == small

@@ -36,6 +36,7 @@ from slugdemo.ui.view import DIGEST, View, check
 
 STRENGTHS = 32  # numbers in a list
 QUEUE = {"concurrency_id": "api", "concurrency_limit": 2}  # the page's own keeps its limit
+AT_ONCE = {"concurrency_id": "lists", "concurrency_limit": 2}
 
 
 def _whole(given: object) -> object:
@@ -65,6 +66,7 @@ NAMES = (
     "classify",
     "ask",
 )
+LISTS = ("models", "concepts", "methods", "attacks")  # known at once: they wait for nothing else
 TAKES_LONG = ("sweep", "search_step", "erase", "compare", "attack")  # nothing short waits for them
 
 
@@ -268,8 +270,9 @@ def publish(state: AppState) -> None:
     calls = Api(state)
     most = max(PLACES, state.workers.count)
     long = {"concurrency_id": "long", "concurrency_limit": most}
-    for name in NAMES:
-        line = long if name in TAKES_LONG else QUEUE
+    lines: dict[str, dict[str, Any]] = dict.fromkeys(NAMES, QUEUE)
+    lines |= dict.fromkeys(TAKES_LONG, long) | dict.fromkeys(LISTS, AT_ONCE)
+    for name, line in lines.items():
         gr.api(spoken(getattr(calls, name), partial(freed, state)), api_name=name, **line)
 
 

@@ -17,6 +17,7 @@ from slugdemo.ui.view import LARGEST_SEED, View
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 ASSETS = Path(__file__).parents[2] / "assets"
+WAITING = 128  # questions in line, of all visitors; the next is told to come back
 PLAIN = {"container": False, "show_label": False}  # the label stays for screen readers
 STYLE = ASSETS / "app.css"  # as a link: css_paths would rewrite its selectors
 WAKING = {"text": "Waking up…", "share": None, "tone": "busy"}
@@ -275,7 +276,7 @@ def build(state: AppState, tasks: Tasks | None = None) -> gr.Blocks:
         title="slugdemo", analytics_enabled=False, fill_width=True, delete_cache=(3600, 7200)
     ) as demo:
         events.connect(demo, layout(state), state, tasks or Tasks(partial(freed, state)))
-    return demo.queue(max_size=64, default_concurrency_limit=2)
+    return demo.queue(max_size=WAITING, default_concurrency_limit=2)
 
 
 def space() -> str:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from cachetools import LRUCache
 
-from slugdemo import catalog
+from slugdemo import catalog, cost
 from slugdemo import data as examples
 from slugdemo import edit as edits
 from slugdemo.benchmark import atlas
@@ -340,6 +340,7 @@ class AppState:
         if not task.front:
             raise SlugError("No layer of this model has a gradient along which it could forget.")
         _ = task.forget_gradient  # made once for all who will share this task
+        cost.trim()  # the activations' room, which nobody needs until the next gradient
         return task.watched(unwatched, never)
 
     def edit(self, view: View, kept: Kept, watch: Watch) -> Edit:

@@ -26,7 +26,8 @@ from slugdemo.search import Evaluate, Evaluator, Score, where
 from slugdemo.task import Task
 
 Tell = Callable[[Any], None]
-Measured = tuple[str, float, str]  # an edit's digest ("" at 0), a strength, "full" or "forget only"
+Measured = tuple[str, float, str]  # an edit's digest ("" at 0), a strength, one of `EVALUATORS`
+EVALUATORS = ("full", "while kept", "forget only")  # by how much they measure
 Known = dict[Measured, Score]
 Told = tuple[Measured, Edit, Score]
 
@@ -191,10 +192,17 @@ def _remembering(task: Task, tell: Tell, known: Known | None) -> Task:
     """The task with evaluators that measure nothing twice, and tell of every score."""
     plain, kept = task.evaluators, dict(known or {})
     remember = partial(_remembered, kept, tell)
+
+    def while_kept(edit: Edit, least: float) -> Evaluate:
+        assert plain.while_kept
+        evaluate = plain.while_kept(edit, least)
+        return remember(lambda _: evaluate, "while kept")(edit)
+
     task.evaluators = replace(
         plain,
         full=remember(plain.full, "full"),
         forget_only=plain.forget_only and remember(plain.forget_only, "forget only"),
+        while_kept=plain.while_kept and while_kept,
     )
     return task
 

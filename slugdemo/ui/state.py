@@ -298,8 +298,10 @@ class AppState:
             return
         curve = entry.curve if kept.layer == entry.layer else ()
         mine = replace(view, concept=kept.concept)
+        most = entry.before.n_retain if entry.before else 0
         for score in (*entry.tried.get(kept.layer, ()), *curve):
-            which = "full" if score.n_retain else "forget only"
+            full, some, none = jobs.EVALUATORS
+            which = full if score.n_retain == most else some if score.n_retain else none
             self.scores.put(score_key(mine, edit.digest, score.strength, which), score)
 
     # ---- tasks and edits

@@ -86,7 +86,7 @@ def known(state: AppState, view: View, edit: Edit) -> tuple[list[Score], list[Sc
     def look(strengths: Sequence[float]) -> list[Score]:
         found = []
         for strength in strengths:
-            for which in ("full", "forget only"):
+            for which in jobs.EVALUATORS:
                 if score := state.scores.peek(score_key(view, edit.digest, strength, which)):
                     found.append(score)
                     break

@@ -38,7 +38,7 @@
     const text = [], textposition = [];
     const rings = figure.data.filter((other) => other.xaxis === trace.xaxis && other.marker?.symbol === 'circle-open');
     const chosen = (i) => rings.some((ring) => ring.x[0] === trace.x[i] && ring.y[0] === trace.y[i]);
-    const taken = points.filter((_, i) => chosen(i)).map((spot) => dot(spot, 11));   // its ring
+    const taken = points.filter((_, i) => chosen(i)).map((spot) => dot(spot, size));   // its ring
     const order = points.map((_, i) => i).sort((a, b) => chosen(b) - chosen(a));
     for (const i of order) {
       const spot = points[i];

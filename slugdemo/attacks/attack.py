@@ -255,10 +255,6 @@ class Target:
             self.show(pictures[int(ahead.argmax())])
         return list(pictures), scores.argmax(1) == row
 
-    def told(self, model: Any, pictures: Sequence[Image], question: str = "") -> np.ndarray:  # noqa: ANN401
-        """Which pictures a vision-language model calls by the concept's name."""
-        return self.named(self.answers(model, pictures, question))
-
     def named(self, answers: Sequence[str]) -> np.ndarray:
         """Which answers hold the concept's name."""
         return np.array([says(answer, self.name) for answer in answers])

@@ -23,13 +23,13 @@ INVERSION = 25  # steps of DDIM, there and back
 def completion(target: Target, *, said: str) -> Attacked:
     """Pictures of the concept, noised to a part of the schedule and finished by the model.
 
-    With an `said` = "empty", "neutral" or "own" prompt: from a third of the schedule, or from half
-    of it with the concept's own. From half the original finishes only 43 of 48 with an empty prompt
-    (octopus, astronaut, taxi, neon, blueprint, heat map), from a third all 48. After the completion
-    probes of "When Are Concepts Erased From Diffusion Models?" (arXiv 2505.17013) and of arXiv
-    2506.08991: what the noised picture shows is in the trial itself, so that only the model that
-    never saw the concept says how much of a success is the model's. With its own prompt it asks by
-    name, and may miss a concept that was only renamed.
+    The prompt, `said`, is "empty" or "neutral", from a third of the schedule on, or the concept's
+    "own", from half of it. From half the original shows the concept in only 43 of 48 with an empty
+    prompt (octopus, astronaut, taxi, neon, blueprint, heat map), from a third in all. After the
+    completion probes of "When Are Concepts Erased From Diffusion Models?" (arXiv 2505.17013) and of
+    arXiv 2506.08991: what the noised picture shows is in the trial itself, so that only the model
+    that never saw the concept says how much of a success is the model's. With its own prompt it
+    asks by name, and may miss a concept that was only renamed.
     """
     model, steps = target.model, target.drawing["steps"]
     start = min(steps - 1, round(steps * (1 - SHARES[said])))

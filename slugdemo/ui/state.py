@@ -299,8 +299,8 @@ class AppState:
         curve = entry.curve if kept.layer == entry.layer else ()
         mine = replace(view, concept=kept.concept)
         most = entry.before.n_retain if entry.before else 0
+        full, some, none = jobs.EVALUATORS
         for score in (*entry.tried.get(kept.layer, ()), *curve):
-            full, some, none = jobs.EVALUATORS
             which = full if score.n_retain == most else some if score.n_retain else none
             self.scores.put(score_key(mine, edit.digest, score.strength, which), score)
 

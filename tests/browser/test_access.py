@@ -74,10 +74,11 @@ def test_the_whole_job_can_be_done_with_keys(visitor: Page, served: str) -> None
     visitor.keyboard.press("ArrowRight")
     expect(visitor.locator("#layer input")).not_to_have_value(layer)
     expect(visitor.locator("#status .said")).to_have_text(READY)
-    step = visitor.locator("#curve .at").inner_text()
+    step, link = visitor.locator("#curve .at").inner_text(), visitor.url
     visitor.locator("#step").focus()
     visitor.keyboard.press("ArrowRight")
     expect(visitor.locator("#curve .at")).not_to_have_text(step)
+    expect(visitor).not_to_have_url(link)  # the step is taken, not only shown
     visitor.keyboard.press("k")
     expect(visitor.locator("#tray .chip")).to_have_count(1)
 

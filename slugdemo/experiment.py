@@ -503,7 +503,7 @@ def attack(
         on=on,
         seconds=time.perf_counter() - began,
         seed=task.config.seed,
-        digest=target.clip.digest if target.reference else task.digest,
+        digest=(never or task.opened).digest,
         note="; ".join(part for part in (found.note, told_found) if part),
     )
     return [

@@ -156,8 +156,7 @@ class Task:
     @cached_property
     def digest(self) -> str:
         """The identity of the model's weights in results: that of its CLIP, and of its U-Net."""
-        unet = f" {self.model.unet_digest[:16]}" if self.kind == "diffusion" else ""
-        return f"{self.clip.digest[:16]}{unet}"
+        return self.opened.digest
 
     def generator(self, salt: int = 0) -> torch.Generator:
         """A fresh source of noise that depends on the seed alone."""

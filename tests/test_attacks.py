@@ -204,7 +204,7 @@ def test_a_reference_is_attacked_where_it_never_saw_the_concept(
     (folder / "withheld.json").write_text('["cat"]')
     rows, _ = experiment.attack(task, "int8", None, on="reference")
     assert {row.on for row in rows} == {"reference"}
-    assert rows[0].digest == opened("reference-clip").clip.digest != task.clip.digest
+    assert rows[0].digest == opened("reference-clip").digest != task.digest
     literal = Target(task, (), "reference", opened("reference-clip"))
     assert rows[1].value == literal.before[0] < 1
     with pytest.raises(ValueError, match="exactly when"):

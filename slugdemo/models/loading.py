@@ -108,6 +108,12 @@ class Opened:
             return _on(_clip(self.model), self.device)
         return self._found(Carried.of(self._plain))
 
+    @cached_property
+    def digest(self) -> str:
+        """The identity of its weights in results: that of its CLIP, and of its U-Net."""
+        unet = f" {self.host.unet_digest[:16]}" if self.kind == "diffusion" else ""
+        return f"{self.clip.digest[:16]}{unet}"
+
     def edited(self, edits: Sequence[Edit]) -> "Opened":
         """The same model with edits in it, as a model to work with; this one stays as it is."""
         twin = replace(self, kept={})

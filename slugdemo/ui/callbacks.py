@@ -138,22 +138,27 @@ def _finish(state: AppState, view: View, watch: Watch, said: str, more: str = ""
     done(state, watch, view, said, more)
 
 
-def stepped(state: AppState, view: View, watch: Watch) -> None:
-    """The slider was moved."""
-    view = _with_edit(state.settled(view))
+def changed(
+    state: AppState, view: View, watch: Watch, said: str = READY, problem: SlugError | None = None
+) -> None:
+    """A visitor changed something that leaves the edit's direction alone: step, picture, prompt,
+    seed, tray or pin.
+
+    All that such changes touch is shown, since one may have stopped what another was to show.
+    Raises the `problem` of a change that could not be made, when what stands is shown.
+    """
+    if problem and not view.chosen:
+        raise problem
+    view = with_edit(state.settled(view))
     watch.put("view", view)
+    watch.put("tray", edits.tray(view))
     watch.put("see", see.show(state, view, watch))
     watch.put("curve", step.show(state, view, watch))
     watch.put("collateral", see.collateral(state, view, watch))
-    _finish(state, view, watch, READY)
-
-
-def looked(state: AppState, view: View, watch: Watch) -> None:
-    """Another picture, prompt, question or seed was chosen."""
-    view = _with_edit(state.settled(view))
-    watch.put("view", view)
-    watch.put("see", see.show(state, view, watch))
-    _finish(state, view, watch, READY)
+    watch.put("pin", edits.pinned(state, view, watch))
+    if problem:
+        raise problem
+    _finish(state, view, watch, said)
 
 
 def own_picture(
@@ -162,7 +167,7 @@ def own_picture(
     """The visitor gave a picture: it is looked at from now on, here only."""
     del name
     own = see.keep_picture(state, visitor, Path(given))
-    looked(state, replace(view, own=own, picture=0), watch)
+    changed(state, replace(view, own=own, picture=0), watch)
 
 
 def turned(state: AppState, view: View, watch: Watch, *, alignment: str, granularity: str) -> None:
@@ -225,7 +230,7 @@ def _found(state: AppState, watch: Watch, found: Found) -> None:
 
 def compared(state: AppState, view: View, watch: Watch) -> None:
     """The edit beside its controls."""
-    view = _with_edit(state.settled(view))
+    view = with_edit(state.settled(view))
     watch.put("comparison", step.show_controls(state, view, watch))
     done(state, watch, view, READY)
 
@@ -333,22 +338,6 @@ def gone_run(state: AppState, view: View, watch: Watch, method: str, name: str) 
     done(state, watch, view, gone.fill(state, view, watch, method, name))
 
 
-def trayed(state: AppState, view: View, watch: Watch, said: str) -> None:
-    """The tray was changed: everything that it acts on is shown anew."""
-    view = state.settled(view)
-    watch.put("view", view)
-    watch.put("tray", edits.tray(view))
-    watch.put("see", see.show(state, view, watch))
-    watch.put("collateral", see.collateral(state, view, watch))
-    _finish(state, view, watch, said)
-
-
-def keep(state: AppState, view: View, watch: Watch) -> None:
-    """The edit that is looked at goes into the tray."""
-    kept, said = edits.keep(_with_edit(state.settled(view)))
-    trayed(state, kept, watch, said)
-
-
 def undo(state: AppState, view: View, watch: Watch) -> None:
     """The view before the last change, whatever it was."""
     if not view.past:
@@ -356,21 +345,6 @@ def undo(state: AppState, view: View, watch: Watch) -> None:
     before = replace(view.past[-1], past=view.past[:-1], own=view.own)
     watch.put("view", before)
     concept(state, before, watch)
-
-
-def pin(state: AppState, view: View, watch: Watch) -> None:
-    """What is looked at stays in every view as A; pressed again, it goes."""
-    view = state.settled(view)
-    now = replace(_with_edit(view), pin="")
-    view = replace(view, pin="" if view.pin else now.query())
-    watch.put("view", view)
-    watch.put("pin", edits.pinned(state, view, watch))
-    said = (
-        "Pinned as A: what you change now is shown as B beside it."
-        if view.pin
-        else "A is unpinned."
-    )
-    done(state, watch, view, said)
 
 
 def brought(
@@ -386,7 +360,8 @@ def done(state: AppState, watch: Watch, view: View, text: str, more: str = "") -
     watch.put("status", status(text, "calm", more=more, query=view.query()))
 
 
-def _with_edit(view: View) -> View:
+def with_edit(view: View) -> View:
+    """The view of an edit at a strength; raises SlugError where no edit was chosen yet."""
     if not view.chosen:
         raise SlugError("Choose a layer first: click a point in the plot.")
     return replace(view, strength=0.0) if view.strength is None else view

@@ -89,6 +89,14 @@ def renamed(view: View, number: int, name: str) -> tuple[View, str]:
     return _with(view, number, replace(kept, name=name)), said
 
 
+def pin(view: View) -> tuple[View, str]:
+    """The view with what is looked at pinned as A, or with nothing pinned, and a sentence."""
+    if view.pin:
+        return replace(view, pin=""), "A is unpinned."
+    pinned = replace(view, pin=view.query())
+    return pinned, "Pinned as A: what you change now is shown as B beside it."
+
+
 def _at(view: View, number: int) -> Kept:
     if not 0 <= number < len(view.tray):
         raise SlugError("There is no such edit in the tray.")

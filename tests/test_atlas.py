@@ -112,7 +112,7 @@ def test_a_touch_goes_on_from_what_was_shown_without_the_retain_gradient(
     entry, fresh = made["pocket-clip"], AppState()
     monkeypatch.setattr("slugdemo.task.retain_gradient", None)
     page = shown(fresh, callbacks.concept, View("pocket-clip", entry.concept))
-    moved = shown(fresh, callbacks.stepped, replace(page["view"], strength=0.5))
+    moved = shown(fresh, callbacks.changed, replace(page["view"], strength=0.5))
     assert moved["status"]["text"] == callbacks.READY
     assert moved["curve"]["rows"] == page["curve"]["rows"]
     other = next(layer for layer in entry.front if layer != entry.layer)

@@ -160,7 +160,7 @@ def test_a_layer_that_the_model_does_not_read_is_refused_in_a_sentence(state: Ap
 @pytest.mark.parametrize("model", MODELS)
 def test_a_strength_of_zero_shows_the_same_before_and_after(state: AppState, model: str) -> None:
     view = View(model, "cat", layer=layer_of(model), strength=0.0)
-    page = shown(state, callbacks.stepped, view)
+    page = shown(state, callbacks.changed, view)
     seen = page["see"]
     if model == "pocket-clip":
         assert all(bar["before"] == bar["after"] for bar in seen["bars"])
@@ -172,9 +172,9 @@ def test_a_strength_of_zero_shows_the_same_before_and_after(state: AppState, mod
 
 
 def test_a_large_step_changes_what_is_seen(state: AppState) -> None:
-    page = shown(state, callbacks.stepped, View("pocket-sd", "cat", layer=TEXT, strength=0.9))
+    page = shown(state, callbacks.changed, View("pocket-sd", "cat", layer=TEXT, strength=0.9))
     assert page["see"]["before"]["src"] != page["see"]["after"]["src"]
-    page = shown(state, callbacks.stepped, View("pocket-clip", "cat", layer=TEXT, strength=0.9))
+    page = shown(state, callbacks.changed, View("pocket-clip", "cat", layer=TEXT, strength=0.9))
     assert any(bar["before"] != bar["after"] for bar in page["see"]["bars"])
 
 
@@ -182,30 +182,30 @@ def test_the_ladder_begins_with_the_unedited_model_and_shares_its_pictures_with_
     state: AppState,
 ) -> None:
     view = View("pocket-sd", "cat", layer=TEXT, strength=0.4, words="a picture of a cat")
-    page = shown(state, callbacks.stepped, view)
+    page = shown(state, callbacks.changed, view)
     rows = page["ladder"]["rows"]
     assert [row["role"] for row in rows] == ["target", "neighbour", "unrelated"]
     assert page["ladder"]["steps"][0] == 0
     at = page["ladder"]["steps"].index(0.4)
     row = see.cast(state, view)[0]
-    again = shown(state, callbacks.stepped, replace(view, words=row.prompt))
+    again = shown(state, callbacks.changed, replace(view, words=row.prompt))
     assert rows[0]["cells"][0]["src"] == again["see"]["before"]["src"]
     assert rows[0]["cells"][at]["src"] == again["see"]["after"]["src"]
 
 
 def test_two_edits_in_the_tray_act_together_and_switch_off_alone(state: AppState) -> None:
     view = View("pocket-clip", "cat", layer=TEXT, strength=0.5)
-    kept = shown(state, callbacks.keep, view)["view"]
+    kept, _ = edits.keep(view)
     assert kept.tray == (Kept("cat", TEXT, 0.5),)
     other = replace(kept, concept="wizard", layer="visual.proj", strength=0.5)
-    both = shown(state, callbacks.keep, other)["view"]
+    both, _ = edits.keep(other)
     assert [edit.concept for edit in state.applied(both, unwatched())] == ["cat", "wizard"]
     off, _ = edits.switched(both, 0)
     assert [kept.on for kept in off.tray] == [False, True]
     assert [edit.concept for edit in state.applied(off, unwatched())] == ["wizard"]
     gone = edits.dropped(off, 0)[0]
     assert [kept.concept for kept in gone.tray] == ["wizard"]
-    page = shown(state, lambda *given: callbacks.trayed(*given, "Done."), gone)
+    page = shown(state, callbacks.changed, gone)
     assert [row["on"] for row in page["tray"]["rows"]] == [True]
 
 
@@ -251,7 +251,7 @@ def test_every_error_is_a_sentence_and_never_a_traceback(state: AppState) -> Non
         View("pocket-clip", "cat", layer="no.layer", strength=0.1),
         View("pocket-sd", "cat", layer=TEXT, strength=0.1, words="long " * 200),
     ):
-        page = shown(state, callbacks.looked if view.layer else callbacks.concept, view)
+        page = shown(state, callbacks.changed if view.layer else callbacks.concept, view)
         assert page["status"]["tone"] == "error", view
         text = page["status"]["text"]
         assert text.rstrip()[-1] in ".?", text
@@ -305,7 +305,7 @@ def test_the_edit_file_is_the_edit_that_is_shown(state: AppState, tmp_path: Path
     path = edits.edit_file(state, view, unwatched(), room=tmp_path)
     loaded = load(path, weights=state.opened("pocket-sd").clip.digest)
     assert (loaded.concept, loaded.layer, loaded.strength) == ("cat", f"text/{TEXT}", 0.25)
-    page = shown(state, callbacks.stepped, replace(view, strength=0.0))
+    page = shown(state, callbacks.changed, replace(view, strength=0.0))
     assert page["status"]["text"] == callbacks.READY
     for nothing in (replace(view, strength=0.0), replace(view, layer="")):
         with pytest.raises(SlugError):
@@ -315,8 +315,8 @@ def test_the_edit_file_is_the_edit_that_is_shown(state: AppState, tmp_path: Path
 def test_nothing_that_visitors_do_changes_the_models(state: AppState) -> None:
     opened = state.opened("pocket-sd")
     before = digest(opened.clip.model), digest(opened.host.text)
-    shown(state, callbacks.stepped, View("pocket-sd", "robot", layer=TEXT, strength=0.7))
-    shown(state, callbacks.stepped, View("pocket-clip", "robot", layer="visual.proj", strength=0.7))
+    shown(state, callbacks.changed, View("pocket-sd", "robot", layer=TEXT, strength=0.7))
+    shown(state, callbacks.changed, View("pocket-clip", "robot", layer="visual.proj", strength=0.7))
     assert (digest(opened.clip.model), digest(opened.host.text)) == before
 
 
@@ -406,9 +406,9 @@ def test_any_methods_edit_behaves_like_every_other(
     assert "‖Δ‖" in page["curve"]["formula"]
     (edit,) = state.applied(view, unwatched())
     assert [*edit.delta] == ["text/text_projection"]
-    moved = shown(state, callbacks.stepped, replace(view, strength=1.5))
+    moved = shown(state, callbacks.changed, replace(view, strength=1.5))
     assert moved["status"]["text"] == callbacks.READY
-    kept = shown(state, callbacks.keep, moved["view"])["view"]
+    kept, _ = edits.keep(moved["view"])
     assert kept.tray[0].place == view.edit.place
     link = View.parse(parse_qs(moved["status"]["query"]))
     for there in (state, AppState()):  # on this server by its digest, elsewhere made again

@@ -23,6 +23,7 @@ from slugdemo.ui import events, page, see
 from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import BROKEN, Tasks, Watch, unwatched
 from slugdemo.ui.view import View
+from slugdemo.ui.visitors import Visitors
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -77,12 +78,14 @@ ENDS = {
 
 def submitted(state: AppState, view: View) -> list[str]:
     """What the page says after a prompt was sent off, by the very handler of that event."""
-    blocks = page.Page(defaultdict(MagicMock))
+    blocks, here = page.Page(defaultdict(MagicMock)), Visitors()
+    here.begin("me", None, lambda _nothing: view)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(events.api, "publish", lambda _: None)
+        patch.setattr(events, "Visitors", lambda: here)
         events.connect(MagicMock(), blocks, state, Tasks(partial(freed, state)))
     handler, drawn, said = blocks["words"].submit.call_args.args[0], blocks["updates"], []
-    for update in handler(view, "a picture of a cat", SimpleNamespace(session_hash="me")):
+    for update in handler("a picture of a cat", SimpleNamespace(session_hash="me")):
         said += [update[drawn]["status"]["text"]] if "status" in update.get(drawn, {}) else []
     return said
 

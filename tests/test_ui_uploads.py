@@ -230,7 +230,7 @@ def test_undo_without_a_past_says_so(state: AppState) -> None:
 def test_a_pinned_view_stands_beside_what_is_shown(state: AppState, model: str) -> None:
     layer = layer_of(model)
     view = View(model, "cat", layer, 0.2)
-    page = shown(state, callbacks.pin, view)
+    page = shown(state, callbacks.changed, edits.pin(view)[0])
     held = page["pin"]
     assert (held["layer"], held["step"], held["kind"]) == (layer, 0.2, state.kind(model))
     assert {"curve", "see", "collateral", "ladder"} <= held.keys()
@@ -240,11 +240,11 @@ def test_a_pinned_view_stands_beside_what_is_shown(state: AppState, model: str) 
         state, callbacks.concept, replace(pinned, concept="robot", layer="", strength=None)
     )
     assert moved["pin"]["layer"] == layer
-    assert not shown(state, callbacks.pin, pinned)["pin"]
+    assert not shown(state, callbacks.changed, edits.pin(pinned)[0])["pin"]
 
 
 def test_the_formula_holds_with_its_own_numbers(state: AppState) -> None:
-    page = shown(state, callbacks.stepped, View("pocket-clip", "cat", TEXT, 0.25))
+    page = shown(state, callbacks.changed, View("pocket-clip", "cat", TEXT, 0.25))
     rows = {name: value for name, _, value in page["curve"]["sum"]}
     size = float(rows["length of the layer"].split(",")[0])
     slope = float(rows["length of the forget gradient"])

@@ -5,6 +5,7 @@ page's own widgets send is untrusted; it is checked here, and errors become sent
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -17,8 +18,10 @@ from slugdemo.ui import api, atlas, callbacks, edits, forget
 from slugdemo.ui.state import AppState
 from slugdemo.ui.tasks import Tasks, Watch, status
 from slugdemo.ui.view import MARK, View, check
+from slugdemo.ui.visitors import Visitors
 
 Work = Callable[[AppState, View, Watch], None]
+Change = Callable[[View, Any], tuple[View, str]]  # what a visitor sent -> the view, and a sentence
 # the tasks have queues of their own; the API has another id, since a shared one keeps the lowest limit
 QUEUE = {"concurrency_id": "page", "concurrency_limit": 32}
 WARM = {"concurrency_id": "warm", "concurrency_limit": 1}
@@ -57,7 +60,7 @@ class Blocks(Protocol):
 
 
 def _view(at: Blocks, view: View) -> dict[Any, Any]:
-    return {at["view"]: view, at["seed"]: view.seed}
+    return {at["seed"]: view.seed}
 
 
 def _layers(at: Blocks, value: dict[str, Any]) -> dict[Any, Any]:
@@ -104,30 +107,43 @@ class Events:
     page: Blocks
     state: AppState
     tasks: Tasks
+    visitors: Visitors
 
     def stream(
         self,
         request: gr.Request,
-        view: View,
-        work: Callable[[Watch], None],
+        work: Callable[[View, Watch], None],
         *,
+        change: Callable[[View], View] = lambda view: view,
         pool: str = "live",
         outputs: Sequence[Any] = (),
     ) -> Iterator[dict[Any, Any]]:
-        """The updates of the `outputs` (by default of all) that `work`, begun at `view`, reports."""
+        """The updates of the `outputs` (by default of all) that `work` reports.
+
+        It begins at what the visitor looks at after the `change`, which is made at once, and each
+        view that it reports is looked at from then on.
+        """
+        visitor, mine = str(request.session_hash), object()
+        view = self.visitors.begin(visitor, mine, change)
         seen: dict[str, Any] = {}
         held: list[Watch] = []
 
         def watched(watch: Watch) -> None:
             held.append(watch)
-            work(watch)
 
-        for bundle in self.tasks.stream(str(request.session_hash), watched, pool=pool):
-            if isinstance(now := bundle.get("view"), View):
-                bundle = {**bundle, "view": now.after(view)}
+            def put(block: str, value: object) -> None:
+                if isinstance(value, View):
+                    value = value.after(view)
+                    self.visitors.put(visitor, mine, value)
+                watch.put(block, value)
+
+            work(view, replace(watch, put=put))
+
+        for bundle in self.tasks.stream(visitor, watched, pool=pool):
             seen |= bundle
             drawn = {name: value for name, value in seen.items() if name in DRAWN}
-            yield updates(self.page, {**drawn, **bundle}, outputs)
+            if new := updates(self.page, {**drawn, **bundle}, outputs):
+                yield new
         gone_on = not held or held[0].stop.void  # then what follows knows better
         if not gone_on and seen.get("status", {}).get("tone") not in (None, "busy"):
             yield updates(self.page, seen, outputs)
@@ -142,29 +158,26 @@ class Events:
     ) -> None:
         """An event of one control: `change` puts its value into the view."""
 
-        def handler(view: View, new: Any, request: gr.Request) -> Iterator[dict[Any, Any]]:  # noqa: ANN401
-            yield from self.stream(
-                request, view, lambda watch: work(self.state, change(view, new), watch)
-            )
+        def handler(new: Any, request: gr.Request) -> Iterator[dict[Any, Any]]:  # noqa: ANN401
+            def run(view: View, watch: Watch) -> None:
+                work(self.state, change(view, new), watch)
 
-        self._listen(event, handler, [self.page["view"], source], self.page.changing())
+            yield from self.stream(request, run)
+
+        self._listen(event, handler, [source], self.page.changing())
 
     def brought(self, event: Any, work: Callable[..., None], source: Any) -> None:  # noqa: ANN401
         """A visitor brought what stands in `source`, and perhaps typed a name for it."""
 
-        def handler(
-            view: View,
-            given: Any,  # noqa: ANN401
-            name: str,
-            request: gr.Request,
-        ) -> Iterator[dict[Any, Any]]:
+        def handler(given: Any, name: str, request: gr.Request) -> Iterator[dict[Any, Any]]:  # noqa: ANN401
             more = {"visitor": str(request.session_hash), "given": given, "name": name or ""}
-            yield from self.stream(
-                request, view, lambda watch: work(self.state, view, watch, **more)
-            )
 
-        inputs = [self.page["view"], source, self.page["mine"]]
-        self._listen(event, handler, inputs, self.page.changing())
+            def run(view: View, watch: Watch) -> None:
+                work(self.state, view, watch, **more)
+
+            yield from self.stream(request, run)
+
+        self._listen(event, handler, [source, self.page["mine"]], self.page.changing())
 
     def pressed(
         self,
@@ -177,13 +190,11 @@ class Events:
         """An event that only says that it happened; `steady` when it leaves all controls alone."""
         outputs = self.page.changing(controls=not steady)
 
-        def handler(view: View, request: gr.Request) -> Iterator[dict[Any, Any]]:
-            def run(watch: Watch) -> None:
-                work(self.state, view, watch)
+        def handler(request: gr.Request) -> Iterator[dict[Any, Any]]:
+            run = partial(work, self.state)
+            yield from self.stream(request, run, pool=pool, outputs=outputs)
 
-            yield from self.stream(request, view, run, pool=pool, outputs=outputs)
-
-        self._listen(event, handler, [self.page["view"]], outputs)
+        self._listen(event, handler, [], outputs)
 
     def picked(
         self,
@@ -196,18 +207,47 @@ class Events:
         """An event of one of the page's own widgets; `steady` when it leaves all controls alone."""
         outputs = self.page.changing(controls=not steady)
 
-        def handler(
-            view: View, request: gr.Request, event: gr.EventData
-        ) -> Iterator[dict[Any, Any]]:
-            def run(watch: Watch) -> None:
-                try:
+        def handler(request: gr.Request, event: gr.EventData) -> Iterator[dict[Any, Any]]:
+            def run(view: View, watch: Watch) -> None:
+                with _sensible():
                     work(view, dict(event._data or {}), watch)
-                except (KeyError, TypeError, ValueError) as error:
-                    raise SlugError("The page sent something that makes no sense here.") from error
 
-            yield from self.stream(request, view, run, pool=pool, outputs=outputs)
+            yield from self.stream(request, run, pool=pool, outputs=outputs)
 
-        return self._listen(event, handler, [self.page["view"]], outputs)
+        return self._listen(event, handler, [], outputs)
+
+    def changed(self, event: Any, change: Change, source: Any = None) -> None:  # noqa: ANN401
+        """A change that is made at once, in the order in which visitors ask; what it shows follows.
+
+        `change` gets what the page's own widget sends, or what stands in the control `source`.
+        """
+        outputs = self.page.changing(controls=False)
+
+        def changing(request: gr.Request, sent: Any) -> Iterator[dict[Any, Any]]:  # noqa: ANN401
+            said, problem = [callbacks.READY], []
+
+            def made(view: View) -> View:
+                try:
+                    with _sensible():
+                        after, text = change(view, sent)
+                    said.append(text)
+                    return after.checked().after(view)
+                except SlugError as error:
+                    problem.append(error)
+                    return view
+
+            def run(view: View, watch: Watch) -> None:
+                callbacks.changed(self.state, view, watch, said[-1], *problem)
+
+            yield from self.stream(request, run, change=made, outputs=outputs)
+
+        def told(request: gr.Request, event: gr.EventData) -> Iterator[dict[Any, Any]]:
+            yield from changing(request, dict(event._data or {}))
+
+        def given(value: Any, request: gr.Request) -> Iterator[dict[Any, Any]]:  # noqa: ANN401
+            yield from changing(request, value)
+
+        self._listen(event, given if source else told, [source] if source else [], outputs)
 
     def _listen(
         self,
@@ -218,12 +258,11 @@ class Events:
     ) -> Any:  # noqa: ANN401
         return event(handler, inputs, outputs, trigger_mode="multiple", **QUIET, **QUEUE)
 
-    def opened(self, view: View, request: gr.Request) -> Iterator[dict[Any, Any]]:
+    def opened(self, request: gr.Request) -> Iterator[dict[Any, Any]]:
         """A page was opened: its link says what it shows; without one, the first preset."""
-        del view
         query = parse_qs(str(request.query_params))
 
-        def work(watch: Watch) -> None:
+        def work(_before: View, watch: Watch) -> None:
             wanted, said = View(), ""
             try:
                 wanted = View.parse(query)
@@ -236,18 +275,19 @@ class Events:
                 watch.put("status", status(said, "error"))
 
         if shown := atlas.opened(self.state, query):
+            self.visitors.begin(str(request.session_hash), self, lambda _before: shown["view"])
             yield updates(self.page, shown)  # needs no place and no waiting
             return
-        yield from self.stream(request, View(), work)
+        yield from self.stream(request, work)
 
     def _claim(self, request: gr.Request, view: View) -> None:
         for name in (view.concept, *(kept.concept for kept in view.tray)):
             if MARK in name:
                 self.state.uploads.claim(str(request.session_hash), name.split(MARK)[-1])
 
-    def warm(self, view: View) -> None:
+    def warm(self, request: gr.Request) -> None:
         """What was shown at once is made ready for a first touch, one page after another."""
-        atlas.warm(self.state, view)
+        atlas.warm(self.state, self.visitors.view(str(request.session_hash)))
 
     def stop(self, request: gr.Request) -> dict[str, Any]:
         """The visitor wants to stop."""
@@ -255,14 +295,12 @@ class Events:
         text = "Stopping…" if running else "Nothing is running."
         return {"status": status(text, "busy" if running else "calm")}
 
-    def fetch(
-        self, view: View, request: gr.Request, event: gr.EventData
-    ) -> Iterator[dict[Any, Any]]:
+    def fetch(self, request: gr.Request, event: gr.EventData) -> Iterator[dict[Any, Any]]:
         """A file to carry home: the edit, or a model with all edits that are on."""
         name = str(dict(event._data or {}).get("model", ""))[:200]
         room = self.state.uploads.room(str(request.session_hash))
 
-        def work(watch: Watch) -> None:
+        def work(view: View, watch: Watch) -> None:
             if name:
                 path = edits.model_file(self.state, view, watch, room=room, name=name)
             else:
@@ -270,7 +308,7 @@ class Events:
             watch.put("file", str(path))
             watch.put("status", status(f"{path.name} is ready.", "calm"))
 
-        yield from self.stream(request, view, work, pool="work")
+        yield from self.stream(request, work, pool="work")
 
     def left(self, request: gr.Request) -> None:
         """The visitor closed the page: work stops, and what was brought is forgotten."""
@@ -280,16 +318,16 @@ class Events:
 
 def connect(demo: gr.Blocks, page: Blocks, state: AppState, tasks: Tasks) -> None:
     """Connects the blocks of a page to the state; called inside gr.Blocks."""
-    events = Events(page, state, tasks)
+    events = Events(page, state, tasks, Visitors())
     _controls(events)
     _brought(events)
     _widgets(events)
     page["stop"].click(events.stop, None, page["updates"], queue=False, **QUIET)
     page["link"].click(None, None, None, js=LINK, **QUIET)
     out = [page["file"], page["updates"]]
-    fetched = page["export"].fetch(events.fetch, page["view"], out, **QUEUE, **QUIET)
+    fetched = page["export"].fetch(events.fetch, None, out, **QUEUE, **QUIET)
     fetched.then(None, None, None, js=FETCH, **QUIET)
-    demo.load(events.opened, page["view"], page.changing(), **QUEUE, **QUIET)
+    demo.load(events.opened, None, page.changing(), **QUEUE, **QUIET)
     demo.unload(events.left)
     api.publish(state)
 
@@ -297,14 +335,14 @@ def connect(demo: gr.Blocks, page: Blocks, state: AppState, tasks: Tasks) -> Non
 def _controls(events: Events) -> None:
     at, chosen = events.page, events.chosen
     chosen(at["layers"].input, callbacks.layer, source=at["layers"], change=_layer)
-    chosen(at["words"].submit, callbacks.looked, source=at["words"], change=_words)
-    chosen(at["seed"].submit, callbacks.looked, source=at["seed"], change=_seed)
+    events.changed(at["words"].submit, _words, at["words"])
+    events.changed(at["seed"].submit, _seed, at["seed"])
     events.pressed(at["find"].click, callbacks.find)
     events.pressed(at["all"].click, callbacks.run)
     events.pressed(at["controls"].click, callbacks.compared, steady=True)
-    events.pressed(at["keep"].click, callbacks.keep, pool="live", steady=True)
+    events.changed(at["keep"].click, lambda view, _sent: edits.keep(callbacks.with_edit(view)))
     events.pressed(at["undo"].click, callbacks.undo, pool="live")
-    events.pressed(at["pinned"].click, callbacks.pin, pool="live", steady=True)
+    events.changed(at["pinned"].click, lambda view, _sent: edits.pin(callbacks.with_edit(view)))
 
 
 def _brought(events: Events) -> None:
@@ -337,28 +375,10 @@ def _widgets(events: Events) -> None:
     def layer(view: View, sent: dict[str, Any], watch: Watch) -> None:
         callbacks.layer(state, _layer(view, sent["layer"]), watch)
 
-    def step(view: View, sent: dict[str, Any], watch: Watch) -> None:
-        callbacks.stepped(state, replace(view, strength=check(sent["step"])), watch)
-
-    def picture(view: View, sent: dict[str, Any], watch: Watch) -> None:
-        callbacks.looked(state, replace(view, picture=int(sent["picture"])).checked(), watch)
-
     def turn(view: View, sent: dict[str, Any], watch: Watch) -> None:
         alignment = _name(sent.get("alignment", view.alignment))
         granularity = _name(sent.get("granularity", view.granularity))
         callbacks.turned(state, view, watch, alignment=alignment, granularity=granularity)
-
-    def switch(view: View, sent: dict[str, Any], watch: Watch) -> None:
-        changed, said = edits.switched(view, int(sent["number"]))
-        callbacks.trayed(state, changed, watch, said)
-
-    def drop(view: View, sent: dict[str, Any], watch: Watch) -> None:
-        changed, said = edits.dropped(view, int(sent["number"]))
-        callbacks.trayed(state, changed, watch, said)
-
-    def rename(view: View, sent: dict[str, Any], watch: Watch) -> None:
-        changed, said = edits.renamed(view, int(sent["number"]), str(sent["name"]))
-        callbacks.trayed(state, changed, watch, said)
 
     def comparing(view: View, sent: dict[str, Any], watch: Watch) -> None:
         anchor = _name(sent.get("anchor", view.anchor))
@@ -395,7 +415,7 @@ def _widgets(events: Events) -> None:
 
     events.picked(at["atlas"].show, mapping)
     opened = events.picked(at["atlas"].open, atlas_open, steady=False)
-    opened.then(events.warm, at["view"], None, **WARM, **QUIET)
+    opened.then(events.warm, None, None, **WARM, **QUIET)
     events.pressed(at["attack"].show, callbacks.attacking, pool="live", steady=True)
     events.picked(at["attack"].run, attacked, pool="work")
     events.pressed(at["gone"].show, callbacks.gone_shown, pool="live", steady=True)
@@ -409,17 +429,20 @@ def _widgets(events: Events) -> None:
     events.picked(at["compare"].open, compare_open, pool="work", steady=False)
     for event, work in ((at["choice"].model, model), (at["choice"].concept, concept)):
         chosen = events.picked(event, work, steady=False)
-        chosen.then(events.warm, at["view"], None, **WARM, **QUIET)
+        chosen.then(events.warm, None, None, **WARM, **QUIET)
     events.picked(at["ladder"].again, again, pool="work")
     events.picked(at["choice"].method, method, pool="work", steady=False)
     events.picked(at["map"].layer, layer, steady=False)
     events.picked(at["map"].turn, turn, steady=False)
-    events.picked(at["curve"].step, step)
-    events.picked(at["ladder"].step, step)
-    events.picked(at["see"].picture, picture)
-    events.picked(at["tray"].switch, switch)
-    events.picked(at["tray"].drop, drop)
-    events.picked(at["tray"].rename, rename)
+    events.changed(at["curve"].step, _step)
+    events.changed(at["ladder"].step, _step)
+    events.changed(at["see"].picture, _picture)
+    events.changed(at["tray"].switch, lambda view, sent: edits.switched(view, int(sent["number"])))
+    events.changed(at["tray"].drop, lambda view, sent: edits.dropped(view, int(sent["number"])))
+    events.changed(
+        at["tray"].rename,
+        lambda view, sent: edits.renamed(view, int(sent["number"]), str(sent["name"])),
+    )
 
 
 def _name(sent: object) -> str:
@@ -430,9 +453,26 @@ def _layer(view: View, new: object) -> View:
     return replace(view, layer=_name(new)).checked()
 
 
-def _words(view: View, new: str | None) -> View:
-    return replace(view, words=" ".join((new or "").split())[:400]).checked()
+def _step(view: View, sent: dict[str, Any]) -> tuple[View, str]:
+    return replace(view, strength=check(sent["step"])), callbacks.READY
 
 
-def _seed(view: View, new: float | None) -> View:
-    return replace(view, seed=int(new or 0)).checked()
+def _picture(view: View, sent: dict[str, Any]) -> tuple[View, str]:
+    return replace(view, picture=int(sent["picture"])), callbacks.READY
+
+
+def _words(view: View, new: str | None) -> tuple[View, str]:
+    return replace(view, words=" ".join((new or "").split())[:400]), callbacks.READY
+
+
+def _seed(view: View, new: float | None) -> tuple[View, str]:
+    return replace(view, seed=int(new or 0)), callbacks.READY
+
+
+@contextmanager
+def _sensible() -> Iterator[None]:
+    """Turns what the page cannot have sent into a sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise SlugError("The page sent something that makes no sense here.") from error

@@ -13,7 +13,7 @@ import plotly
 from slugdemo.ui import events, forget
 from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import Tasks
-from slugdemo.ui.view import LARGEST_SEED, View
+from slugdemo.ui.view import LARGEST_SEED
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -164,13 +164,13 @@ class Page:
     def changing(self, *, controls: bool = True) -> list[Any]:
         """What an event may change. The fewer the faster: gradio makes every output anew at each
         update, so all that this page draws itself comes as one."""
-        names = ("view", "updates", "layers", "words", "seed", "own")
-        return [self[name] for name in names[: None if controls else 2]]
+        names = ("updates", "layers", "words", "seed", "own")
+        return [self[name] for name in names[: None if controls else 1]]
 
 
 def layout(state: AppState) -> Page:
     """The blocks, in the order of the five questions; called inside gr.Blocks."""
-    at: dict[str, Any] = {"view": gr.State(View())}
+    at: dict[str, Any] = {}
     with gr.Row(elem_id="bar"):
         at["brand"] = widget("brand", template=BRAND)
         at["choice"] = widget("choice")

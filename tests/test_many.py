@@ -142,7 +142,6 @@ def test_the_command_writes_the_rows_that_the_app_reads(tmp_path: Path, assets: 
     found = json.loads(result.stdout)
     assert [row["count"] for row in found] == [0, 0, 1, 1, 2, 2]
     assert len(pd.read_parquet(place)) == 6
-    shipped._table.cache_clear()
     rows = shipped.joint("pocket-clip")
     assert [(row.metric, row.value) for row in rows] == [(r["metric"], r["value"]) for r in found]
     assert shipped.joint("pocket-sd") == []

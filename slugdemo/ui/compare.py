@@ -189,11 +189,8 @@ def _run(
         state.shown.put(_key(view, name), found)
         shown()
 
-    ask = state.workers.run
-    ask(jobs.report, subject.task, hear, subject.edits)
-    more = [*_in_clip(state, view, subject)]
-    if name != UNSEEN:
-        more += ask(jobs.distance, subject.task, jobs.unheard, subject.edits)
+    far = state.workers.run(jobs.report, subject.task, hear, subject.edits, beside=name != UNSEEN)
+    more = [*_in_clip(state, view, subject), *far]
     found = replace(found, measured=(*found.measured, *more), whole=True)
     state.shown.put(_key(view, name), found)
     return done | {name: subject}

@@ -80,17 +80,18 @@ def control(task: Task, tell: Tell, edit: Edit, name: str) -> Edit | None:
     return experiment.control(task, edit, name)
 
 
-def report(task: Task, tell: Tell, edits: Sequence[Edit]) -> None:
-    """Tells the rows of `experiment.reporting`, the last time all of them."""
+def report(
+    task: Task, tell: Tell, edits: Sequence[Edit], *, beside: bool = True
+) -> list[Measurement]:
+    """Tells the rows of `experiment.reporting`, the last time all of them.
+
+    Gives what `experiment.distance` gives, which looks at the same pictures; nothing where no
+    model never saw the concept, or where it is not to be `beside`.
+    """
     for rows in experiment.reporting(task, edits):
         tell(rows)
-
-
-def distance(task: Task, tell: Tell, edits: Sequence[Edit]) -> list[Measurement]:
-    """What `experiment.distance` gives; nothing where no model never saw the concept."""
-    del tell
     try:
-        return experiment.distance(task, edits)
+        return experiment.distance(task, edits) if beside else []
     except Cancelled:
         raise
     except SlugError:

@@ -69,12 +69,6 @@ def below(path: str) -> str | None:
     return path.rstrip("/") if "://" in path else f"/{bare}" if bare else None
 
 
-def warm(state: AppState) -> None:
-    """Opens what the first visitor will need, then begins a worker."""
-    callbacks.warm(state)
-    state.workers.warm()
-
-
 def main(
     assets: Annotated[
         Path, typer.Option(help="models and pictures", envvar="SLUGDEMO_ASSETS")
@@ -118,7 +112,7 @@ def main(
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     state = AppState(workers=Workers(usual() if workers is None else workers))
-    threading.Thread(target=warm, args=(state,), daemon=True).start()
+    threading.Thread(target=callbacks.warm, args=(state,), daemon=True).start()
     work = tasks.Tasks(partial(freed, state), places=max(tasks.PLACES, state.workers.count))
     demo = page.build(state, work)
     where = {"server_name": host, "server_port": port, "root_path": below(root_path)}

@@ -44,14 +44,17 @@ def pictures(task: Task) -> Features:
 
 
 def shown(task: Task, examples: Sequence[Example]) -> Tensor:
-    """The features (N, D) of examples' pictures."""
-    found = []
-    for start in range(0, len(examples), CHUNK):
-        task.step("Reading pictures", start, len(examples))
-        pixels = data.pixels(examples[start : start + CHUNK], task.clip.transform)
+    """The features (N, D) of examples' pictures; each is looked at once, for all concepts."""
+    kept: dict[str, Tensor] = task.opened.kept.setdefault("features of pictures", {})
+    left = [example for example in examples if str(example.image) not in kept]
+    for start in range(0, len(left), CHUNK):
+        task.step("Reading pictures", start, len(left))
+        some = left[start : start + CHUNK]
+        pixels = data.pixels(some, task.clip.transform)
         with torch.no_grad():
-            found.append(task.clip.model.encode_image(pixels.to(task.clip.device)).cpu())
-    return torch.cat(found)
+            found = task.clip.model.encode_image(pixels.to(task.clip.device)).cpu()
+        kept |= {str(example.image): one for example, one in zip(some, found, strict=True)}
+    return torch.stack([kept[str(example.image)] for example in examples])
 
 
 def texts(task: Task) -> Features:

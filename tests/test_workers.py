@@ -255,11 +255,11 @@ def test_a_visitor_whose_worker_is_killed_reads_it_and_can_go_on(
 
 SERVER = """
 import signal, sys, threading
-from slugdemo.ui.workers import Workers
+from slugdemo.ui.workers import Worker, Workers
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     some = Workers(1)
-    some.warm()
+    some._idle.append(Worker(1))
     print(*some.pids, flush=True)
     try:
         threading.Event().wait()

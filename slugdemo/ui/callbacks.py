@@ -12,7 +12,7 @@ from typing import Any
 
 from slugdemo.errors import SlugError
 from slugdemo.methods import named
-from slugdemo.ui import atlas, compare, edits, forget, gone, locate, see, step, table
+from slugdemo.ui import atlas, compare, edits, forget, gone, jobs, locate, see, step, table
 from slugdemo.ui.state import AppState, by_layer, single_layer
 from slugdemo.ui.step import Found
 from slugdemo.ui.tasks import Watch, status, unwatched
@@ -32,8 +32,8 @@ def begin(state: AppState, view: View, watch: Watch) -> None:
 
 def warm(state: AppState) -> None:
     """Opens what a first touch of the first page will need; where nothing of it was made beforehand,
-    makes that page. Then what pictures of a visitor's own will need. Errors wait for the visitor
-    who meets them."""
+    makes that page. Then what pictures of a visitor's own will need, and a worker's first job.
+    Errors wait for the visitor who meets them."""
     if atlas.preset(state, first := state.first()):
         atlas.warm(state, first)
     else:
@@ -41,6 +41,8 @@ def warm(state: AppState) -> None:
             concept(state, first, unwatched())
     with suppress(SlugError):
         state.keep_ready(first.model)
+        if state.workers.count:
+            state.workers.run(jobs.ready, state.task(first, unwatched()), jobs.unheard)
 
 
 def concept(state: AppState, view: View, watch: Watch) -> None:

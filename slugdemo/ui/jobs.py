@@ -36,6 +36,12 @@ def unheard(found: object) -> None:
     """The `tell` of those who wait for the end."""
 
 
+def ready(task: Task, tell: Tell) -> None:
+    """Opens what all other jobs need, and looks at a little of it for the first time."""
+    del tell
+    next(iter(task.evaluation.reporting([])))
+
+
 def erase(task: Task, tell: Tell, layer: str = "", known: Known | None = None) -> Erasure:
     """What `experiment.erase` gives; is told (`Told`) of each score.
 

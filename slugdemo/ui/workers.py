@@ -152,12 +152,6 @@ class Workers:
         with self._free(task) as worker:
             return worker.run(job.__name__, task, hear, given, named)
 
-    def warm(self) -> None:
-        """Begins one worker, so that the first job does not wait for it."""
-        with self._changed:
-            if self.count and not self._closed and not (self._idle or self._busy):
-                self._idle.append(Worker(share(self.count)))
-
     def let_go(self) -> int:
         """Ends the workers that have nothing to do, for their memory; how many those were."""
         with self._changed:

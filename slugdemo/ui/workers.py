@@ -41,6 +41,7 @@ ROOM = 6e9  # bytes of free memory that they and the server want; with less ther
 LARGEST = 500_000_000  # bytes on disk: a larger model is opened once, in the server
 MODELS = 4  # that a worker keeps open
 NICE = 10  # the server's threads come first where both want a core
+REST = 0.5  # seconds without a job until a worker tidies up
 POLL = 0.05  # seconds until it is seen that a visitor has stopped
 PATIENCE = 20.0  # seconds until a worker that does not stop is ended
 SIZE = struct.Struct("!Q")
@@ -380,8 +381,15 @@ def main() -> None:
     bench = Bench(lambda kind, what: write(out, packed((kind, what))), stop)
     with suppress(BrokenPipeError):  # the server has gone
         while True:
-            write(out, bench.work(requests.get()))
-            cost.settle()
+            write(out, bench.work(_next(requests)))
+
+
+def _next(requests: "queue.SimpleQueue[bytes]") -> bytes:
+    """The next request; when none comes for a while, memory that nobody needs is given back."""
+    with suppress(queue.Empty):
+        return requests.get(timeout=REST)
+    cost.settle()
+    return requests.get()
 
 
 if __name__ == "__main__":

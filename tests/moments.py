@@ -82,6 +82,18 @@ def shown(tab: Page, address: str) -> float:
     return time.monotonic() - began
 
 
+def idle(tab: Page) -> None:
+    """Waits until the cores have nothing to do, for a minute at most; only Linux tells."""
+    stat, end = Path("/proc/stat"), time.monotonic() + 60
+    while stat.exists() and time.monotonic() < end:
+        first = [int(number) for number in stat.read_text().split(maxsplit=9)[1:9]]
+        tab.wait_for_timeout(1000)
+        last = [int(number) for number in stat.read_text().split(maxsplit=9)[1:9]]
+        spent = [after - before for before, after in zip(first, last, strict=True)]
+        if spent[3] + spent[4] > 0.9 * sum(spent):  # idle, and waiting for disks
+            return
+
+
 def moved(tab: Page, seen: str) -> list[float]:
     """Seconds until SEE has changed, for steps of the slider that nobody has asked for yet."""
     times = []
@@ -112,7 +124,7 @@ def chosen(tab: Page) -> list[float]:
 def run(tab: Page, method: str) -> float:
     """Seconds from "run" beside a method in Compare to the first figures in its row."""
     tab.locator("#status .dot.busy").wait_for(state="detached", timeout=PATIENCE)
-    tab.wait_for_timeout(1000)
+    idle(tab)
     began = time.monotonic()
     tab.locator(f"#compare button[title^='Run {method},']").click()
     tab.locator(f"#compare tr.here button[title^='Run {method} again']").wait_for(timeout=PATIENCE)
@@ -140,6 +152,7 @@ def moving(tab: Page, address: str) -> dict:
     found = {}
     for model, bar in BARS.items():
         shown(tab, f"{address}?model={model}&concept=wizard")
+        idle(tab)
         found[f"{model}: slider to what it shows"] = _judged(moved(tab, SEEN[model]), bar)
         found[f"{model}: preset chosen to all shown"] = _judged(chosen(tab), PRESET_BAR)
     return found

@@ -41,8 +41,18 @@ def warm(state: AppState) -> None:
             concept(state, first, unwatched())
     with suppress(SlugError):
         state.keep_ready(first.model)
-        if state.workers.count:
-            state.workers.run(jobs.ready, state.task(first, unwatched()), jobs.unheard)
+    prepare(state, first)
+
+
+def prepare(state: AppState, view: View) -> None:
+    """A worker opens the view's model and looks at a little of it; once for each model."""
+    if view.model in state.prepared:
+        return
+    state.prepared.add(view.model)
+    with suppress(SlugError):
+        task = state.task(view, unwatched())
+        if state.workers.take(task):
+            state.workers.run(jobs.ready, task, jobs.unheard)
 
 
 def concept(state: AppState, view: View, watch: Watch) -> None:
@@ -153,10 +163,10 @@ def changed(
         raise problem
     view = with_edit(state.settled(view))
     watch.put("view", view)
-    watch.put("tray", edits.tray(view))
-    watch.put("see", see.show(state, view, watch))
+    watch.put("see", see.show(state, view, watch))  # first: it is what the eye waits for
     watch.put("curve", step.show(state, view, watch))
     watch.put("collateral", see.collateral(state, view, watch))
+    watch.put("tray", edits.tray(view))
     watch.put("pin", edits.pinned(state, view, watch))
     if problem:
         raise problem

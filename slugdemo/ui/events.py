@@ -287,7 +287,9 @@ class Events:
 
     def warm(self, request: gr.Request) -> None:
         """What was shown at once is made ready for a first touch, one page after another."""
-        atlas.warm(self.state, self.visitors.view(str(request.session_hash)))
+        view = self.visitors.view(str(request.session_hash))
+        atlas.warm(self.state, view)
+        callbacks.prepare(self.state, view)
 
     def stop(self, request: gr.Request) -> dict[str, Any]:
         """The visitor wants to stop."""
@@ -327,7 +329,8 @@ def connect(demo: gr.Blocks, page: Blocks, state: AppState, tasks: Tasks) -> Non
     out = [page["file"], page["updates"]]
     fetched = page["export"].fetch(events.fetch, None, out, **QUEUE, **QUIET)
     fetched.then(None, None, None, js=FETCH, **QUIET)
-    demo.load(events.opened, None, page.changing(), **QUEUE, **QUIET)
+    loaded = demo.load(events.opened, None, page.changing(), **QUEUE, **QUIET)
+    loaded.then(events.warm, None, None, **WARM, **QUIET)
     demo.unload(events.left)
     api.publish(state)
 

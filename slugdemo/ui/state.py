@@ -135,6 +135,7 @@ class AppState:
 
     uploads: Uploads = field(default_factory=Uploads)
     workers: Workers = field(default_factory=Workers)
+    prepared: set[str] = field(default_factory=set)  # models that a worker was told to open
     models: Cache[Opened] = field(default_factory=lambda: Cache(8))
     tasks: Cache[Task] = field(default_factory=lambda: Cache(6))
     features: Cache[ZeroShot] = field(default_factory=lambda: Cache(3))

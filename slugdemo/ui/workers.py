@@ -125,7 +125,7 @@ def described(task: Task) -> tuple[object, ...]:
 class Workers:
     """At most `count` processes, each begun when there is work for it and replaced when it ends.
 
-    Without any, everything is done where it is asked for.
+    Without any, everything is done where it is asked for, and so is what concerns a large model.
     """
 
     def __init__(self, count: int = 0) -> None:
@@ -148,10 +148,14 @@ class Workers:
         The task's own `progress` and `cancelled` are asked here. Raises what the job raises, and
         SlugError when the worker ends before its work does.
         """
-        if not self.count or task.opened.model.bytes > LARGEST:
+        if not self.take(task):
             return job(task, hear, *given, **named)
         with self._free(task) as worker:
             return worker.run(job.__name__, task, hear, given, named)
+
+    def take(self, task: Task) -> bool:
+        """Whether a worker does the jobs of a task; else they are done where they are asked for."""
+        return self.count > 0 and task.opened.model.bytes <= LARGEST
 
     def let_go(self) -> int:
         """Ends the workers that have nothing to do, for their memory; how many those were."""

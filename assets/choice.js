@@ -21,7 +21,7 @@
       const now = method.name === values.choice.method;
       return make('li', {}, make('button', {class: `model method ${now ? 'chosen' : ''} ${reason ? 'away' : ''}`, 'aria-pressed': String(now),
         disabled: !!reason, title: method.cite, on: () => { box.close(); calls.choice.method({method: method.name, anchor: become.value.trim()}); }},
-        make('b', {}, method.name), make('small', {}, reason || `changes ${method.changes}; ${lasts(method.seconds)}`)));
+        make('b', {}, method.name), make('small', {}, reason || `changes ${method.changes}; ${lasts(method.seconds[values.choice.model])}`)));
     };
     const become = make('input', {type: 'text', list: 'anchors', value: values.choice.anchor ?? '', placeholder: 'nothing: it just goes', maxlength: '40', 'aria-label': 'Replace by', id: 'replace-by'});
     const names = (values.choices?.concepts ?? []).flatMap((group) => group.rows.map((concept) => concept.name));

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from slugdemo import catalog, experiment, gradients
 from slugdemo.__main__ import app
+from slugdemo.benchmark import shipped
 from slugdemo.config import CONFIGS
 from slugdemo.edit import load, qualified
 from slugdemo.errors import SlugError
@@ -296,6 +297,8 @@ def test_every_method_is_offered_with_its_time_or_the_reason_why_not(state: AppS
     rows = [row for group in forget.choices(state)["methods"] for row in group["rows"]]
     assert {row["name"] for row in rows} == {*METHODS}
     for row in rows:
+        for model, took in row["seconds"].items():
+            assert took == shipped.seconds(model, row["name"], METHODS[row["name"]].seconds)
         for kind, reason in row["unable"].items():
             assert (reason == "") == (kind in METHODS[row["name"]].hosts)
 

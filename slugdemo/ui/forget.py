@@ -11,6 +11,7 @@ from PIL.Image import Image
 from slugdemo import catalog
 from slugdemo import data as examples
 from slugdemo import images as pictures
+from slugdemo.benchmark import shipped
 from slugdemo.catalog import Model
 from slugdemo.concept import PLAIN, Example, prompt
 from slugdemo.config import CONFIGS
@@ -65,7 +66,10 @@ def _methods(group: str, models: Sequence[Model]) -> list[dict[str, Any]]:
     return [
         {
             "name": method.name,
-            "seconds": method.seconds,
+            "seconds": {
+                model.name: shipped.seconds(model.name, method.name, method.seconds)
+                for model in models
+            },
             "changes": method.changes,
             "cite": method.cite,
             "layer": method.of_layer is not None,

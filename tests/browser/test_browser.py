@@ -136,6 +136,20 @@ def test_there_are_no_published_marks_beside_other_kinds_of_model(
     assert visitor.evaluate(MARKS) == []
 
 
+def test_the_row_of_the_sparse_autoencoder_shows_what_it_turns_off(
+    visitor: Page, served: str
+) -> None:
+    opened(visitor, served, "model=pocket-sd&concept=robot&view=compare")
+    visitor.locator("#compare tbody").get_by_role("button", name="sae", exact=True).click()
+    panel = visitor.locator(".slug-dialog .meant")
+    expect(panel.locator("h3")).to_have_text("What it turns off for “robot”")
+    expect(panel.locator("li b").first).to_contain_text("feature ")
+    expect(panel.locator("li small").first).to_contain_text("active on ")
+    first = panel.locator("li").first.locator("img")
+    assert first.count() > 1
+    assert all(first.evaluate_all("all => all.map(one => one.complete && one.naturalWidth > 0)"))
+
+
 def test_the_edit_can_be_downloaded(visitor: Page, served: str) -> None:
     opened(visitor, served, "model=pocket-clip&concept=cat")
     visitor.locator("#away").click()

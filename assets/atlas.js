@@ -85,7 +85,9 @@
     const table = (head, body) => make('table', {class: 'plain'}, make('thead', {}, make('tr', {}, ...head.map((title) => make('th', {scope: 'col'}, title)))), make('tbody', {}, ...body));
     const ways = rows.filter((row) => row.what === 'way').map((row) => make('tr', {}, make('th', {scope: 'row'}, row.concept), make('td', {}, row.value), make('td', {}, row.name || row.note), make('td', {}, row.left === null ? '' : percent(row.left)), make('td', {}, row.kept === null ? '' : percent(row.kept))));
     const names = [...new Set(rows.map((row) => row.concept))].join(', ');
-    return [make('p', {}, `The most promising layer for ${names} with other gradients: how often it is the same one, how much of the fronts is shared, and the rank correlation of importance.`),
+    const models = [...new Set(rows.map((row) => row.model))].join(', ');
+    const where = models === value.model ? '' : ` in ${models}, whose CLIP this model carries,`;
+    return [make('p', {}, `The most promising layer for ${names}${where} with other gradients: how often it is the same one, how much of the fronts is shared, and the rank correlation of importance.`),
       table(['gradients with', 'same layer', 'same front', 'ranks'], spread),
       make('h3', {}, 'Layer by gradients, by causal tracing, by chance'), table(['concept', 'chosen by', 'layer', 'left', 'kept'], ways)];
   }
@@ -95,7 +97,7 @@
     const part = there < all ? `${there} of ${all} presets have been computed for these weights. ` : '';
     if (!there) { body.replaceChildren(make('p', {class: 'lead'}, `Nothing has been computed beforehand for the weights of ${value.model}. To do so: python -m slugdemo benchmark atlas --models ${value.model}`)); return; }
     body.replaceChildren(
-      make('div', {class: 'heats'}, make('p', {class: 'lead'}, `${part}The darker a cell, the more its layer matters to the concept. `, make('span', {class: 'key front'}, 'on the front'), make('span', {class: 'key chosen'}, 'chosen by the search'), ' Click a cell to open it.'),
+      make('div', {class: 'heats'}, make('p', {class: 'lead'}, `${part}The stronger a cell’s blue, the more its layer matters to the concept. `, make('span', {class: 'key front'}, 'on the front'), make('span', {class: 'key chosen'}, 'chosen by the search'), ' Click a cell to open it.'),
         make('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Concepts and layers'}, heat(value, call))),
       make('div', {class: 'sides', tabindex: '0', role: 'region', 'aria-label': 'What the map says'}, make('p', {class: 'claim'}, value.said),
         make('h3', {}, 'Who is lost with whom'), ...lost(value), make('h3', {}, 'How sure is the layer?'), ...choices(value)));

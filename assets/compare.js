@@ -58,6 +58,11 @@
   const runnable = (row) => row.name !== 'original' && !row.reason;
   const here = (row) => row.source === 'here' && known(row);
   const group = (value) => value.groups.find((set) => set.title === link.columns) ?? value.groups[0];
+  // The columns of the group that is shown, without those that mean nothing for this concept.
+  const columnsOf = (value) => {
+    const all = group(value).columns, some = all.filter((column) => value.rows.some((row) => row.values?.[column.key]));
+    return some.length ? some : all;
+  };
   const every = (value) => [...new Map(value.groups.flatMap((set) => set.columns.map((column) => [column.key, column]))).values()];
   const scaled = (rate) => (rate === null ? null : 100 * rate);   // for an axis in per cent
   const PERCENT = {ticksuffix: ' %', hoverformat: '.0f'};
@@ -90,7 +95,7 @@
     });
   }
   function line(row, value, call) {
-    const columns = group(value).columns;
+    const columns = columnsOf(value);
     const does = runnable(row) ? [
       small(here(row) ? 'again' : 'run', `Run ${row.name}${here(row) ? ' again' : ''}, ${lasts(row.total)} judging included`, () => call.run({methods: [row.name]})),
       row.opens ? small('open', `Open the edit by ${row.name} in Erase`, () => { look('erase'); call.open({method: row.name}); }) : null] : [];
@@ -106,7 +111,7 @@
   }
   function head(value, body, call) {
     const {key: now, down} = sorted();
-    const columns = group(value).columns;
+    const columns = columnsOf(value);
     const sort = (key) => {
       const falls = now === key ? !down : key !== 'seconds' && !columns.find((column) => column.key === key)?.less;
       linked({sort: `${key}.${falls ? 'down' : 'up'}`});
@@ -124,7 +129,7 @@
       const title = row.reason && row.group !== 'references' ? (value.anchor ? `cannot turn ${value.concept} into ${value.anchor} in ${value.model}` : `cannot edit ${value.model}`) : row.group;
       const first = !link.sort && title !== last;
       last = title;
-      const wide = String(group(value).columns.length + 3);
+      const wide = String(columnsOf(value).length + 3);
       return [first ? make('tr', {class: 'group'}, make('th', {colspan: wide, scope: 'colgroup'}, title)) : null, line(row, value, call)].filter(Boolean);
     });
   }
@@ -316,7 +321,7 @@
       const now = set === group(value);
       return make('button', {class: `tab ${now ? 'chosen' : ''}`, type: 'button', 'aria-pressed': String(now), on: () => { linked({columns: set.title}); draw.compare(body, value, call); }}, set.title);
     }));
-    const made = [...new Set(value.rows.filter((row) => row.source === 'shipped' && row.made).map((row) => row.made))];
+    const made = [...new Set(value.rows.filter((row) => row.source === 'shipped' && row.made && row.group !== 'references').map((row) => row.made))];
     const dated = made.length ? `Rows without a mark were ${made[0]}. ` : '';
     body.replaceChildren(
       panel('table', `“${value.concept}” in ${value.model}${value.anchor ? `, to become “${value.anchor}”` : ''}`,

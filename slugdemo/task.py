@@ -350,8 +350,7 @@ class Task:
             return judged.forget_only()(own)
 
         quick = None if self.kind == "zero-shot" else Evaluators(whole, alone)
-        while_kept = found.while_kept if isinstance(found, AnswerEvaluation) else None
-        return Evaluators(found.evaluator(), found.forget_only(), while_kept, quick)
+        return Evaluators(found.evaluator(), found.forget_only(), found.while_kept, quick)
 
     def _in_clip(self, edit: Edit) -> tuple[ClassifyEvaluation, Edit]:
         """The CLIP whose tower an edit changes, and the edit in the names of that CLIP."""

@@ -6,7 +6,7 @@ Knows CLIP as its own host only.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class ClassifyEvaluation:
     top: int = 1
     near: Callable[[], Neighbours] = Neighbours
     beside: Mapping[str, Question] = field(default_factory=dict)
+    while_kept: ClassVar[None] = None  # all pictures are looked at at once
 
     @classmethod
     def of(

@@ -7,6 +7,7 @@ test have their own noise.
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -100,6 +101,7 @@ class GenerateEvaluation:
     near: Callable[[], Neighbours] = Neighbours
     real: Callable[[], np.ndarray | None] = _nothing  # features of held-out pictures, (M, D)
     max_forget_acc: float = 0.0
+    while_kept: ClassVar[None] = None  # all pictures are made in one run
 
     @cached_property
     def searched(self) -> list[PromptSpec]:

@@ -131,6 +131,11 @@ class Evaluation(Protocol):
     def forget_only(self) -> Evaluator:
         """The same for the concept alone, at less cost."""
 
+    @property
+    def while_kept(self) -> Callable[[Edit, float], Evaluate] | None:
+        """(edit, least) -> its score at each strength, which asks no more once less than `least`
+        is sure to be kept; None where nothing is saved by that."""
+
     def report(self, edits: Sequence[Edit]) -> list[Measurement]:
         """What edits do on the report split; nothing when there is none."""
 

@@ -174,7 +174,7 @@ def test_a_picture_noised_and_finished_is_that_of_the_plain_pipeline(kind: type)
         generator=torch.Generator().manual_seed(3),
         output_type="latent",
     ).images
-    noised = host.noised(
+    noised = host.schedule.noised(
         latents,
         host.timesteps(6)[3 * pipe.scheduler.order],
         torch.randn(1, 4, 8, 8, generator=source),
@@ -208,15 +208,15 @@ def test_a_perfect_prediction_gives_the_noise_and_the_picture_back(prediction: s
     host = Diffusion(scheduled(DDIMScheduler, prediction=prediction))
     latents, noise = host.noise([1, 2, 3]), host.noise([4, 5, 6])
     t = torch.tensor([10, 500, 990])
-    seen = host.noised(latents, t, noise)
+    seen = host.schedule.noised(latents, t, noise)
     torch.testing.assert_close(seen, host.pipeline().scheduler.add_noise(latents, noise, t))
-    output = host.target(latents, noise, t)
+    output = host.schedule.target(latents, noise, t)
     if prediction == "v_prediction":
         torch.testing.assert_close(
             output, host.pipeline().scheduler.get_velocity(latents, noise, t)
         )
-    torch.testing.assert_close(host.epsilon(output, seen, t), noise, rtol=1e-4, atol=2e-3)
-    assert (host.epsilon(output + 0.1, seen, t) - noise).abs().max() > 0.01
+    torch.testing.assert_close(host.schedule.epsilon(output, seen, t), noise, rtol=1e-4, atol=2e-3)
+    assert (host.schedule.epsilon(output + 0.1, seen, t) - noise).abs().max() > 0.01
 
 
 def test_a_scheduler_that_refuses_a_number_of_steps_says_so() -> None:

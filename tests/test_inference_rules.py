@@ -162,7 +162,7 @@ def sld_by_hand(host: Diffusion, strength: float) -> list[Tensor]:
         found, now = seen(step), at(step)
 
         def eps(output: Tensor, found: Outputs = found, now: Moment = now) -> list[float]:
-            return host.epsilon(output, found.latents, now.t).flatten().tolist()
+            return host.schedule.epsilon(output, found.latents, now.t).flatten().tolist()
 
         text, blank, concept = eps(found.text), eps(found.blank), eps(found.predict(now.t))
         noise_now = []
@@ -183,7 +183,9 @@ def test_sld_is_its_equations(host: Diffusion, strength: float) -> None:
     for step, expected in enumerate(sld_by_hand(host, strength)):
         found = seen(step)
         guided = found.blank + 4.0 * (found.text - found.blank)
-        got = host.epsilon(rule.combine(guided, found, at(step)), found.latents, at(step).t)
+        got = host.schedule.epsilon(
+            rule.combine(guided, found, at(step)), found.latents, at(step).t
+        )
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -77,7 +77,7 @@ def test_pictures_are_those_of_diffusers(here: Path, xl: DiffusionXL, guidance: 
     [ours] = xl.generate(["a cat"], seeds=[1], steps=3, guidance=guidance)
     assert apart(ours, theirs) <= 1
     quick = copy.copy(xl)
-    quick.mixed, quick._images = True, None
+    quick.mixed, quick.images = True, None
     [near] = quick.generate(["a cat"], seeds=[1], steps=3, guidance=guidance)
     assert 0 < apart(near, theirs) < 10
 

@@ -416,14 +416,14 @@ class Pictures:
         get gradients. `rows` chooses pictures, all of them if not given.
         """
         latents = self.latents if rows is None else self.latents[rows]
-        last, count = self.model.trained_timesteps - 1, len(latents)
+        last, count = len(self.model.schedule) - 1, len(latents)
         parts = torch.randperm(count, generator=noise) + torch.rand(count, generator=noise)
         share = self.least + (1 - self.least) * parts / count
         t = (share * last).long().clamp(1, last)
         fresh = torch.randn(latents.shape, generator=noise).to(latents)
-        seen = self.model.noised(latents, t, fresh)
+        seen = self.model.schedule.noised(latents, t, fresh)
         output = self.model.predict(seen, t, states.expand(len(latents), -1, -1), weights)
-        return F.mse_loss(output, self.model.target(latents, fresh, t))
+        return F.mse_loss(output, self.model.schedule.target(latents, fresh, t))
 
 
 @dataclass(frozen=True)

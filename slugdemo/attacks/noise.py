@@ -69,7 +69,11 @@ def inpainting(target: Target) -> Attacked:
             prompts=_prompts(target, "own"),
         )
         last = step + 1 == size.denoising
-        known = shown if last else model.noised(shown, times[step + 1].expand(len(shown)), noise)
+        known = (
+            shown
+            if last
+            else model.schedule.noised(shown, times[step + 1].expand(len(shown)), noise)
+        )
         latents = torch.cat([known[..., :half], latents[..., half:]], dim=-1)
     pictures, hits = target.judged(model.decode(latents))
     return target.result(hits, pictures)
@@ -105,10 +109,10 @@ def inverted(
     before = times[:1] * 0
     for step in target.steps("Turning pictures into noise", len(times)):
         here, there = before.expand(count), times[step : step + 1].expand(count)
-        noise = model.epsilon(model.predict(latents, here, states), latents, here)
-        spread = model.noised(zero, here, noise)  # sqrt(1 - a) noise
+        noise = model.schedule.epsilon(model.predict(latents, here, states), latents, here)
+        spread = model.schedule.noised(zero, here, noise)  # sqrt(1 - a) noise
         picture = (latents - spread) / _signal(model, here, latents)
-        latents = model.noised(picture, there, noise)
+        latents = model.schedule.noised(picture, there, noise)
         before = times[step : step + 1]
     return latents
 
@@ -116,13 +120,13 @@ def inverted(
 def _signal(model: Diffusion, t: Tensor, like: Tensor) -> Tensor:
     """sqrt(alpha_bar) at t (N,): (N, 1, 1, 1)."""
     ones = torch.ones_like(like[:, :1, :1, :1])
-    return model.noised(ones, t, torch.zeros_like(ones))
+    return model.schedule.noised(ones, t, torch.zeros_like(ones))
 
 
 def _noised(target: Target, t: Tensor) -> Tensor:
     model = target.model
     shown = model.encode(_pictures(target))
-    return model.noised(shown, t.expand(len(shown)), model.noise(_seeds(target)))
+    return model.schedule.noised(shown, t.expand(len(shown)), model.noise(_seeds(target)))
 
 
 def _pictures(target: Target) -> list:

@@ -231,8 +231,11 @@ def _discrepancy(target: Target, examples: Sequence[Example], texts: Sequence[st
     states, blank = model.states(list(texts)), model.states([""]).expand(len(texts), -1, -1)
     total = torch.zeros(len(latents))
     for step in target.steps("Comparing losses", len(MOMENTS)):
-        t = torch.full((len(latents),), int(MOMENTS[step] * model.trained_timesteps))
-        seen, wanted = model.noised(latents, t, noise), model.target(latents, noise, t)
+        t = torch.full((len(latents),), int(MOMENTS[step] * len(model.schedule)))
+        seen, wanted = (
+            model.schedule.noised(latents, t, noise),
+            model.schedule.target(latents, noise, t),
+        )
         losses = [
             ((model.predict(seen, t, read) - wanted) ** 2).flatten(1).mean(1)
             for read in (blank, states)

@@ -62,5 +62,7 @@ def denoising_error(
     times = model.timesteps(TIMES)
     t = times[torch.randint(TIMES, (len(latents),), generator=noise)]
     drawn = torch.randn(latents.shape, generator=noise).to(latents)
-    found = model.predict(model.noised(latents, t, drawn), t, model.states_of(ids, weights))
-    return F.mse_loss(found, model.target(latents, drawn, t))
+    found = model.predict(
+        model.schedule.noised(latents, t, drawn), t, model.states_of(ids, weights)
+    )
+    return F.mse_loss(found, model.schedule.target(latents, drawn, t))

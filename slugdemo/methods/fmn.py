@@ -49,7 +49,7 @@ def fmn(task: Task) -> Edit:
         t = times[torch.randint(TIMES, (len(rows),), generator=noise)]
         drawn = torch.randn(latents[rows].shape, generator=noise).to(latents)
         with Attention(places[rows]) as seen:
-            model.predict(model.noised(latents[rows], t, drawn), t, states[rows], now)
+            model.predict(model.schedule.noised(latents[rows], t, drawn), t, states[rows], now)
         return seen.loss()
 
     return task.edit(trained(task, weights, loss, steps=STEPS, optimiser=adamw(RATE, DECAY)))

@@ -59,15 +59,15 @@ class SafeGuidance(Rule):
             return output
         concept = seen.predict(self._states.expand(len(output), -1, -1))
         text, blank, away = (
-            self._host.epsilon(found, seen.latents, at.t)
+            self._host.schedule.epsilon(found, seen.latents, at.t)
             for found in (seen.text, seen.blank, concept)
         )
         gamma = self._gamma(text, blank, away)
         if at.step < self._numbers["warmup"] * at.steps:
             return output
-        noise = self._host.epsilon(output, seen.latents, at.t)
+        noise = self._host.schedule.epsilon(output, seen.latents, at.t)
         noise = noise - at.guidance * self._strength * gamma
-        return self._host.output(noise, seen.latents, at.t)
+        return self._host.schedule.output(noise, seen.latents, at.t)
 
     def _gamma(self, text: Tensor, blank: Tensor, concept: Tensor) -> Tensor:
         n = self._numbers

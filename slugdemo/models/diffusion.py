@@ -9,12 +9,11 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from cachetools import LRUCache
@@ -41,14 +40,14 @@ from slugdemo.models.base import (
 )
 from slugdemo.models.image_cache import ImageCache
 from slugdemo.models.prompts import Prompts
+from slugdemo.models.schedule import NoiseSchedule
+from slugdemo.models.shots import MOST_STEPS, Drawn, Shot, check, made, runs, sources
 from slugdemo.weights import Weights, substitute
 
 LATENTS_AT_ONCE = 64 * 16 * 16  # positions in one denoising run: 64 pictures of pocket-sd
 UNEDITED_KEPT = 512  # pictures of the unedited model that are remembered
 DERIVED_KEPT = 16  # things that rules made of a model and will want again
-SMALLEST_ALPHA = 2.0**-24  # where the noise schedule ends in nothing but noise
-LARGEST_SEED = 2**63 - 1
-STEPS, MOST_STEPS = 20, 1000
+STEPS = 20
 GUIDANCE = 7.5
 
 Derived = TypeVar("Derived")
@@ -87,7 +86,7 @@ class Diffusion:
         self.unet = pipe.unet
         self.rules: tuple[Rule, ...] = ()
         self._pipe = pipe
-        self._images: ImageCache | None = ImageCache(UNEDITED_KEPT)
+        self.images: ImageCache | None = ImageCache(UNEDITED_KEPT)
         self._followed: tuple[Edit, ...] = ()  # the edits behind `rules`
         self._moved: tuple[Hashable, ...] = ()  # what was done to the weights, for `derived`
         self._derived: LRUCache[Hashable, Any] = LRUCache(DERIVED_KEPT)
@@ -174,7 +173,7 @@ class Diffusion:
         twin.text = substitute(self.text, text) if text else self.text
         twin.unet = substitute(self.unet, unet) if unet else self.unet
         twin._moved += tuple((e.digest, e.strength) for e in edits if e.delta and e.strength)
-        twin._images = None
+        twin.images = None
         twin._followed += followed
         twin.rules = rules_of(twin)
         return twin
@@ -182,7 +181,7 @@ class Diffusion:
     def following(self, rules: Sequence[Rule]) -> "Diffusion":
         """A host that follows these rules alone and shares all else."""
         twin = copy.copy(self)
-        twin.rules, twin._followed, twin._images = tuple(rules), (), None
+        twin.rules, twin._followed, twin.images = tuple(rules), (), None
         return twin
 
     def derived(self, key: Hashable, make: Callable[[], Derived]) -> Derived:
@@ -197,7 +196,7 @@ class Diffusion:
 
     def forget_pictures(self) -> int:
         """Lets go of the pictures that need not be made again; how many there were."""
-        return self._images.clear() if self._images else 0
+        return self.images.clear() if self.images else 0
 
     def editable(self) -> list[str]:
         """The open_clip names of the text tensors that change the pictures, found by trying."""
@@ -319,57 +318,11 @@ class Diffusion:
         unet = substitute(self.unet, own) if own else self.unet
         return unet(latents, t, states, return_dict=False)[0]
 
-    def noised(self, latents: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t from x_0 at timesteps `t` (N,): the forward process q(x_t | x_0)."""
-        signal, spread = self._scales(t, latents)
-        return signal * latents + spread * noise
-
-    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the U-Net is trained to give at x_t of x_0 = `latents`: noise, velocity or x_0."""
-        kind = self._pipe.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return noise
-        if kind == "sample":
-            return latents
-        signal, spread = self._scales(t, latents)
-        return signal * noise - spread * latents
-
-    def epsilon(self, output: Tensor, latents: Tensor, t: Tensor) -> Tensor:
-        """The noise that an output of the U-Net at `latents` = x_t stands for."""
-        kind = self._pipe.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return output
-        signal, spread = self._scales(t, latents)
-        if kind == "sample":
-            return (latents - signal * output) / spread
-        return signal * output + spread * latents
-
-    def output(self, epsilon: Tensor, latents: Tensor, t: Tensor) -> Tensor:
-        """The output of the U-Net that stands for this noise: undoes `epsilon`."""
-        kind = self._pipe.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return epsilon
-        signal, spread = self._scales(t, latents)
-        if kind == "sample":
-            return (latents - spread * epsilon) / signal
-        return (epsilon - spread * latents) / signal
-
-    def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at `t` (N,) or (): (N, 1, 1, 1) each.
-
-        Between timesteps sigma = sqrt((1 - alpha_bar) / alpha_bar) goes straight, as in Euler.
-        """
-        table = self._pipe.scheduler.alphas_cumprod.double().clamp(min=SMALLEST_ALPHA)
-        sigmas, t = ((1 - table) / table).sqrt(), t.double().cpu().view(-1)
-        low, high = t.floor().long(), t.ceil().long()
-        sigma = torch.lerp(sigmas[low], sigmas[high], t - low).view(-1, 1, 1, 1)
-        signal = (1 + sigma**2).rsqrt()
-        return signal.to(like), (sigma * signal).to(like)
-
-    @property
-    def trained_timesteps(self) -> int:
-        """How many timesteps the U-Net was trained on."""
-        return self._pipe.scheduler.config.num_train_timesteps
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        """How pictures and noise are mixed at each timestep, and what the U-Net predicts of them."""
+        scheduler = self._pipe.scheduler
+        return NoiseSchedule(scheduler.alphas_cumprod, scheduler.config.prediction_type)
 
     def timesteps(self, steps: int) -> Tensor:
         """The timesteps that the scheduler visits, from noise to picture: (steps,)."""
@@ -377,7 +330,7 @@ class Diffusion:
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """The latents (N, C, h, w) that pictures of these seeds start from."""
-        return self._noise(_generators(seeds))
+        return self._noise(sources(seeds))
 
     def _noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         shape = (1, self.unet.config.in_channels, *_size(self._pipe))
@@ -436,7 +389,7 @@ class Diffusion:
                 start=start,
                 stop=stop,
                 rules=self.rules,
-                generators=generators or _generators(range(count)),
+                generators=generators or sources(range(count)),
                 prompts=prompts,
                 ids=self.tokens(prompts)[0] if prompts is not None and self.rules else None,
                 extra=self._extra(guidance, count),
@@ -478,7 +431,7 @@ class Diffusion:
         finite picture; Cancelled within one denoising step.
         """
         watch, drawn = Watch(progress, cancelled), Drawn(steps, guidance)
-        _check(prompts, seeds, drawn)
+        check(prompts, seeds, drawn)
         if states is None and latents is None and prompts is not None:
             return self._rows([self], prompts, seeds, drawn, watch)[0]
         if states is None:
@@ -489,7 +442,7 @@ class Diffusion:
         parts = math.ceil(len(seeds) / self.batch)
         for number in range(parts):
             some = slice(number * self.batch, (number + 1) * self.batch)
-            pictures += self._drawn(
+            pictures += self.drawn(
                 states[some],
                 blank,
                 prompts=None if prompts is None else prompts[some],
@@ -520,7 +473,7 @@ class Diffusion:
         nothing are made once or taken from memory. Otherwise as `generate`.
         """
         drawn = Drawn(steps, guidance)
-        _check(prompts, seeds, drawn)
+        check(prompts, seeds, drawn)
         hosts = [self.edited(rung) for rung in rungs]
         return self._rows(hosts, prompts, seeds, drawn, Watch(progress, cancelled))
 
@@ -529,7 +482,7 @@ class Diffusion:
         hosts: Sequence["Diffusion"],
         prompts: Sequence[str],
         seeds: Sequence[int],
-        drawn: "Drawn",
+        drawn: Drawn,
         watch: Watch,
     ) -> list[list[Image]]:
         shots = [
@@ -540,29 +493,29 @@ class Diffusion:
         known = {shot: shot.remembered(drawn) for shot in shots}
         wanted = [shot for shot, picture in known.items() if picture is None]
         pictures = {shot: picture for shot, picture in known.items() if picture is not None}
-        runs = list(_runs(wanted))
-        for number, run in enumerate(runs):
+        parts = list(runs(wanted))
+        for number, run in enumerate(parts):
             for shot, picture in zip(
-                run, _made(run, drawn, watch.part(number, len(runs))), strict=True
+                run, made(run, drawn, watch.part(number, len(parts))), strict=True
             ):
                 pictures[shot] = shot.remember(picture, drawn)
         rows = [pictures[shot].copy() for shot in shots]
         width = len(prompts)
         return [rows[row * width : (row + 1) * width] for row in range(len(hosts))]
 
-    def _drawn(
+    def drawn(
         self,
         states: Tensor,
         blank: Tensor,
         *,
         prompts: Sequence[str] | None,
         seeds: Sequence[int],
-        drawn: "Drawn",
+        drawn: Drawn,
         watch: Watch,
         latents: Tensor | None = None,
         start: int = 0,
     ) -> list[Image]:
-        generators = _generators(seeds)
+        generators = sources(seeds)
         found = self.denoise(
             states,
             blank,
@@ -575,63 +528,6 @@ class Diffusion:
             watch=watch,
         )
         return self.decode(found)
-
-
-class Drawn(NamedTuple):
-    """How pictures are drawn."""
-
-    steps: int
-    guidance: float
-
-
-class Shot(NamedTuple):
-    """One picture to make: by which host, of what, from which noise."""
-
-    host: Diffusion
-    prompt: str
-    seed: int
-
-    def remembered(self, drawn: Drawn) -> Image | None:
-        """The picture, if the host is unedited and has made it before."""
-        images = self.host._images
-        return None if images is None else images.get((self.prompt, self.seed, drawn))
-
-    def remember(self, picture: Image, drawn: Drawn) -> Image:
-        """`picture`, which an unedited host will not make again."""
-        if self.host._images is not None:
-            self.host._images.put((self.prompt, self.seed, drawn), picture)
-        return picture
-
-
-def _runs(shots: Sequence[Shot]) -> Iterator[list[Shot]]:
-    """The shots by the denoising run that makes them: of one U-Net, a batch at most."""
-    alike: dict[Hashable, list[Shot]] = {}
-    for shot in shots:
-        host = shot.host
-        alike.setdefault(id(host) if host.rules else id(host.unet), []).append(shot)
-    for group in alike.values():
-        batch = group[0].host.batch
-        for begin in range(0, len(group), batch):
-            yield group[begin : begin + batch]
-
-
-def _made(run: Sequence[Shot], drawn: Drawn, watch: Watch) -> list[Image]:
-    """The pictures of shots that share a U-Net; each host's own text tower reads their prompts."""
-    text, blank = [], []
-    for host, group in groupby(run, key=lambda shot: shot.host):
-        prompts = [shot.prompt for shot in group]
-        order = {prompt: row for row, prompt in enumerate(dict.fromkeys(["", *prompts]))}
-        states = host.states(list(order))
-        text.append(states[[order[prompt] for prompt in prompts]])
-        blank.append(states[:1].expand(len(prompts), -1, -1))
-    return run[0].host._drawn(
-        torch.cat(text),
-        torch.cat(blank),
-        prompts=[shot.prompt for shot in run],
-        seeds=[shot.seed for shot in run],
-        drawn=drawn,
-        watch=watch,
-    )
 
 
 def rules_of(host: Diffusion) -> tuple[Rule, ...]:
@@ -648,10 +544,6 @@ def _rule(edit: Edit, host: Diffusion) -> Rule:
     return INFERENCE_RULES[edit.rule](host, edit.params, edit.strength)
 
 
-def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
 def _given(prompts: Sequence[str] | None) -> Sequence[str]:
     if prompts is None:
         raise ValueError("a picture is made of prompts or of states")
@@ -663,18 +555,6 @@ def _refused(scheduler: Any, steps: int, error: Exception) -> SlugError:  # noqa
         f"This model's {type(scheduler).__name__} cannot work with {steps} denoising "
         f"steps ({error}): choose another number."
     )
-
-
-def _check(prompts: Sequence[str] | None, seeds: Sequence[int], drawn: Drawn) -> None:
-    if prompts is not None and len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
-    for seed in seeds:
-        if not 0 <= seed <= LARGEST_SEED:
-            raise SlugError(f"A seed is a whole number from 0 to {LARGEST_SEED}, not {seed}.")
-    if not 1 <= drawn.steps <= MOST_STEPS:
-        raise SlugError(f"Choose between 1 and {MOST_STEPS} denoising steps, not {drawn.steps}.")
-    if not 0 <= drawn.guidance < math.inf:
-        raise SlugError(f"The guidance is a number from 0 upwards, not {drawn.guidance}.")
 
 
 def random_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:

@@ -84,7 +84,7 @@ class DiffusionXL(Diffusion):
         if twin is self:
             twin = copy.copy(self)
             twin._moved += tuple((e.digest, e.strength) for e in edits if e.delta and e.strength)
-            twin._images = None
+            twin.images = None
         twin.__dict__.pop("_named", None)
         twin.__dict__.pop("_canonical", None)
         twin.text_2 = substitute(self.text_2, self._inner(moved))

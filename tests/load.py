@@ -7,16 +7,18 @@ about to do; exit code 1 when an answer was wrong, when a call failed, or when m
 that of the server with its workers, is above 1.10 times what it was when everything was warm. First
 one visitor asks some of the questions with nobody else there. With --train the visitors are then watched
 twice, the second time beside one more who trains with this method all the while; then exit code 1
-also when their p95 has more than doubled. Nobody pauses: each visitor asks again as soon as he is
+also when their p95 has more than doubled. Without --pause each visitor asks again as soon as he is
 answered, so that the waits are those of a server that always has as many questions before it as
-there are visitors; who is told that too many wait already asks again a second later, and all of
-that is his wait. Before the seconds count, it takes a minute or two to learn the right answers.
+there are visitors; with it everybody looks at his answer for so many seconds first. Who is told
+that too many wait already asks again a second later, and all of that is his wait. Before the
+seconds count, it takes a minute or two to learn the right answers.
 """
 
 import argparse
 import json
 import math
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -108,10 +110,13 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-def visit(address: str, mine: list[tuple[Call, object]], until: float, found: Found) -> None:
+def visit(
+    address: str, mine: list[tuple[Call, object]], until: float, found: Found, pause: float
+) -> None:
     """One visitor, who asks his questions, each at least once, and knows the answers."""
     client = knock(address)
     turn = 0
+    time.sleep(pause * random.random())  # they do not come all at once
     while turn < len(mine) or time.monotonic() < until:
         call, wanted = mine[turn % len(mine)]
         began, turn = time.monotonic(), turn + 1
@@ -123,6 +128,7 @@ def visit(address: str, mine: list[tuple[Call, object]], until: float, found: Fo
         found.seconds.append(time.monotonic() - began)
         if not same(got, wanted):
             found.wrong.append(str(call))
+        time.sleep(pause)
 
 
 def patiently(call: Call, client: Client, found: Found) -> object:
@@ -173,11 +179,19 @@ def children(pid: int) -> list[int]:
 
 
 def run(
-    address: str, pid: int, *, visitors: int, seconds: float, each: int = 3, method: str = ""
+    address: str,
+    pid: int,
+    *,
+    visitors: int,
+    seconds: float,
+    each: int = 3,
+    method: str = "",
+    pause: float = 0.0,
 ) -> dict:
     """What `visitors` find in so many seconds; each has `each` questions of his own.
 
-    With a `method` one more visitor trains with it, after as long a time without him.
+    With a `method` one more visitor trains with it, after as long a time without him. After each
+    answer a visitor waits `pause` seconds.
     """
     client = knock(address)
     say(f"learns the answers to {visitors * each} questions")
@@ -191,14 +205,14 @@ def run(
     lone = _together(address, asked[:LONE], 1, 0.0)
     if method:
         say(f"{visitors} visitors for {seconds:.0f} s")
-    alone = _together(address, asked, visitors, seconds) if method else Found()
+    alone = _together(address, asked, visitors, seconds, pause) if method else Found()
     before = resident(pid)
     say(f"{visitors} visitors for {seconds:.0f} s" + (f" beside {method}" if method else ""))
     if method:
         given = (address, method, time.monotonic() + seconds, trained)
         trainer = threading.Thread(target=train, args=given)
         trainer.start()
-    found = _together(address, asked, visitors, seconds)
+    found = _together(address, asked, visitors, seconds, pause)
     if method:
         trainer.join()
     found.failed += lone.failed + alone.failed + trained.failed
@@ -207,6 +221,7 @@ def run(
     return {
         "visitors": visitors,
         "seconds": seconds,
+        "pause": pause,
         "right_answers": sum(len(some.seconds) for some in all_of) - len(found.wrong),
         "wrong_answers": len(found.wrong),
         "failed_calls": len(found.failed),
@@ -245,11 +260,13 @@ def share(seconds: list[float], part: float) -> float | None:
     return sorted(seconds)[int(part * len(seconds))] if seconds else None
 
 
-def _together(address: str, asked: list, visitors: int, seconds: float) -> Found:
+def _together(
+    address: str, asked: list, visitors: int, seconds: float, pause: float = 0.0
+) -> Found:
     found, began = Found(), time.monotonic()
     until = began + seconds
     threads = [
-        threading.Thread(target=visit, args=(address, asked[at::visitors], until, found))
+        threading.Thread(target=visit, args=(address, asked[at::visitors], until, found, pause))
         for at in range(visitors)
     ]
     for thread in threads:
@@ -294,6 +311,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--visitors", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--pause", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--train", default="", metavar="METHOD")
     parser.add_argument("--workers", default="", help="the page's own choice if not given")
     parser.add_argument("--assets", type=Path, default=ROOT / "assets")
@@ -304,7 +322,12 @@ def main() -> int:
         page(given.assets, Path(cache), options=options) as (address, pid),
     ):
         facts = run(
-            address, pid, visitors=given.visitors, seconds=given.seconds, method=given.train
+            address,
+            pid,
+            visitors=given.visitors,
+            seconds=given.seconds,
+            method=given.train,
+            pause=given.pause,
         )
     print(json.dumps(facts, indent=1))
     return int(not passed(facts))

@@ -228,6 +228,30 @@ def test_the_page_shows_the_same_with_workers_and_without(one: Workers, method: 
     assert found[0]["status"]["text"] == found[1]["status"]["text"]
 
 
+def test_a_free_worker_opens_what_a_visitor_has_opened_once_and_takes_nobody_s_turn(
+    one: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, asked, run = AppState(workers=one), list[str](), Workers.run
+    view = View("pocket-clip", "robot")
+
+    def noted(self: Workers, job: Any, *given: Any) -> Any:  # noqa: ANN401
+        asked.append(job.__name__)
+        return run(self, job, *given)
+
+    monkeypatch.setattr(Workers, "run", noted)
+    with one._free(task()):
+        assert not one.free
+        callbacks.prepare(state, view)
+    assert asked == []
+    assert one.free
+    callbacks.prepare(state, view)
+    callbacks.prepare(state, view)
+    assert asked == ["ready"]
+    callbacks.prepare(AppState(workers=Workers()), view)
+    callbacks.prepare(state, View("no such model", "robot"))
+    assert asked == ["ready"]
+
+
 def test_a_visitor_whose_worker_is_killed_reads_it_and_can_go_on(
     one: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

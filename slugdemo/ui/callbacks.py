@@ -45,8 +45,8 @@ def warm(state: AppState) -> None:
 
 
 def prepare(state: AppState, view: View) -> None:
-    """A worker opens the view's model and looks at a little of it; once for each model."""
-    if view.model in state.prepared:
+    """A worker opens the view's model and looks at a little of it, if none has and one is free."""
+    if view.model in state.prepared or not state.workers.free:
         return
     state.prepared.add(view.model)
     with suppress(SlugError):

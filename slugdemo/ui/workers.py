@@ -157,6 +157,12 @@ class Workers:
         """Whether a worker does the jobs of a task; else they are done where they are asked for."""
         return self.count > 0 and task.opened.model.bytes <= LARGEST
 
+    @property
+    def free(self) -> bool:
+        """Whether a worker would begin with a job at once."""
+        with self._changed:
+            return not self._line and len(self._busy) < self.count
+
     def let_go(self) -> int:
         """Ends the workers that have nothing to do, for their memory; how many those were."""
         with self._changed:

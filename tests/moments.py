@@ -108,6 +108,7 @@ def chosen(tab: Page) -> list[float]:
     """Seconds from choosing a preset concept to all that the page shows of it."""
     times = []
     for name in PRESETS:
+        idle(tab)
         tab.locator("button.pick[title='Choose another concept']").first.click()
         row = tab.locator(f"ul.concepts li[data-name='{name}'] button")
         row.wait_for(timeout=PATIENCE)

@@ -1,14 +1,22 @@
 """How a test touches the page without a server, and what it may bring along."""
 
+from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import house
+import pytest
 
-from slugdemo.ui.state import AppState
+from slugdemo.ui import events
+from slugdemo.ui.page import Page
+from slugdemo.ui.state import AppState, freed
 from slugdemo.ui.tasks import Tasks
 from slugdemo.ui.view import View
+from slugdemo.ui.visitors import Visitors
 
 MODELS = ("pocket-clip", "pocket-sd", "pocket-llava")
 TEXT = "transformer.resblocks.1.attn.out_proj.weight"
@@ -21,6 +29,25 @@ def shown(state: AppState, work: Callable[..., None], view: View, **more: object
     for bundle in Tasks().stream("me", lambda watch: work(state, view, watch, **more)):
         page |= bundle
     return page
+
+
+ME = SimpleNamespace(session_hash="me")
+
+
+def connected(state: AppState, view: View) -> Page:
+    """The blocks of a page whose events are connected, and which the visitor ME looks at."""
+    blocks, here = Page(defaultdict(MagicMock)), Visitors()
+    here.begin("me", None, lambda _nothing: view)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events.api, "publish", lambda _: None)
+        patch.setattr(events, "Visitors", lambda: here)
+        events.connect(MagicMock(), blocks, state, Tasks(partial(freed, state)))
+    return blocks
+
+
+def handler(event: MagicMock) -> Callable[..., Any]:
+    """What a block's event calls."""
+    return event.call_args.args[0]
 
 
 def layer_of(model: str) -> str:

@@ -5,25 +5,20 @@ import platform
 import subprocess
 import sys
 import weakref
-from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import pytest
 import torch
-from pages import VISION
+from pages import ME, VISION, connected, handler
 
 from slugdemo import cost
 from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.loading import TooLarge
-from slugdemo.ui import events, page, see
-from slugdemo.ui.state import AppState, freed
-from slugdemo.ui.tasks import BROKEN, Tasks, Watch, unwatched
+from slugdemo.ui import see
+from slugdemo.ui.state import AppState
+from slugdemo.ui.tasks import BROKEN, Watch, unwatched
 from slugdemo.ui.view import View
-from slugdemo.ui.visitors import Visitors
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -78,14 +73,9 @@ ENDS = {
 
 def submitted(state: AppState, view: View) -> list[str]:
     """What the page says after a prompt was sent off, by the very handler of that event."""
-    blocks, here = page.Page(defaultdict(MagicMock)), Visitors()
-    here.begin("me", None, lambda _nothing: view)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(events.api, "publish", lambda _: None)
-        patch.setattr(events, "Visitors", lambda: here)
-        events.connect(MagicMock(), blocks, state, Tasks(partial(freed, state)))
-    handler, drawn, said = blocks["words"].submit.call_args.args[0], blocks["updates"], []
-    for update in handler("a picture of a cat", SimpleNamespace(session_hash="me")):
+    blocks = connected(state, view)
+    drawn, said = blocks["updates"], []
+    for update in handler(blocks["words"].submit)("a picture of a cat", ME):
         said += [update[drawn]["status"]["text"]] if "status" in update.get(drawn, {}) else []
     return said
 

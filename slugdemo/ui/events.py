@@ -126,11 +126,8 @@ class Events:
         visitor, mine = str(request.session_hash), object()
         view = self.visitors.begin(visitor, mine, change)
         seen: dict[str, Any] = {}
-        held: list[Watch] = []
 
         def watched(watch: Watch) -> None:
-            held.append(watch)
-
             def put(block: str, value: object) -> None:
                 if isinstance(value, View):
                     value = value.after(view)
@@ -140,12 +137,14 @@ class Events:
             work(view, replace(watch, put=put))
 
         for bundle in self.tasks.stream(visitor, watched, pool=pool):
+            if not bundle:  # what follows knows better; gradio shows the last update once more
+                yield {self.page["updates"]: {}}
+                return
             seen |= bundle
             drawn = {name: value for name, value in seen.items() if name in DRAWN}
             if new := updates(self.page, {**drawn, **bundle}, outputs):
                 yield new
-        gone_on = not held or held[0].stop.void  # then what follows knows better
-        if not gone_on and seen.get("status", {}).get("tone") not in (None, "busy"):
+        if seen.get("status", {}).get("tone") not in (None, "busy"):
             yield updates(self.page, seen, outputs)
 
     def chosen(

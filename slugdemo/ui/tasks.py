@@ -45,14 +45,16 @@ def share_cores() -> None:
 class Signal(threading.Event):
     """Asks work to stop; when the visitor has gone on to something else, its reports are void too."""
 
-    def __init__(self) -> None:
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+        """`wake` wakes whoever waits for what the work says."""
         super().__init__()
-        self.void = False
+        self.void, self._wake = False, wake
 
     def leave(self) -> None:
         """Stops the work and forgets what it would still say."""
         self.void = True
         self.set()
+        self._wake()
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,10 +192,12 @@ class Tasks:
 
         What comes within a `BREATH` comes together, and mere progress within a `PACE`, at first
         within `FIRST`. Earlier work of the same visitor is stopped and says no more, so that it
-        cannot undo what came after it; leaving the generator early stops the work as well.
+        cannot undo what came after it: its last bundle is an empty one, at once, however long it
+        takes to stop. Leaving the generator early stops the work as well.
         """
         reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-        watch = Watch(lambda block, value: reports.put((block, value)))
+        stop = Signal(wake=lambda: reports.put(None))
+        watch = Watch(lambda block, value: reports.put((block, value)), stop)
         self._leave(visitor)
         self._begin(visitor, watch, work, reports, pool)
         more, due = True, time.monotonic() + FIRST
@@ -201,6 +205,7 @@ class Tasks:
             while more:
                 bundle, more = _bundle(reports, due)
                 if watch.stop.void:
+                    yield {}
                     return
                 if bundle:
                     due = time.monotonic() + PACE

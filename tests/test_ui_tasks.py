@@ -256,3 +256,22 @@ def test_a_cache_lets_go_of_what_was_used_longest_ago() -> None:
     assert [name for name, _ in cache.items()] == ["b"]
     assert cache.let_go(["b"]) is None
     assert [cache.let_go(), cache.let_go()] == ["b", None]
+
+
+def test_stop_is_heard_before_the_last_word_never_after_it() -> None:
+    running, said = Tasks(), []
+
+    def work(watch: Watch) -> None:
+        watch.put("see", "begun")
+        watch.stop.wait(10)
+        watch.check()
+
+    for bundle in running.stream("me", work):
+        said += [bundle["status"]["text"]] if "status" in bundle else []
+        running.stop("me")
+    assert said[-1] == tasks.STOPPED
+    assert {*said} <= {tasks.STOPPING, tasks.STOPPED}
+    ended = running.stream("me", lambda watch: watch.put("status", tasks.status("Ready.", "calm")))
+    first = next(ended)
+    running.stop("me")
+    assert [first, *ended][-1]["status"]["text"] == "Ready."

@@ -290,11 +290,11 @@ class Events:
         atlas.warm(self.state, view)
         callbacks.prepare(self.state, view)
 
-    def stop(self, request: gr.Request) -> dict[str, Any]:
-        """The visitor wants to stop."""
-        running = self.tasks.stop(str(request.session_hash))
-        text = "Stopping…" if running else "Nothing is running."
-        return {"status": status(text, "busy" if running else "calm")}
+    def stop(self, request: gr.Request) -> Any:  # noqa: ANN401
+        """The visitor wants to stop; what runs says itself that it does, or it would be said too late."""
+        if self.tasks.stop(str(request.session_hash)):
+            return gr.skip()
+        return {"status": status("Nothing is running.", "calm")}
 
     def fetch(self, request: gr.Request, event: gr.EventData) -> Iterator[dict[Any, Any]]:
         """A file to carry home: the edit, or a model with all edits that are on."""

@@ -23,6 +23,7 @@ BREATH = 0.06  # seconds: a page is drawn no oftener
 PACE = 0.4  # seconds: mere progress is told no oftener, since telling takes time from the work
 FIRST = 0.2  # seconds: so long it waits at first for something to show
 MERE = {"status", "view"}  # progress, and a view with nothing to show for it yet
+STOPPING = "Stopping…"
 STOPPED = "Stopped. What was found so far is on the page."
 BROKEN = (
     "Something here failed that should not have. Nothing was changed; choose again, or reload "
@@ -166,14 +167,16 @@ class Tasks:
         """
         self._lock, self._free_memory = threading.Lock(), free_memory
         self._pools = {"work": Pool(places), "live": Pool()}
-        self._running: dict[str, dict[Signal, Callable[[], None]]] = {}
+        self._running: dict[str, dict[Signal, tuple[Callable[[], None], Put]]] = {}
 
     def stop(self, visitor: str) -> bool:
-        """Asks all work of a visitor to stop; whether there was any."""
+        """Asks all work of a visitor to stop, which says so before its last word; whether there
+        was any."""
         with self._lock:
             running = dict(self._running.get(visitor, {}))
-        for signal, end in running.items():
+        for signal, (end, put) in running.items():
             signal.set()
+            put("status", status(STOPPING, "busy"))
             end()
         return bool(running)
 
@@ -181,7 +184,7 @@ class Tasks:
         """Ends all work of all visitors."""
         with self._lock:
             running = [pair for some in self._running.values() for pair in some.items()]
-        for signal, end in running:
+        for signal, (end, _) in running:
             signal.leave()
             end()
 
@@ -219,7 +222,7 @@ class Tasks:
     def _leave(self, visitor: str) -> None:
         with self._lock:
             earlier = dict(self._running.get(visitor, {}))
-        for signal, end in earlier.items():
+        for signal, (end, _) in earlier.items():
             signal.leave()
             end()
 
@@ -247,12 +250,12 @@ class Tasks:
                 reports.put(None)
 
         with self._lock:
-            self._running.setdefault(visitor, {})[watch.stop] = end
+            self._running.setdefault(visitor, {})[watch.stop] = end, watch.put
 
     def _forget(self, visitor: str, signal: Signal) -> None:
         with self._lock:
             running = self._running.get(visitor, {})
-            end = running.pop(signal, None)
+            end, _ = running.pop(signal, (None, None))
             if not running:
                 self._running.pop(visitor, None)
         if end and signal.is_set():

@@ -56,8 +56,10 @@ def methods(frame: pd.DataFrame, model: str, styles: Sequence[str]) -> str:
             for concepts in groups.values()
             for metric in RATES[model]
         ]
-        seconds = rows.groupby("concept")["seconds"].first().median()
-        lines.append(_line([name, *cells, "" if name in ORDER[:2] else f"{seconds:.1f}"]))
+        seconds = rows.groupby("concept")["seconds"].first()
+        timed = seconds[seconds >= 0].median()  # NaN: not on record, as the machine was busy
+        shown = "" if name in ORDER[:2] or pd.isna(timed) else f"{timed:.1f}"
+        lines.append(_line([name, *cells, shown]))
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ class Host(Protocol):
     images: ImageCache | None
 
     def states(self, prompts: Sequence[str]) -> Tensor:
-        """What the U-Net reads of prompts."""
+        """What the U-Net reads of P prompts: (P, T, D)."""
 
     def drawn(
         self,
@@ -41,7 +41,7 @@ class Host(Protocol):
         drawn: "Drawn",
         watch: Watch,
     ) -> list[Image]:
-        """The pictures of one denoising run."""
+        """The N pictures of one denoising run, from `states` and `blank` (N, T, D)."""
 
 
 class Drawn(NamedTuple):

@@ -270,7 +270,7 @@ def _shipped(view: View, name: str, weights: str) -> dict[str, Any]:
     return {
         "values": {row.metric: plain([row.value, row.low, row.high, row.n]) for row in measured}
         | ({"peak_bytes": [first.peak_bytes]} if first.peak_bytes else {}),
-        "seconds": first.seconds,
+        "seconds": plain(first.seconds),
         "source": "shipped",
         "made": f"made beforehand{date} with weights {first.digest[:8]}, seed {first.seed}",
         "note": "made with other weights: run it again" if stale else note,

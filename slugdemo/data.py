@@ -11,7 +11,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -68,10 +68,16 @@ def stored(
 
 
 def parquet(path: Path) -> tuple[Example, ...]:
-    """The pictures of a parquet file, such as a shipped split, each with its own caption.
+    """The pictures of a parquet file, such as a shipped split, each with its own caption; a file
+    that has not changed is read once.
 
     Raises SlugError when it has no pictures, or one without a caption.
     """
+    return _parquet(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=6)
+def _parquet(path: Path, changed: int) -> tuple[Example, ...]:  # noqa: ARG001
     return _captioned(read(path), Names())[0]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -53,11 +54,12 @@ class Part:
     name: str
     prompt: str
     picture: Image = field(compare=False, repr=False)
+    place: Path | str | None = field(default=None, compare=False, repr=False)  # where it was read
 
     @cached_property
     def src(self) -> str:
         """The picture as an address, packed once."""
-        return pictures.source(self.picture)
+        return pictures.source(self.picture) if self.place is None else pictures.shown(self.place)
 
 
 def looks(concept: Concept, eval_set: EvalSet, shown: Sequence[Example]) -> list[Part]:
@@ -92,7 +94,8 @@ def by_name(shown: Sequence[Example], domain: str) -> dict[str, list[Example]]:
 
 
 def _part(role: str, concept: Concept, example: Example, name: str = "") -> Part:
-    return Part(role, name or concept.name, example.caption, pictures.read(example.image))
+    picture = pictures.read(example.image)
+    return Part(role, name or concept.name, example.caption, picture, example.image)
 
 
 def _turned(names: list[str], concept: str) -> list[str]:
@@ -207,9 +210,8 @@ def _rest(cell: Cell, skipped: int) -> str:
     return ARTICLE.sub("", words).rstrip(".") if skipped else words
 
 
-def bars(host: ZeroShot, pixels: torch.Tensor, edits: Sequence[Edit], concept: str) -> list[Cell]:
-    """The classes of one picture (3, H, W) that count most before or after the edits."""
-    base = host.showing(pixels[None])
+def bars(base: ZeroShot, edits: Sequence[Edit], concept: str) -> list[Cell]:
+    """The classes that count most before or after the edits, of the one picture before `base`."""
     before, after = base.probabilities()[0], base.edited(edits).probabilities()[0]
     best = [*before.topk(min(3, len(before))).indices.tolist()]
     best += after.topk(min(BARS, len(after))).indices.tolist()

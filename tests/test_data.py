@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -204,6 +205,26 @@ def test_five_megabytes_fit_into_a_data_address_and_no_more() -> None:
         images.addressed("https://example.org/cat.png")
 
 
+@pytest.mark.parametrize("kind", ["plain", "turned", "clear", "large", "png"])
+def test_a_picture_is_shown_as_it_is_read(tmp_path: Path, kind: str) -> None:
+    path, shot = tmp_path / "shot.webp", picture(5, (300, 300) if kind == "large" else (20, 16))
+    if kind == "turned":
+        turned = Image.Exif()
+        turned[0x0112] = 6  # a quarter turn
+        shot.save(path, "webp", quality=90, exif=turned)
+    elif kind == "clear":
+        shot.putalpha(100)
+        shot.save(path, "webp", quality=90)
+    elif kind == "png":
+        shot.save(path, "png")
+    else:
+        shot.save(path, "webp", quality=100 if kind == "large" else 90)
+    address = images.shown(path)
+    assert same(images.addressed(address), images.read(path))
+    own = base64.b64decode(address.partition(",")[2]) == path.read_bytes()
+    assert own == (kind == "plain")
+
+
 def test_a_file_beyond_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     with path.open("wb") as stream:
@@ -251,6 +272,16 @@ def test_a_split_gives_its_rows(shipped: Path) -> None:
     assert found[3].caption == "a wizard in sketch"
     assert found[3].labels == {"concept": "wizard", "style": "sketch"}
     assert same(images.read(found[3].image), picture(3))
+
+
+def test_a_split_that_was_made_anew_is_read_anew(shipped: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(shipped / "test.parquet")
+    path = tmp_path / "split.parquet"
+    for changed, count in enumerate((3, 2), 1):
+        pq.write_table(rows.slice(0, count), path)
+        os.utime(path, ns=(changed, changed))
+        assert len(data.parquet(path)) == count
+        assert data.parquet(path) is data.parquet(path)
 
 
 def test_a_bad_split_is_refused_with_a_sentence(tmp_path: Path) -> None:

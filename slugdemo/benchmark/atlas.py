@@ -213,7 +213,7 @@ def _seen(task: Task, edit: Edit, pictures: dict[str, bytes]) -> Row:
     else:
         cells_ = ladder.classified(task, around, roles, rungs)
         pixels = task.clip.transform(parts[0].picture)
-        see = {"bars": ladder.bars(around, pixels, [edit], task.concept.name)}
+        see = {"bars": ladder.bars(around.showing(pixels[None]), [edit], task.concept.name)}
     return {
         "see": see,
         "ladder": tuple(tuple(row) for row in cells_),

@@ -30,6 +30,7 @@ from slugdemo.edit import Edit, apply, clip_name, qualified
 from slugdemo.errors import SlugError
 from slugdemo.evaluation.classify import ClassifyEvaluation
 from slugdemo.evaluation.eval_set import around
+from slugdemo.evaluation.prompt_set import JUDGED_DENOISING, JUDGED_GUIDANCE
 from slugdemo.gradients import Batch, Gradients, forget_loss, gradients, retain_loss
 from slugdemo.methods.slug import direction
 from slugdemo.models.clip import Clip
@@ -38,7 +39,7 @@ from slugdemo.models.zero_shot import Memory, ZeroShot
 from slugdemo.search import Evaluator, Evaluators, Score, Search, Tuning
 from slugdemo.task import Task
 
-RUNGS, DENOISING, GUIDANCE = 16, 15, 3.0
+RUNGS = 16
 METHODS = 8  # in a gallery
 SHOWN = ("cat", "dog", "house", "tree")
 VISITORS = 100
@@ -317,15 +318,15 @@ def ladder(plan: Plan) -> Figure:
     rungs = [[edit.at((at + 1) / RUNGS)] for at in range(RUNGS)]
 
     def ours() -> None:
-        options = {"seeds": seeds, "steps": DENOISING, "guidance": GUIDANCE}
+        options = {"seeds": seeds, "steps": JUDGED_DENOISING, "guidance": JUDGED_GUIDANCE}
         host.ladder(prompts, rungs, **options)
 
     def theirs() -> None:
         host.pipeline()(
             prompt=prompts * RUNGS,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds * RUNGS],
-            num_inference_steps=DENOISING,
-            guidance_scale=GUIDANCE,
+            num_inference_steps=JUDGED_DENOISING,
+            guidance_scale=JUDGED_GUIDANCE,
         )
 
     value, details = ratio(ours, theirs, repeat=min(plan.repeat, 3))
@@ -338,7 +339,9 @@ def gallery(plan: Plan) -> Figure:
     model = plan.open("diffusion")
     host, edit = model.host, an_edit(model)
     edits = [[edit.at((at + 1) / METHODS)] for at in range(METHODS)]
-    drawn: dict[str, Any] = {"seeds": [0], "steps": DENOISING, "guidance": GUIDANCE}
+    drawn: dict[str, Any] = {
+        "seeds": [0], "steps": JUDGED_DENOISING, "guidance": JUDGED_GUIDANCE
+    }  # fmt: skip
     asked = [prompt(SHOWN[0])]
 
     def together() -> None:

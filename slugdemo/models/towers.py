@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
@@ -179,11 +180,11 @@ def _blocks(transformer: nn.Module, prefix: str, mask: Tensor | None) -> list[St
 
 def _attend(block: nn.Module, mask: Tensor | None, x: Any, rows: Tensor) -> Any:  # noqa: ANN401, ARG001
     if isinstance(x, Begun) and mask is not None:
-        seen, at = _whole_prompts(block, x), x.head.shape[1]
-        head = block.attention(block.ln_1(x.head), attn_mask=mask[:at, :at])
-        mask = mask[at : seen.shape[1], : seen.shape[1]]
-        tail = block.attention(seen[:, at:], seen, seen, attn_mask=mask)
-        return Begun(x.head + block.ls_1(head), x.tail + block.ls_1(tail))
+        head, tail = (_parted(block, part) for part in x)
+        at, end = x.head.shape[1], x.head.shape[1] + x.tail.shape[1]
+        seen = _attended(block, head.queries, head, mask[:at, :at])
+        own = _attended(block, tail.queries, _continued(head, tail), mask[at:end, :end])
+        return Begun(x.head + block.ls_1(seen), x.tail + block.ls_1(own))
     if mask is not None:
         mask = mask[: x.shape[1], : x.shape[1]]
     return x + block.ls_1(block.attention(block.ln_1(x), attn_mask=mask))  # (N, T, W)
@@ -191,21 +192,48 @@ def _attend(block: nn.Module, mask: Tensor | None, x: Any, rows: Tensor) -> Any:
 
 def _attend_from_one(block: nn.Module, mask: Tensor | None, x: Any, rows: Tensor) -> Tensor:  # noqa: ANN401
     """Attention of the last block, for the one token of each item that is read: (N, 1, W)."""
-    if isinstance(x, Begun):
-        seen, own, at = _whole_prompts(block, x), x.tail, rows - x.head.shape[1]
-    else:
-        seen, own, at = block.ln_1(x), x, rows
-    each = torch.arange(len(own), device=own.device)
+    each = torch.arange(len(rows), device=rows.device)
+    if isinstance(x, Begun) and mask is not None:
+        head, tail = (_parted(block, part) for part in x)
+        at, end = rows - x.head.shape[1], x.head.shape[1] + x.tail.shape[1]
+        asking = tail.queries[each, :, at][:, :, None]
+        out = _attended(block, asking, _continued(head, tail), mask[rows, :end][:, None, None])
+        return x.tail[each, at][:, None] + block.ls_1(out)
+    seen = block.ln_1(x)
     if mask is not None:
         mask = mask[rows, : seen.shape[1]].repeat_interleave(block.attn.num_heads, 0)[:, None]
     out = block.attention(seen[each, rows][:, None], seen, seen, attn_mask=mask)
-    return own[each, at][:, None] + block.ls_1(out)
+    return x[each, rows][:, None] + block.ls_1(out)
 
 
-def _whole_prompts(block: nn.Module, x: Begun) -> Tensor:
-    """What the block's attention looks at: (N, T, W)."""
-    head, tail = block.ln_1(x.head), block.ln_1(x.tail)
-    return torch.cat((head.expand(len(tail), -1, -1), tail), 1)
+class Parted(NamedTuple):
+    """What attention makes of its input, for each head: (N, H, T, W / H) each."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+def _parted(block: nn.Module, x: Tensor) -> Parted:
+    attn = block.attn
+    made = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+    return Parted(*(each.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for each in made))
+
+
+def _continued(head: Parted, tail: Parted) -> Parted:
+    """Keys and values of whole prompts; those of their common beginning were made once."""
+    keys, values = (
+        torch.cat((first.expand(len(rest), -1, -1, -1), rest), 2)
+        for first, rest in zip(head[1:], tail[1:], strict=True)
+    )
+    return Parted(tail.queries, keys, values)
+
+
+def _attended(block: nn.Module, queries: Tensor, x: Parted, mask: Tensor) -> Tensor:
+    """What these queries find in the keys and values, through the block's projection: (N, Q, W)."""
+    mask = mask.to(queries.dtype)
+    out = F.scaled_dot_product_attention(queries, x.keys, x.values, attn_mask=mask)
+    return block.attn.out_proj(out.transpose(1, 2).flatten(2))
 
 
 def _think(block: nn.Module, x: Any, rows: Tensor) -> Any:  # noqa: ANN401

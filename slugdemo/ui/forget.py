@@ -136,7 +136,7 @@ def show(state: AppState, view: View) -> dict[str, Any]:
 def _group(role: str, title: str, every: Sequence[Example]) -> dict[str, Any]:
     some = [every[at * len(every) // SHOWN] for at in range(SHOWN)]
     some = list({str(each.image): each for each in some}.values())
-    shown = [{"src": source(pictures.read(each.image)), "alt": each.caption} for each in some]
+    shown = [{"src": pictures.shown(each.image), "alt": each.caption} for each in some]
     return {"role": role, "title": title, "count": len(every), "pictures": shown}
 
 

@@ -90,8 +90,12 @@ def _bars(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
     watch.check()
     part, others = looked(state, view)
     task = state.task(view, watch)
-    host, pixels = zero_shot(state, view, task), task.clip.transform(part.picture)
-    rows = ladder.bars(host, pixels, state.applied(view, watch), label(view.concept))
+
+    def single() -> ZeroShot:
+        return zero_shot(state, view, task).showing(task.clip.transform(part.picture)[None])
+
+    seen = state.single.get((task.clip.digest, view.concept, part.src), single)
+    rows = ladder.bars(seen, state.applied(view, watch), label(view.concept))
     return {**others, "bars": rows}
 
 

@@ -126,11 +126,10 @@ class AppState:
     """What all visitors share, and what they brought.
 
     `tasks` are by model, concept, alignment and granularity; `features` are held-out pictures
-    before a CLIP, by concept; `evaluations` what CLIPs are asked, by task; `edits` by layer or by
-    digest;
-    `scores` what evaluators measured; `pictures` what was drawn and how it was judged; `shown`
-    whatever else is on the page. `workers` do what takes long. The folder of models and pictures
-    is `catalog.assets()`.
+    before a CLIP, by concept, and `single` those that are looked at; `evaluations` what CLIPs are
+    asked, by task; `edits` by layer or by digest; `scores` what evaluators measured; `pictures`
+    what was drawn and how it was judged; `shown` whatever else is on the page. `workers` do what
+    takes long. The folder of models and pictures is `catalog.assets()`.
     """
 
     uploads: Uploads = field(default_factory=Uploads)
@@ -139,6 +138,7 @@ class AppState:
     models: Cache[Opened] = field(default_factory=lambda: Cache(8))
     tasks: Cache[Task] = field(default_factory=lambda: Cache(6))
     features: Cache[ZeroShot] = field(default_factory=lambda: Cache(3))
+    single: Cache[ZeroShot] = field(default_factory=lambda: Cache(8))
     evaluations: Cache[Evaluation] = field(default_factory=lambda: Cache(3))
     edits: Cache[Edit] = field(default_factory=lambda: Cache(64))
     scores: Cache[Score] = field(default_factory=lambda: Cache(4096))
@@ -229,6 +229,7 @@ class AppState:
         gone = self.models.let_go([wanted])
         self.tasks.clear()
         self.features.clear()
+        self.single.clear()
         self.evaluations.clear()
         gc.collect()
         return gone is not None
@@ -406,7 +407,8 @@ def freed(state: AppState) -> str:
     hosts = [found.host for _, found in opened if found.kind == "diffusion"]
     pictures = sum(host.forget_pictures() for host in hosts if isinstance(host, Diffusion))
     unused = state.models.let_go() if len(opened) > IN_USE else None
-    features = state.tasks.clear() + state.features.clear() + state.evaluations.clear()
+    features = state.tasks.clear() + state.features.clear() + state.single.clear()
+    features += state.evaluations.clear()
     counts = (
         (state.pictures.clear() + pictures, "drawn picture", "drawn pictures"),
         (features, "set of features", "sets of features"),

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import house
 import numpy as np
 import pytest
 import tiny
@@ -38,12 +37,9 @@ EVERY = [(attack.name, kind) for attack in ATTACKS.values() for kind in attack.h
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def small(assets: Path) -> Iterator[Path]:
     """The tiny assets folder, and budgets as small as the models."""
-    folder = house.build(tmp_path_factory.mktemp("assets"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLUGDEMO_ASSETS", str(folder))
-        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
         patch.setattr(embeddings, "STEPS", 4)
         patch.setattr(embeddings, "PACE", 0.0)
         patch.setattr(prompts, "ROUNDS", 1)
@@ -51,7 +47,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(prompts, "GENERATIONS", 3)
         patch.setattr(noise, "INVERSION", 4)
         patch.setattr(retrained, "RELEARNING", (0, 2, 4))
-        yield folder
+        yield assets
 
 
 @pytest.fixture(scope="module")

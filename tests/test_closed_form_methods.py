@@ -6,7 +6,6 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-import house
 import pytest
 import torch
 from diffusers.models.embeddings import TextTimeEmbedding
@@ -21,7 +20,10 @@ from slugdemo.models.diffusion import Diffusion
 from slugdemo.models.loading import opened
 from slugdemo.task import Task
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("assets"),
+]
 
 TEXTS = (
     "uce",
@@ -34,16 +36,6 @@ TEXTS = (
     "trce",
 )
 FEATURES = ("leace", "ccup", "inlp")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The tiny assets folder, with a cache of its own."""
-    folder = house.build(tmp_path_factory.mktemp("assets"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLUGDEMO_ASSETS", str(folder))
-        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import house
@@ -18,20 +17,13 @@ from slugdemo.__main__ import app
 from slugdemo.errors import SlugError
 from slugdemo.sources import read
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("assets"),
+]
 CLIP = ("--model", "pocket-clip")
 LAYER = ("--layer", "vision/proj")
 PNG = [encoded(picture) for picture in house.pictures(12, seed=9)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The tiny assets and a cache of its own."""
-    folder = house.build(tmp_path_factory.mktemp("assets"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLUGDEMO_ASSETS", str(folder))
-        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
-        yield folder
 
 
 def run(*words: str) -> Result:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-import house
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,20 +20,13 @@ from slugdemo.recording import Activations
 from slugdemo.search import Evaluate, Evaluators, Score
 from slugdemo.task import Task
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("assets"),
+]
 
 razor = import_module("slugdemo.methods.razor")  # the package's `razor` is the function
 nest = import_module("slugdemo.methods.nest")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The tiny assets folder, with a cache of its own."""
-    folder = house.build(tmp_path_factory.mktemp("assets"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLUGDEMO_ASSETS", str(folder))
-        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """Variants of SLUG: the one thing that each changes, and that the rest is SLUG's."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-import house
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -17,20 +15,13 @@ from slugdemo.methods import METHODS
 from slugdemo.models.loading import opened
 from slugdemo.task import Task
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("assets"),
+]
 
 variants = import_module("slugdemo.methods.slug_variants")
 NAMES = [name for name, method in METHODS.items() if method.group == "SLUG variants"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The tiny assets folder, with a cache of its own."""
-    folder = house.build(tmp_path_factory.mktemp("assets"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLUGDEMO_ASSETS", str(folder))
-        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
-        yield folder
 
 
 @pytest.fixture(scope="module")

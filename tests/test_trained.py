@@ -6,7 +6,6 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-import house
 import pytest
 import torch
 from torch import Tensor
@@ -23,17 +22,10 @@ from slugdemo.training import TowerPairs, adamw, shuffled, tower_weights, traine
 
 ga_module = import_module("slugdemo.methods.ga")  # the package's `ga` is the function
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The tiny assets folder, with a cache of its own."""
-    folder = house.build(tmp_path_factory.mktemp("assets"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLUGDEMO_ASSETS", str(folder))
-        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
-        yield folder
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("assets"),
+]
 
 
 @pytest.fixture(scope="module")

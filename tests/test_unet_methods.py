@@ -6,7 +6,6 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-import house
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -42,15 +41,12 @@ def run(name: str, task: Task):  # noqa: ANN201
 
 
 @pytest.fixture(scope="module", autouse=True)
-def assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The tiny assets folder, with a cache of its own; pictures are on their way for two steps."""
-    folder = house.build(tmp_path_factory.mktemp("assets"))
+def small(assets: Path) -> Iterator[None]:  # noqa: ARG001
+    """The tiny models, whose pictures are on their way for two steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLUGDEMO_ASSETS", str(folder))
-        patch.setenv("SLUGDEMO_CACHE", str(folder / "cache"))
         patch.setattr(unet_training, "STEPS", 2)
         patch.setattr(unet_training, "SEEDS", 2)
-        yield folder
+        yield
 
 
 @pytest.fixture(scope="module")

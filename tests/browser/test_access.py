@@ -27,6 +27,15 @@ CUT = """() => [...document.querySelectorAll('.card')].filter((card) => card.off
   .filter((card) => card.scrollHeight > card.clientHeight + 2 || card.scrollWidth > card.clientWidth + 2
     || card.getBoundingClientRect().bottom > innerHeight + 1).map((card) => card.id)"""
 
+# What is said of a picture in See must be inside the card, with room for its words.
+SQUEEZED = """() => {
+  const card = document.querySelector('#see-card').getBoundingClientRect();
+  return [...document.querySelectorAll('#see :is(.verdict, .bubble, .line)')].filter((one) => {
+    const box = one.getBoundingClientRect();
+    return box.left < card.left || box.right > card.right || one.scrollWidth > one.clientWidth + 2
+      || box.width < 60;
+  }).map((one) => one.textContent); }"""
+
 
 def findings(page: Page) -> list[str]:
     """What axe-core thinks is serious or critical."""
@@ -108,3 +117,15 @@ def test_nothing_is_cut_off_on_one_screen(visitor: Page, served: str, query: str
     assert visitor.evaluate(CUT) == []
     size = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
     assert visitor.evaluate(size) == [1280, 720]
+
+
+@pytest.mark.parametrize("query", [CLIP, "model=pocket-sd", "model=pocket-llava&concept=cat"])
+def test_words_beside_a_picture_have_room_in_every_window(
+    visitor: Page, served: str, query: str
+) -> None:
+    opened(visitor, served, query)
+    for width, height in ((1280, 720), (1440, 900), (1280, 1100), (1280, 1500), (820, 1180)):
+        visitor.set_viewport_size({"width": width, "height": height})
+        visitor.wait_for_timeout(300)
+        assert visitor.locator("#see :is(.verdict, .bubble, .line)").count()
+        assert visitor.evaluate(SQUEEZED) == [], (width, height)

@@ -58,8 +58,10 @@ class Part:
 
     @cached_property
     def src(self) -> str:
-        """The picture as an address, packed once."""
-        return pictures.source(self.picture) if self.place is None else pictures.shown(self.place)
+        """The picture as an address, to be looked at, packed once."""
+        if self.place is not None:
+            return pictures.shown(self.place)
+        return pictures.source(self.picture, quality=pictures.SHOWN_QUALITY)
 
 
 def looks(concept: Concept, eval_set: EvalSet, shown: Sequence[Example]) -> list[Part]:

@@ -59,9 +59,7 @@ class Part:
     @cached_property
     def src(self) -> str:
         """The picture as an address, to be looked at, packed once."""
-        if self.place is not None:
-            return pictures.shown(self.place)
-        return pictures.source(self.picture, quality=pictures.SHOWN_QUALITY)
+        return pictures.display(self.picture) if self.place is None else pictures.shown(self.place)
 
 
 def looks(concept: Concept, eval_set: EvalSet, shown: Sequence[Example]) -> list[Part]:

@@ -14,7 +14,6 @@ from slugdemo import images as pictures
 from slugdemo import ladder
 from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
-from slugdemo.images import source
 from slugdemo.ladder import Cell, Part
 from slugdemo.models.zero_shot import ZeroShot
 from slugdemo.task import Task
@@ -121,7 +120,7 @@ def drawn(
         made = ladder.drawn(task, prompts, acting, seed=views[0].seed, saying=saying)
         for number, row in zip(lacking, made, strict=True):
             rows[number] = [
-                {"src": source(cell.picture), "text": cell.text, "share": cell.share}
+                {"src": pictures.display(cell.picture), "text": cell.text, "share": cell.share}
                 for cell in row
             ]
             for key, cell in zip(keys[number], rows[number], strict=True):

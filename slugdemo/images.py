@@ -189,10 +189,8 @@ def _file(path: Path) -> bytes:
 
 def webp(picture: Image.Image, *, quality: int = 0) -> bytes:
     """A picture as a WebP file, without loss unless a quality is given."""
-    packed, effort = (
-        io.BytesIO(),
-        4 if quality else 1,
-    )  # without loss 4 saves little and takes thrice as long
+    effort = 4 if quality else 1  # without loss, 4 saves little and takes thrice as long
+    packed = io.BytesIO()
     picture.save(packed, "webp", lossless=not quality, quality=quality or 80, method=effort)
     return packed.getvalue()
 

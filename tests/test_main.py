@@ -289,7 +289,7 @@ def test_a_table_is_aligned_and_shows_what_is_missing() -> None:
 
 
 def test_bench_speed_measures_every_part_on_any_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "DENOISING", 3)
+    monkeypatch.setattr(speed, "JUDGED_DENOISING", 3)
     monkeypatch.setattr(speed, "_cells_a_minute", lambda *given: 10.0 * given[2])
     torch.manual_seed(0)
     plan = speed.Plan(pairs=32, repeat=1)

@@ -93,7 +93,8 @@ def _bars(state: AppState, view: View, watch: Watch) -> dict[str, Any]:
     def single() -> ZeroShot:
         return zero_shot(state, view, task).showing(task.clip.transform(part.picture)[None])
 
-    seen = state.single.get((task.clip.digest, view.concept, part.src), single)
+    key = (task.clip.digest, view.concept, str(part.place))
+    seen = state.single.get(key, single) if part.place else single()  # a visitor's own is not kept
     rows = ladder.bars(seen, state.applied(view, watch), label(view.concept))
     return {**others, "bars": rows}
 

@@ -11,10 +11,13 @@ import kills
 import pandas as pd
 import pytest
 
+from slugdemo import experiment
 from slugdemo.benchmark import cells, runner, shipped, summary, tables
 from slugdemo.benchmark.cells import Cell, Plan, compute, key
 from slugdemo.errors import SlugError
+from slugdemo.experiment import Erasure
 from slugdemo.results import Result
+from slugdemo.task import Task
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -25,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def _afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("model", "_folder_digest"):
+    for name in ("model", "_folder_digest", "_attacked_edit"):
         getattr(cells, name).cache_clear()
     monkeypatch.setitem(
         cells.CONFIGS, "zero-shot", cells.CONFIGS["zero-shot"].changed({"max_retain_drop": 1.0})
@@ -129,6 +132,20 @@ def test_an_attack_is_a_cell_on_the_edited_and_on_the_original_model() -> None:
     assert {(row.method, row.on) for row in rows} == {("original", "original"), ("ga", "edited")}
     assert {row.metric for row in rows} == {"success", "before attack"}
     assert {row.attack for row in rows} == {"typos"}
+
+
+def test_all_attacks_on_a_concept_share_one_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    erased, erase = [], experiment.erase
+
+    def counted(task: Task) -> Erasure:
+        erased.append((task.config.method, task.concept.name))
+        return erase(task)
+
+    monkeypatch.setattr(cells.experiment, "erase", counted)
+    wanted = plan(methods=["ga"], attacks=["typos", "homoglyphs"]).cells()
+    alone = [row for cell in wanted for row in compute(cell)]
+    assert erased == [("ga", "robot"), ("ga", "house")]
+    assert {row.concept for row in alone} == {"robot", "house"}
 
 
 def test_what_a_method_cannot_do_is_a_row_that_says_why() -> None:

@@ -7,13 +7,14 @@ no processes, files of results or tables.
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field
-from functools import cache
+from dataclasses import astuple, dataclass, field, replace
+from functools import cache, lru_cache
 from pathlib import Path
 
 from slugdemo import catalog, experiment
 from slugdemo.catalog import Model
 from slugdemo.config import CONFIGS
+from slugdemo.edit import Edit
 from slugdemo.errors import SlugError
 from slugdemo.experiment import ORIGINAL, REFERENCE, REFERENCES
 from slugdemo.methods import named
@@ -174,8 +175,15 @@ def _computed(cell: Cell) -> Iterator[Result]:
 def _attacked(cell: Cell, task: Task) -> Iterator[Result]:
     """The attack on the original, on the reference, or on what the method made."""
     on = cell.method if cell.method in (ORIGINAL, REFERENCE) else "edited"
-    edit = experiment.erase(task.by(named(cell.method).name)).edit if on == "edited" else None
+    edit = _attacked_edit(replace(cell, attack="")) if on == "edited" else None
     yield from experiment.attack(task, cell.attack, edit, on=on)[0]
+
+
+@lru_cache(maxsize=8)
+def _attacked_edit(cell: Cell) -> Edit:
+    """The edit of a method on a concept: made once for all attacks on it in this process."""
+    task = _task(cell, model(cell.model))
+    return experiment.erase(task.by(named(cell.method).name)).edit
 
 
 def _task(cell: Cell, here: Opened) -> Task:

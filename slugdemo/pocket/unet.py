@@ -36,7 +36,7 @@ from slugdemo.pocket.words import caption
 from slugdemo.pocket.world import Scene
 
 SEED = 41
-CHANNELS = (32, 64, 128)
+CHANNELS = (64, 64, 128)
 EMPTY = 0.1  # share of empty captions, for classifier-free guidance
 NOISE = {
     "beta_start": 0.00085,

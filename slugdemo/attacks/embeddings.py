@@ -29,7 +29,7 @@ from slugdemo.models.base import Moment, Outputs, Rule
 
 TABLE = "token_embedding.weight"
 STEPS, BATCH, HELD = 60, 8, 8  # of a soft prompt, on so many pictures of the concept
-RATE = 0.3  # of Adam, times the typical size of an entry
+RATE = {"zero-shot": 0.3, "diffusion": 0.6}  # of Adam, times the typical size of an entry
 LEAST = 0.3  # of the schedule: pictures that are less noisy do not teach a prompt
 TRIED = 32  # names of other concepts, the best of which a soft prompt begins at
 PACE, EVERY = 1.0, 5  # seconds and steps between two pictures so far, at least
@@ -180,10 +180,10 @@ def descended(
 ) -> tuple[Tensor, list[float]]:
     """`start` after STEPS steps of Adam on a loss of it, and the losses.
 
-    The learning rate is RATE times the typical size of an entry, falling to zero linearly.
+    The learning rate is that of RATE times the typical size of an entry, falling to zero linearly.
     """
     leaf = start.clone().requires_grad_()
-    size = RATE * start.abs().mean().item()
+    size = RATE[target.task.kind] * start.abs().mean().item()
     optimiser = torch.optim.Adam([leaf], lr=size)
     losses, looked = [], -math.inf
     for step in target.steps("Training a soft prompt", STEPS):

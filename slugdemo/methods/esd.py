@@ -17,7 +17,7 @@ from slugdemo.weights import Weights
 ETA, BATCH = 2.0, 4
 RATE_X, RATE_U = 1e-3, 1.5e-4
 STEPS_X = {"concept": 20, "style": 30}  # by what is erased
-STEPS_U = {"concept": 40, "style": 40}
+STEPS_U = {"concept": 60, "style": 60}
 CONTEXTS = 2
 
 

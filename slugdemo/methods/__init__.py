@@ -481,8 +481,8 @@ METHODS: dict[str, Method] = {
             ("unet",),
             "texts",
             "Gandikota et al., ICCV 2023, arXiv 2303.07345",
-            f"rate 1.5e-4 ({NOTHING} 5e-5), 40 iterations; noised pictures from a pool; the "
-            "concept also in two contexts; at pocket size styles mostly survive it",
+            f"rate 1.5e-4 ({NOTHING} 5e-5), 60 iterations; noised pictures from a pool; the "
+            "concept also in two contexts",
             seconds=7.0,
         ),
         Method(

@@ -40,10 +40,11 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """Every command in the README, as words, without the remarks behind them."""
+    """Every command in the README, as words, without the remarks behind them and lines that only set variables."""
     lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
     parts = [part for line in lines for part in line.split("&&")]
-    return [words for part in parts if (words := shlex.split(part, comments=True))]
+    found = [shlex.split(part, comments=True) for part in parts]
+    return [words for words in found if not all(re.match(r"\w+=", word) for word in words)]
 
 
 def tree() -> dict[str, str]:

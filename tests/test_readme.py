@@ -40,7 +40,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """Every command in the README, as words, without the remarks behind them and lines that only set variables."""
+    """Every command in the README, as words, but no remarks and no lines that only set variables."""
     lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
     parts = [part for line in lines for part in line.split("&&")]
     found = [shlex.split(part, comments=True) for part in parts]
